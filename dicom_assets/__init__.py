@@ -1,0 +1,1 @@
+"""Dagster assets that keep five Delta tables in step with the change feed of a DICOM service."""

@@ -1,0 +1,1 @@
+"""What touches the outside: Azure tokens, the DICOM service over HTTP, Delta tables."""

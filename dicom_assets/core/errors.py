@@ -1,0 +1,66 @@
+"""Every exception the project raises on purpose.
+
+    DicomAssetsError
+    ├── SettingsError            a setting is missing or cannot be used
+    ├── ServiceError             the DICOM service
+    │   ├── ServiceRefusedError      400, 401, 403, 404: asking again would not help
+    │   ├── ServiceUnreachableError  no usable answer after every retry
+    │   ├── UnreadablePageError      an answer that is no page of the change feed
+    │   └── FeedMovedError           the window's pages never fitted together
+    ├── FeedEntryError           an entry that has no place in the tables
+    └── LakeError                the Delta tables
+        ├── LakeUnavailableError     storage refuses, or cannot be reached or written
+        ├── ForeignTableError        a table under our name that is not ours
+        └── CommitConflictError      other writers won every attempt
+
+Messages say what happened, why it probably did and what to do. They name windows, offsets, sequences, tables and URLs,
+never a token, a name, an id or any other attribute of a patient.
+"""
+
+
+class DicomAssetsError(Exception):
+    """Base of every error the project raises on purpose."""
+
+
+class SettingsError(DicomAssetsError):
+    """A setting is missing or cannot be used."""
+
+
+class ServiceError(DicomAssetsError):
+    """The DICOM service did not do what was asked."""
+
+
+class ServiceRefusedError(ServiceError):
+    """The service refused the request (400, 401, 403, 404): asking again would not help."""
+
+
+class ServiceUnreachableError(ServiceError):
+    """No usable answer from the service after every retry."""
+
+
+class UnreadablePageError(ServiceError):
+    """An answer that is no page of the change feed, after every retry."""
+
+
+class FeedMovedError(ServiceError):
+    """The pages of a window never fitted together: entries kept moving while they were read."""
+
+
+class FeedEntryError(DicomAssetsError):
+    """An entry that has no place in the tables, such as one without a UID in its key."""
+
+
+class LakeError(DicomAssetsError):
+    """The Delta tables could not be read or written."""
+
+
+class LakeUnavailableError(LakeError):
+    """Storage refuses, or cannot be reached, read or written."""
+
+
+class ForeignTableError(LakeError):
+    """A table lies under our name that is not ours, or has a column of another type than ours."""
+
+
+class CommitConflictError(LakeError):
+    """Other writers committed first at every attempt."""

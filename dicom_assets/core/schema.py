@@ -1,0 +1,255 @@
+"""Every column of every table, once. Arrow schemas, Delta comments, Dagster column schemas and the README derive from it.
+
+Source: tags and value representations are those of DICOM PS3.6; text forms of values those of PS3.18 Annex F.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+type_names: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int": pa.int32(),
+    "long": pa.int64(),
+    "double": pa.float64(),
+    "date": pa.date32(),
+    "timestamp": TIMESTAMP,
+    "list<string>": pa.list_(pa.string()),
+    "list<double>": pa.list_(pa.float64()),
+}
+"""Names of the column types, as users write them and as the documentation shows them."""
+
+
+class Grain(StrEnum):
+    """What an attribute describes, and so which tables carry it."""
+
+    STUDY = "study"
+    SERIES = "series"
+    INSTANCE = "instance"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    """In camelCase, as the tables have it."""
+    type: pa.DataType
+    description: str
+    tag: str | None = None
+    """Eight hexadecimal digits; a path into a sequence joins tags by dots. None where no DICOM element is the source."""
+    nullable: bool = True
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The tags from the data set's top level down to the element."""
+        return tuple(self.tag.split(".")) if self.tag else ()
+
+    @property
+    def type_name(self) -> str:
+        """The type as users write it."""
+        return next(name for name, type_ in type_names.items() if type_ == self.type)
+
+    @property
+    def comment(self) -> str:
+        """The description with the tag, for the Delta table."""
+        return f"{self.description} ({self.tag})" if self.tag else self.description
+
+    @property
+    def arrow(self) -> pa.Field:
+        """The Arrow field, with the comment where Delta looks for it."""
+        return pa.field(self.name, self.type, self.nullable, metadata={"comment": self.comment})
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table: what one row is, what identifies it, and its columns in order."""
+
+    name: str
+    row: str
+    """What one row is."""
+    key: tuple[str, ...]
+    """The columns that identify a row."""
+    columns: tuple[Column, ...]
+    fence: str | None = None
+    """The column that never goes back: a stored row with a greater value is not overwritten."""
+    ignored: frozenset[str] = field(default=frozenset())
+    """Columns in which two reads of one row may differ without the row having changed."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, comments included."""
+        return pa.schema([column.arrow for column in self.columns])
+
+    def __getitem__(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+    @property
+    def attributes(self) -> tuple[Column, ...]:
+        """The columns that come from DICOM elements outside the key, in order."""
+        return tuple(column for column in self.columns if column.tag and column.name not in self.key)
+
+
+def _key(name: str, tag: str | None, description: str) -> Column:
+    return Column(name, pa.string(), description, tag, nullable=False)
+
+
+def _text(name: str, tag: str, description: str) -> Column:
+    return Column(name, pa.string(), description, tag)
+
+
+def _date(name: str, tag: str, description: str) -> Column:
+    return Column(name, pa.date32(), description, tag)
+
+
+def _int(name: str, tag: str, description: str) -> Column:
+    return Column(name, pa.int32(), description, tag)
+
+
+def _long(name: str, description: str) -> Column:
+    return Column(name, pa.int64(), description, nullable=False)
+
+
+def _timestamp(name: str, description: str) -> Column:
+    return Column(name, TIMESTAMP, description, nullable=False)
+
+
+KEY: tuple[Column, ...] = (
+    _key("partitionName", None, "Data partition of the service"),
+    _key("studyInstanceUid", "0020000D", "Study Instance UID"),
+    _key("seriesInstanceUid", "0020000E", "Series Instance UID"),
+    _key("sopInstanceUid", "00080018", "SOP Instance UID"),
+)
+"""What identifies an instance; its first three a series, its first two a study."""
+
+STUDY_ATTRIBUTES: tuple[Column, ...] = (
+    _date("studyDate", "00080020", "Date the study started"),
+    _text("studyTime", "00080030", "Time the study started, as DICOM TM text"),
+    _text("studyDescription", "00081030", "Description of the study"),
+    _text("accessionNumber", "00080050", "Accession number of the order"),
+    _text("referringPhysicianName", "00080090", "Name of the referring physician"),
+    _text("issuerOfPatientId", "00100021", "Authority that issued the patient ID"),
+    _text("patientId", "00100020", "Patient ID"),
+    _text("patientName", "00100010", "Patient's name, alphabetic form"),
+    _date("patientBirthDate", "00100030", "Patient's birth date"),
+    _text("patientSex", "00100040", "Patient's sex"),
+)
+
+SERIES_ATTRIBUTES: tuple[Column, ...] = (
+    _text("modality", "00080060", "Modality"),
+    _int("seriesNumber", "00200011", "Number of the series"),
+    _text("seriesDescription", "0008103E", "Description of the series"),
+    _date("seriesDate", "00080021", "Date the series started"),
+    _text("seriesTime", "00080031", "Time the series started, as DICOM TM text"),
+    _text("bodyPartExamined", "00180015", "Body part examined"),
+    _text("laterality", "00200060", "Laterality of the body part"),
+    _text("manufacturer", "00080070", "Manufacturer of the equipment"),
+    _text("manufacturerModelName", "00081090", "Model name of the equipment"),
+    _date("performedProcedureStepStartDate", "00400244", "Date the performed procedure step started"),
+)
+
+INSTANCE_ATTRIBUTES: tuple[Column, ...] = (
+    _text("sopClassUid", "00080016", "SOP Class UID"),
+    _int("instanceNumber", "00200013", "Number of the instance"),
+    _text("timezoneOffsetFromUtc", "00080201", "Offset of the data set's times from UTC"),
+    _text("documentTitle", "00420010", "Title of an encapsulated document"),
+    _int("numberOfFrames", "00280008", "Number of frames"),
+    _int("rows", "00280010", "Height in pixels"),
+    _int("columns", "00280011", "Width in pixels"),
+)
+
+_FILE_PATH = Column("filePath", pa.string(), "Path of the DICOM file in the service's file system")
+_LAST_MODIFIED = _timestamp("lastModifiedTimestamp", "Time of the newest change, UTC")
+_SEQUENCE = _long("sequence", "Sequence of the change in the feed")
+_INSTANCE_COUNT = _long("instanceCount", "Number of live instances")
+
+CHANGE_FEED = Table(
+    "change_feed",
+    "one entry of the change feed, verbatim",
+    ("sequence",),
+    (
+        *KEY,
+        _SEQUENCE,
+        _timestamp("timestamp", "Time of the change, UTC"),
+        Column("action", pa.string(), "Create, Update or Delete", nullable=False),
+        Column("state", pa.string(), "Current, Replaced or Deleted, as of the moment of reading", nullable=False),
+        _FILE_PATH,
+        Column("metadata", pa.string(), "DICOM JSON text of the version current at the moment of reading, as received"),
+        _timestamp("windowStart", "Start of the hour the change lies in, UTC"),
+        _timestamp("ingestedAt", "Time this content was first read from the service, UTC"),
+    ),
+    fence="ingestedAt",
+    ignored=frozenset({"ingestedAt"}),
+)
+
+INSTANCE = Table(
+    "instance",
+    "one live SOP instance with its current attributes",
+    tuple(column.name for column in KEY),
+    (*KEY, _SEQUENCE, _LAST_MODIFIED, *STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES, _FILE_PATH),
+    fence="sequence",
+)
+
+SERIES = Table(
+    "series",
+    "one series with at least one live instance",
+    tuple(column.name for column in KEY[:3]),
+    (*KEY[:3], _LAST_MODIFIED, *STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, _INSTANCE_COUNT),
+)
+
+STUDY = Table(
+    "study",
+    "one study with at least one live instance",
+    tuple(column.name for column in KEY[:2]),
+    (
+        *KEY[:2],
+        _LAST_MODIFIED,
+        *STUDY_ATTRIBUTES,
+        Column("modalitiesInStudy", pa.string(), "Distinct modalities of the instances, sorted, joined by a backslash"),
+        _long("seriesCount", "Number of series with a live instance"),
+        _INSTANCE_COUNT,
+    ),
+)
+
+FILE_INDEX = Table(
+    "file_index",
+    "one live instance that has a file",
+    tuple(column.name for column in KEY),
+    (
+        *KEY,
+        _SEQUENCE,
+        _LAST_MODIFIED,
+        INSTANCE["sopClassUid"],
+        INSTANCE["modality"],
+        replace(_FILE_PATH, nullable=False),
+        Column("fileUrl", pa.string(), "Full location of the DICOM file"),
+    ),
+)
+
+TABLES: tuple[Table, ...] = (CHANGE_FEED, INSTANCE, SERIES, STUDY, FILE_INDEX)
+"""The five tables, in the order in which a change reaches them."""
+
+_CARRIERS = {
+    INSTANCE.name: frozenset(Grain),
+    SERIES.name: frozenset({Grain.STUDY, Grain.SERIES}),
+    STUDY.name: frozenset({Grain.STUDY}),
+}
+
+
+def extend_tables(extra: Sequence[tuple[Column, Grain]]) -> tuple[Table, ...]:
+    """The five tables with the users' columns after their own, each in the tables that carry its grain."""
+    return tuple(
+        replace(
+            table,
+            columns=(
+                *table.columns,
+                *(column for column, grain in extra if grain in _CARRIERS.get(table.name, frozenset())),
+            ),
+        )
+        for table in TABLES
+    )
