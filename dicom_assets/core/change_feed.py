@@ -12,13 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.errors import FeedEntryError
-from dicom_assets.core.schema import CHANGE_FEED
+from dicom_assets.core.schema import CHANGE_FEED, KEY, TIMESTAMP
 
 HOUR = timedelta(hours=1)
 DEFAULT_PARTITION = "Microsoft.Default"
 """Name of the data partition of a service without partitions."""
-
-_JSON_NULL = b"null"
 
 
 @dataclass(frozen=True, order=True)
@@ -72,8 +70,12 @@ def parse_page(content: bytes) -> list[Entry]:
     """The entries of one page of the feed, in the page's order.
 
     Raises:
-        msgspec.DecodeError: the content is no JSON, or no list of entries. Its message holds no value of the content.
+        msgspec.DecodeError: the content is no JSON in UTF-8, or no list of entries. Its message holds no value of it.
     """
+    try:
+        content.decode()  # the decoder does not look into the metadata that it skips
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"invalid UTF-8 at byte {error.start}") from None
     return _page_decoder.decode(content)
 
 
@@ -84,3 +86,69 @@ def parse_latest(content: bytes) -> Entry | None:
         msgspec.DecodeError: the content is no JSON, or no entry.
     """
     return _entry_decoder.decode(content) if content.strip() else None
+
+
+def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
+    """One row per entry, in the entries' order.
+
+    Args:
+        entries: as the service gave them.
+        read_at: when they were read, with a time zone.
+
+    Returns:
+        Rows of the `change_feed` table, metadata byte for byte as received.
+
+    Raises:
+        FeedEntryError: an entry has no UID where its key needs one, or a timestamp that is none; names the sequence.
+    """
+    keys = [[getattr(entry, name) for entry in entries] for name in _KEY_MEMBERS]
+    keys[0] = [name or DEFAULT_PARTITION for name in keys[0]]
+    for column, values in zip(KEY, keys, strict=True):
+        if not all(values):
+            sequence = entries[[bool(value) for value in values].index(False)].sequence
+            raise FeedEntryError(
+                f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so nothing of "
+                "its window was stored. Ask the service's operator for this sequence; once it is mended, materialise "
+                "the window again."
+            )
+    timestamps = parse_timestamps(entries)
+    columns = [
+        *(pa.array(values, pa.string()) for values in keys),
+        pa.array([entry.sequence for entry in entries], pa.int64()),
+        timestamps,
+        pa.array([entry.action for entry in entries], pa.string()),
+        pa.array([entry.state for entry in entries], pa.string()),
+        pa.array([entry.file_path for entry in entries], pa.string()),
+        pa.array([_metadata_text(entry) for entry in entries], pa.binary()).cast(pa.string()),
+        pc.floor_temporal(timestamps, unit="hour"),
+        pa.repeat(pa.scalar(read_at, TIMESTAMP), len(entries)),
+    ]
+    return pa.Table.from_arrays(columns, schema=CHANGE_FEED.schema)
+
+
+def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
+    """The entries' times in UTC microseconds; the feed's seventh digit is cut, not rounded.
+
+    Raises:
+        FeedEntryError: a timestamp is none, or has no time zone; names the sequence.
+    """
+    texts = pa.array([entry.timestamp for entry in entries], pa.string())
+    try:
+        return pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1").cast(TIMESTAMP)
+    except pa.ArrowInvalid as error:
+        if len(entries) > 1:
+            for entry in entries:
+                parse_timestamps([entry])
+        raise FeedEntryError(
+            f"Entry {entries[0].sequence} of the change feed has a timestamp that is not ISO 8601 with a time zone, "
+            "so nothing of its window was stored. Check that DICOM_SERVICE_URL is a DICOM service with API version 2 "
+            "or later."
+        ) from error
+
+
+_KEY_MEMBERS = ("partition_name", "study_instance_uid", "series_instance_uid", "sop_instance_uid")
+
+
+def _metadata_text(entry: Entry) -> bytes | None:
+    text = bytes(entry.metadata)
+    return None if text in (b"", b"null") else text

@@ -1,4 +1,4 @@
-"""Every column of every table, once. Arrow schemas, Delta comments, Dagster column schemas and the README derive from it.
+"""Every column of every table, once: Arrow schemas, Delta comments, Dagster column schemas, the README derive from it.
 
 Source: tags and value representations are those of DICOM PS3.6; text forms of values those of PS3.18 Annex F.
 """
@@ -6,7 +6,6 @@ Source: tags and value representations are those of DICOM PS3.6; text forms of v
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal
 
 import pyarrow as pa
 
@@ -42,7 +41,7 @@ class Column:
     type: pa.DataType
     description: str
     tag: str | None = None
-    """Eight hexadecimal digits; a path into a sequence joins tags by dots. None where no DICOM element is the source."""
+    """Eight hexadecimal digits; a path into a sequence joins tags by dots. None where the source is not an element."""
     nullable: bool = True
 
     @property

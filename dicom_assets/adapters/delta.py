@@ -1,0 +1,392 @@
+"""Delta tables: opened, created, read file by file, and brought to hold what is desired, one commit at a time.
+
+Delta's log is delta-rs's; the Parquet files are written here, so that a merge costs the files it touches and nothing
+else: the files that hold a touched key are found by the study UIDs in them (or by the range of the key), rewritten one
+by one, and exchanged in one commit. Inserted rows go into files of their own, so that files stay in order of ingestion.
+
+Every commit carries the same application transaction: of two writers that started from one version the second fails,
+and starts again from the new version. Readers see whole commits only; a writer that dies leaves nothing but files that
+no commit names.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from dicom_assets.adapters.parquet import DataFile, Files
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
+from dicom_assets.core.merge import Desired, align_rows, merge_rows
+from dicom_assets.core.schema import Table
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 30
+_LOCK = "dicom_assets"
+_STUDY = "studyInstanceUid"
+_RANGED = ("sequence", "windowStart")
+"""Columns whose ranges prune files."""
+
+
+class Derivation(Protocol):
+    """What a table must hold, as a function of other tables."""
+
+    def build(self) -> Desired:
+        """What the sources, as they are now, make of the table."""
+        ...
+
+    def is_current(self) -> bool:
+        """Whether the sources are still as they were at the last `build`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """A derivation from nothing: rows that are known."""
+
+    rows: pa.Table
+    table: Table
+
+    def build(self) -> Desired:
+        """The rows, each key once."""
+        names = [*self.table.key, *([self.table.fence] if self.table.fence else [])]
+        return Desired(self.rows.select(names), self.rows)
+
+    def is_current(self) -> bool:
+        """Always: there is no source that could move."""
+        return True
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did to a table."""
+
+    version: int
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    commits: int = 0
+    conflicts: int = 0
+    """Commits lost to other writers, each tried again."""
+    bytes_written: int = 0
+    row_count: int = 0
+    """Rows in the table."""
+    size_bytes: int = 0
+    """Size of the table's live files."""
+    file_count: int = 0
+
+
+class Snapshot:
+    """One version of a table."""
+
+    def __init__(self, table: Table, delta: DeltaTable, files: Files, studies: "StudyCache") -> None:
+        self.table = table
+        self.delta = delta
+        self.folder = files
+        self._studies = studies
+
+    @property
+    def version(self) -> int:
+        """The Delta version."""
+        return self.delta.version()
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The stored table's columns: those declared, and any that were declared once."""
+        return pa.schema(self.delta.schema().to_arrow())
+
+    @cached_property
+    def files(self) -> list[DataFile]:
+        """The live files."""
+        actions = pa.table(self.delta.get_add_actions(flatten=True))
+        ranges = [name for name in _RANGED if f"min.{name}" in actions.column_names]
+        columns = ["path", "size_bytes", "num_records", *(f"{end}.{name}" for name in ranges for end in ("min", "max"))]
+        return [
+            DataFile(
+                row["path"],
+                row["size_bytes"],
+                row["num_records"] or 0,
+                {name: (row[f"min.{name}"], row[f"max.{name}"]) for name in ranges},
+            )
+            for row in actions.select(columns).to_pylist()
+        ]
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the table."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the live files."""
+        return sum(file.size_bytes for file in self.files)
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        files: Iterable[DataFile] | None = None,
+        where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
+    ) -> Iterator[tuple[DataFile, pa.Table]]:
+        """The table's rows, file by file.
+
+        Args:
+            columns: names; all of the stored table's by default.
+            files: those to read; all by default.
+            where: gives for each row of a file whether it is wanted; files without one are left out.
+        """
+        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        for file in self.files if files is None else files:
+            rows = self.folder.read(file, schema)
+            if where is not None:
+                rows = rows.filter(where(rows))
+            if len(rows):
+                yield file, rows
+
+    def read_table(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        files: Iterable[DataFile] | None = None,
+        where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
+    ) -> pa.Table:
+        """The same as one Arrow table."""
+        names = self.schema.names if columns is None else columns
+        parts = [rows for _, rows in self.read(columns, files=files, where=where)]
+        return pa.concat_tables([pa.schema([self.schema.field(name) for name in names]).empty_table(), *parts])
+
+    def files_of_studies(self, studies: pa.Array) -> list[DataFile]:
+        """The files that hold a row of one of the studies."""
+        return self._studies.find(self.folder, self.files, self.schema, studies)
+
+    def files_of_window(self, rows: pa.Table) -> list[DataFile]:
+        """The files that may hold a row of the hours of some rows."""
+        span = pc.min_max(rows["windowStart"])
+        return [file for file in self.files if file.may_hold("windowStart", span["min"].as_py(), span["max"].as_py())]
+
+    def candidates(self, desired: Desired) -> list[DataFile]:
+        """The files that may hold a row of one of the desired keys."""
+        if not len(desired.keys):
+            return []
+        if "windowStart" in self.table.schema.names:
+            return self.files_of_window(desired.rows)
+        return self.files_of_studies(pc.unique(desired.keys[_STUDY]))
+
+
+class StudyCache:
+    """Which studies each file holds. A file never changes, so that what was read of it once stays true."""
+
+    LIMIT = 4_000_000
+    """Study UIDs kept, at most."""
+
+    def __init__(self) -> None:
+        self._studies: dict[str, pa.Array] = {}
+
+    def find(self, folder: Files, files: Sequence[DataFile], schema: pa.Schema, studies: pa.Array) -> list[DataFile]:
+        """The files that hold one of the studies."""
+        column = pa.schema([schema.field(_STUDY)])
+        unknown = [file for file in files if file.name not in self._studies]
+        if sum(map(len, self._studies.values())) > self.LIMIT:
+            self._studies.clear()
+
+        def read(file: DataFile) -> pa.Array:
+            return pc.unique(folder.read(file, column, dictionaries=[_STUDY])[_STUDY]).cast(pa.string())
+
+        with ThreadPoolExecutor() as pool:
+            self._studies.update(zip((file.name for file in unknown), pool.map(read, unknown), strict=True))
+        return [file for file in files if pc.any(pc.is_in(self._studies[file.name], value_set=studies)).as_py()]
+
+
+class Lake:
+    """The tables of one lake."""
+
+    def __init__(self, storage: Storage, paths: dict[str, str], *, retention_hours: int = 720) -> None:
+        """A lake.
+
+        Args:
+            storage: where it lies.
+            paths: folder by table name.
+            retention_hours: for how long deleted files and the log's entries are kept.
+        """
+        self.storage = storage
+        self._paths = paths
+        self._retention_hours = retention_hours
+        self._studies = StudyCache()
+
+    def uri(self, table: Table) -> str:
+        """Location of a table."""
+        return self.storage.uri(self._paths[table.name])
+
+    def open(self, table: Table) -> Snapshot | None:
+        """The table's newest version; None where it does not exist yet.
+
+        Raises:
+            ForeignTableError: what lies there is no table of ours.
+            LakeUnavailableError: storage refuses.
+        """
+        path = self._paths[table.name]
+        try:
+            with self.storage.explained(path, "open"):
+                delta = DeltaTable(self.uri(table), storage_options=self.storage.options())
+        except TableNotFoundError:
+            return None
+        self._check_is_ours(table, delta)
+        return Snapshot(table, delta, Files(self.storage, path), self._studies)
+
+    def open_or_create(self, table: Table) -> Snapshot:
+        """The table's newest version, after creating it or adding the columns it lacks, as need be."""
+        refusal: Exception
+        for _ in range(5):
+            snapshot = self.open(table)
+            try:
+                if snapshot is None:
+                    self._create(table)
+                elif missing := [name for name in table.schema.names if name not in snapshot.schema.names]:
+                    fields = DeltaSchema.from_arrow(pa.schema([table.schema.field(name) for name in missing])).fields
+                    with self.storage.explained(self._paths[table.name], "add columns to"):
+                        snapshot.delta.alter.add_columns(fields)
+                else:
+                    return snapshot
+            except (CommitFailedError, LakeUnavailableError) as error:
+                refusal = error  # another writer may have done it first: look again
+        raise refusal
+
+    def version(self, table: Table) -> int | None:
+        """The table's newest version; None where it does not exist yet."""
+        snapshot = self.open(table)
+        return None if snapshot is None else snapshot.version
+
+    def write(self, table: Table, derivation: Derivation) -> Written:
+        """Brings the table to hold what the derivation says; no commit where it does already.
+
+        The target is opened before the sources are read, a lost commit starts again from there, and sources that moved
+        meanwhile are read again. Hence of any number of concurrent writers the last one has seen all that any of them
+        saw: whichever commits first, the table ends as the sources say.
+
+        Raises:
+            CommitConflictError: other writers won every attempt.
+            ForeignTableError: what lies there is no table of ours.
+            LakeUnavailableError: storage refuses.
+        """
+        inserted = updated = deleted = commits = conflicts = bytes_written = 0
+        for attempt in range(ATTEMPTS):
+            snapshot = self.open_or_create(table)
+            plan = _Plan(snapshot)
+            try:
+                plan.prepare(derivation.build())
+                if plan.actions:
+                    self._commit(snapshot, plan.actions)
+                    commits += 1
+                    inserted, updated = inserted + plan.inserted, updated + plan.updated
+                    deleted, bytes_written = deleted + plan.deleted, bytes_written + plan.bytes_written
+            except CommitFailedError:
+                conflicts += 1
+                logger.info("A commit to %s lost to another writer's; trying again.", table.name)
+                snapshot.folder.delete(plan.adds)
+                time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
+                continue
+            if derivation.is_current():
+                final = self.open_or_create(table) if commits else snapshot
+                return Written(
+                    final.version, inserted, updated, deleted, commits, conflicts, bytes_written,
+                    final.row_count, final.size_bytes, len(final.files),
+                )  # fmt: skip
+        raise CommitConflictError(
+            f"Could not write {self.uri(table)}: other writers or moving sources won {ATTEMPTS} attempts. Run fewer "
+            "writers at a time (the pool's limit in dagster.yaml), then run this again: nothing is half-written."
+        )
+
+    def _commit(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
+        with self.storage.explained(self._paths[snapshot.table.name], "commit to"):
+            snapshot.delta.create_write_transaction(
+                actions,
+                "append",
+                snapshot.delta.schema(),
+                commit_properties=CommitProperties(app_transactions=[Transaction(_LOCK, snapshot.version + 1)]),
+            )
+
+    def _create(self, table: Table) -> None:
+        retention = f"interval {self._retention_hours} hours"
+        with self.storage.explained(self._paths[table.name], "create"):
+            self.storage.open_store(self._paths[table.name])
+            DeltaTable.create(
+                self.uri(table),
+                table.schema,
+                name=table.name,
+                description=f"One row is {table.row}.",
+                configuration={
+                    "delta.deletedFileRetentionDuration": retention,
+                    "delta.logRetentionDuration": retention,
+                },
+                storage_options=self.storage.options(),
+            )
+
+    def _check_is_ours(self, table: Table, delta: DeltaTable) -> None:
+        protocol = delta.protocol()
+        stored = pa.schema(delta.schema().to_arrow())
+        problem = None
+        if protocol.min_reader_version > 1:
+            problem = f"it needs Delta reader version {protocol.min_reader_version}, and ours are of version 1"
+        elif delta.metadata().partition_columns:
+            problem = "it is partitioned, and ours are not"
+        for column in table.columns:
+            if column.name not in stored.names:
+                if not column.nullable:
+                    problem = problem or f"it has no column {column.name}"
+            elif stored.field(column.name).type != column.type:
+                found = stored.field(column.name).type
+                problem = problem or f"its column {column.name} is of type {found}, not {column.type}"
+        if problem is not None:
+            raise ForeignTableError(
+                f"The table at {self.uri(table)} is not the {table.name} table of this project: {problem}. Nothing was "
+                f"written to it. Move it away, or choose another place with DICOM_{table.name.upper()}_TABLE_PATH."
+            )
+
+
+class _Plan:
+    """The actions of one commit: files written anew, and those they replace."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.adds: list[AddAction] = []
+        self.removes: list[RemoveAction] = []
+        self.inserted = self.updated = self.deleted = 0
+
+    @property
+    def actions(self) -> list[AddAction | RemoveAction]:
+        return [*self.adds, *self.removes]
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(action.size for action in self.adds)
+
+    def prepare(self, desired: Desired) -> None:
+        """Writes the files that the commit will name."""
+        snapshot, table = self._snapshot, self._snapshot.table
+        found: list[pa.Array] = []
+        for file in snapshot.candidates(desired):
+            stored = snapshot.folder.read(file, snapshot.schema)
+            change = merge_rows(stored, desired, table)
+            found.append(change.found)
+            if not change.is_empty:
+                self.updated += change.updated
+                self.deleted += change.deleted
+                self.adds.extend(snapshot.folder.write(change.rows))
+                self.removes.append(file.removal)
+        places = pa.array(range(len(desired.rows)), pa.int32())
+        missing = pc.invert(pc.is_in(places, value_set=pa.concat_arrays([pa.array([], pa.int32()), *found])))
+        new = desired.rows.filter(missing)
+        self.inserted = len(new)
+        self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema)))

@@ -1,0 +1,130 @@
+"""What each table must hold for the instances that changed in a window, read from the tables before it."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.core.change_feed import Window
+from dicom_assets.core.instance import build_instances, is_live, newest_entries
+from dicom_assets.core.merge import Desired, key_ids
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
+
+_ENVELOPE = tuple(name for name in CHANGE_FEED.schema.names if name not in ("filePath", "metadata"))
+_ENDLESS = 2**63 - 1
+
+
+def changed_keys(lake: Lake, window: Window, key: tuple[str, ...]) -> pa.Table:
+    """The keys that entries of the window are about, each once."""
+    feed = lake.open(CHANGE_FEED)
+    if feed is None:
+        return pa.schema([CHANGE_FEED.schema.field(name) for name in key]).empty_table()
+    rows = read_window(feed, window, (*key, "windowStart"))
+    return rows.select(key).group_by(list(key)).aggregate([])
+
+
+def read_window(feed: Snapshot, window: Window, columns: tuple[str, ...] | None = None) -> pa.Table:
+    """The window's rows of `change_feed`; `windowStart` must be among the columns."""
+    files = [file for file in feed.files if file.may_hold("windowStart", window.start, window.end)]
+    return feed.read_table(columns, files=files, where=lambda rows: is_within(rows["windowStart"], window))
+
+
+def is_within(times: pa.ChunkedArray, window: Window) -> pa.ChunkedArray:
+    """For each time whether it lies in the window."""
+    start, end = (pa.scalar(time, times.type) for time in (window.start, window.end))
+    return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+
+
+class InstancesOfWindow:
+    """`instance` for the keys that changed in a window: of each the newest entry ever extracted, from any window.
+
+    Entries outside the window are looked up from its least deciding sequence on. So an old window that runs again
+    neither brings back what was deleted since, nor an older path; in the hourly run there is nothing to look up.
+    """
+
+    def __init__(self, lake: Lake, window: Window, table: Table = INSTANCE) -> None:
+        self._lake = lake
+        self._window = window
+        self._table = table
+        self._version: int | None = None
+        self.failures: Counter[str] = Counter()
+        """Values per column that could not be converted, at the last `build`."""
+
+    def build(self) -> Desired:
+        """The window's keys and their live rows."""
+        feed = self._lake.open(CHANGE_FEED)
+        self._version = None if feed is None else feed.version
+        self.failures = Counter()
+        keys = pa.schema([CHANGE_FEED.schema.field(name) for name in (*INSTANCE.key, "sequence")]).empty_table()
+        none = Desired(keys, self._table.schema.empty_table())
+        if feed is None:
+            return none
+        own = newest_entries(read_window(feed, self._window, _ENVELOPE))
+        if not len(own):
+            return none
+        least, studies, ids = pc.min(own["sequence"]), pc.unique(own["studyInstanceUid"]), key_ids(own, INSTANCE.key)
+
+        def concerns(rows: pa.Table) -> pa.ChunkedArray:
+            recent = pc.greater_equal(rows["sequence"], least)
+            return pc.and_(recent, pc.is_in(rows["studyInstanceUid"], value_set=studies))
+
+        files = [file for file in feed.files if file.may_hold("sequence", least.as_py(), _ENDLESS)]
+        parts = list(feed.read(_ENVELOPE, files=files, where=concerns))
+        entries = pa.concat_tables([rows for _, rows in parts])
+        newest = newest_entries(entries.filter(pc.is_in(key_ids(entries, INSTANCE.key), value_set=ids)))
+        live = newest.filter(is_live(newest))["sequence"]
+        holding = [file for file, rows in parts if pc.any(pc.is_in(rows["sequence"], value_set=live)).as_py()]
+        return Desired(newest.select(keys.schema.names), self._build_rows(feed, holding, live))
+
+    def is_current(self) -> bool:
+        """Whether no entry was stored since the last `build`."""
+        return self._lake.version(CHANGE_FEED) == self._version
+
+    def _build_rows(self, feed: Snapshot, files: list[Any], sequences: pa.ChunkedArray) -> pa.Table:
+        built = [self._table.schema.empty_table()]
+        for _, entries in feed.read(files=files, where=lambda rows: pc.is_in(rows["sequence"], value_set=sequences)):
+            rows, failures = build_instances(entries, self._table)
+            built.append(rows)
+            self.failures += failures
+        return pa.concat_tables(built)
+
+
+class AggregateOfWindow:
+    """A table that is a function of `instance`, for the keys that changed in a window."""
+
+    def __init__(self, lake: Lake, window: Window, table: Table, build_rows: Callable[[pa.Table], pa.Table]) -> None:
+        """A derivation.
+
+        Args:
+            lake: the tables.
+            window: whose changes name the keys.
+            table: `series`, `study` or `file_index`.
+            build_rows: gives the table's rows from all rows of `instance` of some of its keys.
+        """
+        self._lake = lake
+        self._window = window
+        self._table = table
+        self._build_rows = build_rows
+        self._version: int | None = None
+
+    def build(self) -> Desired:
+        """The window's keys and their rows."""
+        keys = changed_keys(self._lake, self._window, self._table.key)
+        instance = self._lake.open(INSTANCE)
+        self._version = None if instance is None else instance.version
+        if instance is None or not len(keys):
+            return Desired(keys, self._table.schema.empty_table())
+        studies, ids = pc.unique(keys["studyInstanceUid"]), key_ids(keys, self._table.key)
+
+        def concerns(rows: pa.Table) -> pa.ChunkedArray:
+            return pc.is_in(key_ids(rows, self._table.key), value_set=ids)
+
+        instances = instance.read_table(files=instance.files_of_studies(studies), where=concerns)
+        return Desired(keys, self._build_rows(instances))
+
+    def is_current(self) -> bool:
+        """Whether no instance changed since the last `build`."""
+        return self._lake.version(INSTANCE) == self._version

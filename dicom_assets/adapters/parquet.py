@@ -1,0 +1,124 @@
+"""The Parquet files of a Delta table: written with their statistics, read with the columns that are wanted."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction, RemoveAction
+
+from dicom_assets.adapters.storage import Storage
+
+ROWS_PER_FILE = 20_000
+"""About an hour of a large hospital: what a merge rewrites when it touches one row."""
+BYTES_PER_FILE = 64 * 2**20
+"""Size of a file's rows in memory, at most; on disk a tenth of it or so."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A live file of a table, as its log tells."""
+
+    name: str
+    size_bytes: int
+    rows: int
+    ranges: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Least and greatest value by column, where the log has them."""
+
+    def may_hold(self, column: str, least: object, greatest: object) -> bool:
+        """Whether a value between the two, both included, can be in the file; true where the log does not tell."""
+        low, high = self.ranges.get(column, (None, None))
+        return (low is None or low <= greatest) and (high is None or high >= least)
+
+    @property
+    def removal(self) -> RemoveAction:
+        """The log's action that takes the file out of the table."""
+        return RemoveAction(self.name, True, int(time.time() * 1000), self.size_bytes, {})
+
+
+class Files:
+    """The files in a table's folder."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._store = storage.open_store(path)
+
+    def read(self, file: DataFile, schema: pa.Schema, *, dictionaries: Sequence[str] = ()) -> pa.Table:
+        """The file's rows in the schema's columns; null for a column that the file is too old to have.
+
+        Args:
+            file: of the table.
+            schema: the columns wanted.
+            dictionaries: columns to leave as dictionaries, where only their distinct values matter.
+        """
+        with self._storage.explained(self._path, "read"):
+            source = self._storage.open_file(self._store, self._path, file.name)
+            with pq.ParquetFile(source, read_dictionary=list(dictionaries), pre_buffer=False) as parquet:
+                present = set(parquet.schema_arrow.names)
+                rows = parquet.read([name for name in schema.names if name in present], use_threads=False)
+        columns = [
+            rows[column.name] if column.name in present else pa.nulls(len(rows), column.type) for column in schema
+        ]
+        arrays = [
+            values if column.name in dictionaries else values.cast(column.type)
+            for values, column in zip(columns, schema, strict=True)
+        ]
+        return pa.table(arrays, names=schema.names) if dictionaries else pa.Table.from_arrays(arrays, schema=schema)
+
+    def write(self, rows: pa.Table) -> Iterator[AddAction]:
+        """Writes the rows in their order, as files of a bounded size; gives the log's action for each."""
+        if not len(rows):
+            return
+        row_bytes = max(1, rows.nbytes // len(rows))
+        step = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // row_bytes))
+        parts = -(-len(rows) // step)
+        for part in range(parts):
+            start, end = len(rows) * part // parts, len(rows) * (part + 1) // parts
+            yield self._write_file(rows.slice(start, end - start))
+
+    def delete(self, actions: Sequence[AddAction]) -> None:
+        """Deletes files that no commit names."""
+        obstore.delete(self._store, [action.path for action in actions])
+
+    def _write_file(self, rows: pa.Table) -> AddAction:
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, rows.schema, compression="zstd", compression_level=1) as writer:
+            writer.write_table(rows, row_group_size=len(rows))
+        content = sink.getvalue()
+        name = f"part-{uuid.uuid4()}.parquet"
+        with self._storage.explained(self._path, "write"):
+            obstore.put(self._store, name, content.to_pybytes())
+        statistics = _statistics(pq.read_metadata(pa.BufferReader(content)))
+        return AddAction(name, content.size, {}, int(time.time() * 1000), True, json.dumps(statistics))
+
+
+def _statistics(metadata: pq.FileMetaData) -> dict[str, Any]:
+    """The log's statistics of a file; least and greatest for keys and numbers and times, never for other texts."""
+    least: dict[str, Any] = {}
+    greatest: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    group = metadata.row_group(0)
+    for place in range(group.num_columns):
+        column = group.column(place)
+        statistics = column.statistics
+        if statistics is None or "." in column.path_in_schema:
+            continue
+        nulls[column.path_in_schema] = statistics.null_count
+        is_text = isinstance(statistics.max, str) if statistics.has_min_max else True
+        if not is_text or column.path_in_schema.endswith("InstanceUid"):
+            least[column.path_in_schema] = _statistic(statistics.min)
+            greatest[column.path_in_schema] = _statistic(statistics.max)
+    return {"numRecords": metadata.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
+
+
+def _statistic(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value if isinstance(value, int | float | str) else str(value)

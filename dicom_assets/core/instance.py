@@ -1,0 +1,45 @@
+"""Change feed entries folded into live instances."""
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.core.dicom_json import build_attributes
+from dicom_assets.core.fold import newest_rows
+from dicom_assets.core.schema import INSTANCE, Table
+
+
+def newest_entries(entries: pa.Table) -> pa.Table:
+    """The entry that decides about each instance: of the greatest sequence, of equal sequences the one read last.
+
+    Args:
+        entries: rows of `change_feed`, at least its key, `sequence` and `ingestedAt`; any order, any repetition.
+    """
+    return newest_rows(entries, INSTANCE.key, ["sequence", "ingestedAt"])
+
+
+def is_live(entries: pa.Table) -> pa.ChunkedArray:
+    """For each entry whether its instance exists after it: it is no Delete, and was not deleted when it was read."""
+    deleting = pc.equal(pc.utf8_lower(entries["action"]), "delete")
+    return pc.invert(pc.or_(deleting, pc.equal(pc.utf8_lower(entries["state"]), "deleted")))
+
+
+def build_instances(entries: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:
+    """One row per entry, each the newest of a live instance.
+
+    Args:
+        entries: rows of `change_feed`, one per instance.
+        table: `instance`, with the users' columns if they have any.
+
+    Returns:
+        Rows of the `instance` table, in the entries' order, and the values per column that could not be converted.
+    """
+    texts = entries["metadata"].cast(pa.binary()).to_pylist()
+    attributes, failures = build_attributes(texts, table.attributes)
+    rows = entries.select([*INSTANCE.key, "sequence", "timestamp", "filePath"]).rename_columns(
+        {"timestamp": "lastModifiedTimestamp"}
+    )
+    for column in table.attributes:
+        rows = rows.append_column(column.arrow, attributes[column.name])
+    return rows.select(table.schema.names).cast(table.schema), failures

@@ -1,0 +1,104 @@
+"""What a table must hold for some keys, and how stored rows change to hold it."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.core.schema import Table
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What a table must hold for some keys: a key without a row must be absent, other keys are not concerned."""
+
+    keys: pa.Table
+    """The keys, each once; beside the key's columns the table's fence where it has one."""
+    rows: pa.Table
+    """The rows, at most one per key and each of one of the keys."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of some stored rows."""
+
+    rows: pa.Table
+    """The rows to store in their place; the stored table itself when nothing changes."""
+    found: pa.Array
+    """Places in `Desired.rows` of the rows whose key was among the stored ones."""
+    updated: int = 0
+    deleted: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the stored rows stay as they are."""
+        return not (self.updated or self.deleted)
+
+
+def key_ids(rows: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
+    """One value per row, equal where the keys are equal: the column itself, or the texts with their lengths."""
+    if len(key) == 1:
+        return rows[key[0]]
+    parts = [part for name in key for part in (pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name])]
+    return pc.binary_join_element_wise(*parts, ":")
+
+
+def merge_rows(stored: pa.Table, desired: Desired, table: Table) -> Change:
+    """How stored rows change so that they hold what is desired.
+
+    A stored row with a greater fence than the desired one is newer, and stays. A row that differs in nothing but the
+    table's ignored columns has not changed, and stays too.
+
+    Args:
+        stored: some of the table's rows, each key at most once. Columns that the table does not declare are kept, with
+            null in rows that change.
+        desired: for any keys.
+        table: what the rows are of.
+    """
+    ids = key_ids(stored, table.key)
+    place_in_keys = pc.index_in(ids, key_ids(desired.keys, table.key))
+    touched = pc.is_valid(place_in_keys)
+    place_in_rows = pc.index_in(ids, key_ids(desired.rows, table.key))
+    found = pc.drop_null(place_in_rows).combine_chunks()
+    if table.fence is not None:
+        newest = desired.keys[table.fence].take(place_in_keys)
+        touched = pc.and_(touched, pc.fill_null(pc.less_equal(stored[table.fence], newest), False))
+    deleted = pc.and_(touched, pc.is_null(place_in_rows))
+    updated = pc.and_(pc.and_(touched, pc.is_valid(place_in_rows)), _differs(stored, place_in_rows, desired, table))
+    counts = (pc.sum(updated).as_py() or 0, pc.sum(deleted).as_py() or 0)
+    if not any(counts):
+        return Change(stored, found)
+    kept = stored.filter(pc.invert(pc.or_(updated, deleted)))
+    replacements = desired.rows.take(place_in_rows.filter(updated))
+    return Change(pa.concat_tables([kept, align_rows(replacements, stored.schema)]), found, *counts)
+
+
+def align_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows in another schema's columns and order; null where they lack a column."""
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _differs(stored: pa.Table, places: pa.ChunkedArray, desired: Desired, table: Table) -> pa.ChunkedArray:
+    """For each stored row whether a column differs from that of the desired row at its place; False without one."""
+    rows = desired.rows.take(places)
+    differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(stored))])
+    for name in table.schema.names:
+        if name in table.key or name in table.ignored:
+            continue
+        old, new = stored[name], rows[name]
+        different = pc.not_equal(old, new) if not pa.types.is_list(old.type) else _lists_differ(old, new)
+        different = pc.fill_null(different, pc.xor(pc.is_null(old), pc.is_null(new)))
+        differs = pc.or_(differs, different)
+    return differs
+
+
+def _lists_differ(old: pa.ChunkedArray, new: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Arrow compares no lists: row by row, null where either is null."""
+    pairs = zip(old.to_pylist(), new.to_pylist(), strict=True)
+    return pa.chunked_array(
+        [[None if one is None or other is None else one != other for one, other in pairs]], pa.bool_()
+    )

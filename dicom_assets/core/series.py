@@ -1,0 +1,22 @@
+"""Live instances aggregated into series."""
+
+import pyarrow as pa
+
+from dicom_assets.core.fold import summarize_newest
+from dicom_assets.core.schema import SERIES, Table
+
+
+def build_series(instances: pa.Table, table: Table = SERIES) -> pa.Table:
+    """One row per series: the attributes of its instance with the greatest sequence, and its number of instances.
+
+    Args:
+        instances: all rows of `instance` of every series that occurs in them.
+        table: `series`, with the users' columns if they have any.
+    """
+    newest, totals = summarize_newest(
+        instances, table.key, ["sequence"], [("lastModifiedTimestamp", "max"), ([], "count_all")]
+    )
+    rows = newest.drop_columns(["lastModifiedTimestamp"])
+    rows = rows.append_column("lastModifiedTimestamp", totals["lastModifiedTimestamp_max"])
+    rows = rows.append_column("instanceCount", totals["count_all"])
+    return rows.select(table.schema.names).cast(table.schema)

@@ -1,0 +1,33 @@
+"""Live instances aggregated into studies."""
+
+import pyarrow as pa
+
+from dicom_assets.core.fold import summarize_newest
+from dicom_assets.core.schema import STUDY, Table
+
+
+def build_studies(instances: pa.Table, table: Table = STUDY) -> pa.Table:
+    """One row per study: the attributes of its instance with the greatest sequence, its modalities and its counts.
+
+    Args:
+        instances: all rows of `instance` of every study that occurs in them.
+        table: `study`, with the users' columns if they have any.
+    """
+    newest, totals = summarize_newest(
+        instances,
+        table.key,
+        ["sequence"],
+        [
+            ("lastModifiedTimestamp", "max"),
+            ("modality", "distinct"),
+            ("seriesInstanceUid", "count_distinct"),
+            ([], "count_all"),
+        ],
+    )
+    modalities = ["\\".join(sorted(filter(None, values))) or None for values in totals["modality_distinct"].to_pylist()]
+    rows = newest.drop_columns(["lastModifiedTimestamp"])
+    rows = rows.append_column("lastModifiedTimestamp", totals["lastModifiedTimestamp_max"])
+    rows = rows.append_column("modalitiesInStudy", pa.array(modalities, pa.string()))
+    rows = rows.append_column("seriesCount", totals["seriesInstanceUid_count_distinct"])
+    rows = rows.append_column("instanceCount", totals["count_all"])
+    return rows.select(table.schema.names).cast(table.schema)
