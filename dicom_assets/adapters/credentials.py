@@ -1,0 +1,219 @@
+"""Azure tokens for the DICOM service: whose identity to use, and a token on every request.
+
+Tokens live in memory alone; no message, log or representation holds one.
+"""
+
+import base64
+import binascii
+import ipaddress
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Generator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
+
+import httpx
+
+from dicom_assets.core.errors import ServiceError, ServiceRefusedError, ServiceUnreachableError, SettingsError
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken
+
+logger = logging.getLogger(__name__)
+
+DICOM_SCOPE = "https://dicom.healthcareapis.azure.com/.default"
+"""The audience of every instance of Azure's DICOM service."""
+
+REFRESH_BEFORE_EXPIRY_SECONDS = 300
+# Azure's credentials answer from their own cache unless claims are asked for; these ask for nothing.
+_NO_CLAIMS = '{"access_token":{}}'
+_CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]+)"')
+_ENTRA_CODE = re.compile(r"\bAADSTS\d+\b")
+
+
+class Authentication(StrEnum):
+    """Whose identity asks the service; the values of `DICOM_AUTHENTICATION`."""
+
+    DEFAULT = "default"
+    MANAGED_IDENTITY = "managed_identity"
+    WORKLOAD_IDENTITY = "workload_identity"
+    CLIENT_SECRET = "client_secret"  # noqa: S105 — the name of a method, not a secret
+    AZURE_CLI = "azure_cli"
+    NONE = "none"
+
+
+class Credential(Protocol):
+    """Whatever hands out tokens: any synchronous credential of azure-identity."""
+
+    def get_token(self, *scopes: str, claims: str | None = None, **kwargs: Any) -> "AccessToken":
+        """A token for the scopes; with claims, one that does not come from a cache."""
+
+
+def build_credential(
+    authentication: Authentication,
+    *,
+    tenant_id: str | None = None,
+    client_id: str | None = None,
+    client_secret: str | None = None,
+) -> Credential | None:
+    """The credential of the identity that asks; None where requests go out without a token.
+
+    Args:
+        authentication: Which kind of identity.
+        tenant_id: The Entra tenant, for a client secret or a workload identity.
+        client_id: The application, or the user-assigned managed identity; without it the system-assigned one.
+        client_secret: The application's secret.
+
+    Raises:
+        SettingsError: the machine or the arguments lack what this kind of identity needs.
+    """
+    if authentication is Authentication.NONE:
+        return None
+    from azure import identity  # 0.3 s that runs without a token need not spend
+
+    try:
+        match authentication:
+            case Authentication.DEFAULT:
+                return identity.DefaultAzureCredential(managed_identity_client_id=client_id)
+            case Authentication.MANAGED_IDENTITY:
+                return identity.ManagedIdentityCredential(client_id=client_id)
+            case Authentication.WORKLOAD_IDENTITY:
+                return identity.WorkloadIdentityCredential(tenant_id=tenant_id, client_id=client_id)
+            case Authentication.CLIENT_SECRET:
+                return identity.ClientSecretCredential(tenant_id or "", client_id or "", client_secret or "")
+            case Authentication.AZURE_CLI:
+                return identity.AzureCliCredential()
+            case _:  # pragma: no cover — mypy proves that no kind is missing
+                assert_never(authentication)
+    except ValueError as error:
+        raise SettingsError(
+            f"DICOM_AUTHENTICATION={authentication} cannot be used here. "
+            f"{_WHAT_IT_NEEDS[authentication]} Or choose another kind of identity."
+        ) from error
+
+
+_WHAT_IT_NEEDS = {
+    Authentication.DEFAULT: "Sign in (az login), or give the machine an identity, or set AZURE_TENANT_ID, "
+    "AZURE_CLIENT_ID and AZURE_CLIENT_SECRET.",
+    Authentication.MANAGED_IDENTITY: "Give the machine a managed identity; for a user-assigned one set "
+    "AZURE_CLIENT_ID to its client id.",
+    Authentication.WORKLOAD_IDENTITY: "Give the service account a federated identity, which sets AZURE_TENANT_ID, "
+    "AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE.",
+    Authentication.CLIENT_SECRET: "Check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, and that the secret "
+    "has not expired.",
+    Authentication.AZURE_CLI: "Install the Azure CLI and sign in (az login) to the service's tenant.",
+    Authentication.NONE: "",
+}
+
+
+class TokenAuth(httpx.Auth):
+    """Puts a token on every request: one token request however many requests run at once, renewed before it expires.
+
+    After a 401 the request is sent once more with a token that comes from no cache. Where that token cannot be had,
+    the 401 stands.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        scope: str = DICOM_SCOPE,
+        *,
+        authentication: Authentication = Authentication.DEFAULT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._credential = credential
+        self._scope = scope
+        self._authentication = authentication
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token: AccessToken | None = None
+
+    def __repr__(self) -> str:
+        return f"TokenAuth(scope={self._scope!r}, authentication={self._authentication.value!r})"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """The request with a token; a second time with a new one after a 401.
+
+        Raises:
+            SettingsError: the token would travel in the clear.
+            ServiceRefusedError: the identity gets no token.
+            ServiceUnreachableError: nobody who hands out tokens can be reached.
+        """
+        if request.url.scheme != "https" and not is_loopback(request.url.host):
+            raise SettingsError(
+                f"A token would travel to {request.url.host} over plain http, for everybody on the way to read. "
+                "Use https:// in DICOM_SERVICE_URL."
+            )
+        token = self._current_token()
+        request.headers["Authorization"] = f"Bearer {token.token}"
+        response = yield request
+        if response.status_code != httpx.codes.UNAUTHORIZED:
+            return
+        try:
+            token = self._renewed_token(token, _claims(response))
+        except ServiceError as error:
+            logger.warning("A new token after a 401 could not be had: %s", error)
+            return
+        request.headers["Authorization"] = f"Bearer {token.token}"
+        yield request
+
+    def _current_token(self) -> "AccessToken":
+        with self._lock:
+            token = self._token
+            if token is None or token.expires_on - self._clock() < REFRESH_BEFORE_EXPIRY_SECONDS:
+                token = self._token = self._fetch_token(None)
+            return token
+
+    def _renewed_token(self, refused: "AccessToken", claims: str) -> "AccessToken":
+        with self._lock:
+            token = self._token
+            if token is None or token is refused:  # else another request has renewed it meanwhile
+                token = self._token = self._fetch_token(claims)
+            return token
+
+    def _fetch_token(self, claims: str | None) -> "AccessToken":
+        from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
+
+        try:
+            if claims is None:
+                return self._credential.get_token(self._scope)
+            return self._credential.get_token(self._scope, claims=claims)
+        except (ServiceRequestError, ServiceResponseError) as error:
+            raise ServiceUnreachableError(
+                f"No token for {self._scope}: nobody who hands them out could be reached "
+                f"({type(error).__name__}). Check the network and the proxy between here and Microsoft Entra."
+            ) from error
+        except AzureError as error:
+            code = _ENTRA_CODE.search(str(error))
+            reason = f"{type(error).__name__}, {code[0]}" if code else type(error).__name__
+            raise ServiceRefusedError(
+                f"No token for {self._scope}: DICOM_AUTHENTICATION={self._authentication} did not work ({reason}). "
+                f"{_WHAT_IT_NEEDS[self._authentication]}"
+            ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to the host stays on this machine."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _claims(response: httpx.Response) -> str:
+    """The claims that the service wants to see in the token; a request for none where it names none.
+
+    Source: claims challenges of Microsoft Entra, base64url without padding in `WWW-Authenticate`.
+    """
+    match = _CLAIMS.search(response.headers.get("WWW-Authenticate", ""))
+    if match is None:
+        return _NO_CLAIMS
+    try:
+        return base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return _NO_CLAIMS

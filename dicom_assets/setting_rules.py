@@ -1,0 +1,218 @@
+"""What each setting's value must look like. A rule gives the value back, or raises a ValueError.
+
+The error's text follows the variable's name in a message: it says what is wrong, why, and what to do.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import url2pathname
+
+import msgspec
+
+from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, is_loopback
+from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.extra_columns import parse_extra_columns
+from dicom_assets.core.schema import Column, Grain
+
+_CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_ACCOUNT_HOST = re.compile(r"([a-z0-9]+)\.dfs\.[a-z0-9.]+")
+_DIGITS = re.compile(r"[+-]?\d{1,12}")
+_SHOWN_CHARACTERS = 40
+SERVICE_URL_EXAMPLE = "https://WORKSPACE-SERVICE.dicom.azurehealthcareapis.com"
+
+
+def _shown(value: object) -> str:
+    """The value for a message, short: whoever pasted a secret into the wrong variable should not find it in a log."""
+    text = str(value)
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:20]}…")
+
+
+def whole_number(low: int, high: int, why: str) -> Callable[[object], int]:
+    """The rule of a whole number between two bounds, both included."""
+
+    def parse(value: object) -> int:
+        if not _DIGITS.fullmatch(str(value)):
+            raise ValueError(f"{_shown(value)} is no whole number. Set a number from {low} to {high}: {why}.")
+        if not low <= int(str(value)) <= high:
+            raise ValueError(f"{value} is not between {low} and {high}: {why}. Set a number in between.")
+        return int(str(value))
+
+    return parse
+
+
+def parse_api_version(value: object) -> int:
+    """The number of an API version that the client speaks."""
+    number = str(value).lower().removeprefix("v")
+    if number == "1":
+        raise ValueError(
+            "1 cannot be used: there `offset` is a sequence, not a number of rows. Set 2 or a later version."
+        )
+    if not re.fullmatch(r"[1-9]\d{0,3}", number):
+        raise ValueError(f"{_shown(value)} is no version of the service's API. Set 2, or a later whole number.")
+    return int(number)
+
+
+def parse_authentication(value: object) -> Authentication:
+    """The way to sign in, by its name."""
+    try:
+        return Authentication(str(value).lower())
+    except ValueError:
+        raise ValueError(
+            f"{_shown(value)} is no known way to sign in. Set one of {', '.join(Authentication)}."
+        ) from None
+
+
+def parse_hour(value: object) -> datetime:
+    """The UTC hour in which a time with a zone lies."""
+    example = "such as 2026-03-01T00:00Z"
+    try:
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        if time.tzinfo is not None:
+            return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{_shown(value)} is no time. Set an ISO 8601 time with its zone, {example}.") from None
+    raise ValueError(f"{_shown(value)} has no time zone, so the hour is not known. Add the zone, {example}.")
+
+
+def _split_url(value: str, example: str) -> SplitResult:
+    """The URL's parts, without the parts that hold secrets; no message shows the URL, which may hold one."""
+    try:
+        url = urlsplit(value)
+        url.port  # noqa: B018 — raises for a port that is no number
+    except ValueError:
+        raise ValueError(f"is no URL. Set one such as {example}.") from None
+    if url.query or url.fragment or "?" in value or "#" in value:
+        raise ValueError(
+            "has a query or fragment (?… or #…), where keys and signatures travel. Set the URL without it."
+        )
+    if url.password is not None or (url.username is not None and url.scheme != "abfss"):
+        raise ValueError("has a user name or password in it. Set the URL without them.")
+    return url
+
+
+def check_service_url(value: str) -> str:
+    """The service's base URL, without a slash at its end."""
+    url = _split_url(value, SERVICE_URL_EXAMPLE)
+    if url.scheme not in {"https", "http"} or not url.hostname:
+        raise ValueError(f"is no http(s) URL. Set the service's base URL, such as {SERVICE_URL_EXAMPLE}.")
+    if url.scheme == "http" and not is_loopback(url.hostname):
+        raise ValueError(
+            f"is plain http to {url.hostname}: tokens and patient data would be readable on the way. Set an https:// "
+            "URL (plain http is for this machine alone)."
+        )
+    if wrong := re.search(r"/(v\d+|changefeed)(/|$)", url.path):
+        raise ValueError(
+            f"has {wrong[0].rstrip('/')} in its path, which the client adds by itself. Set the base URL without it, "
+            "and the version in DICOM_API_VERSION."
+        )
+    return value.rstrip("/")
+
+
+def check_token_scope(value: str) -> str:
+    """A scope that identities can be asked for."""
+    if not re.fullmatch(r"\S+/\.default", value):
+        raise ValueError(
+            f"{_shown(value)} is no scope: it must be the audience followed by /.default, such as {DICOM_SCOPE}."
+        )
+    return value
+
+
+def check_storage_url(value: str) -> str:
+    """A folder as a path; an account as `https://HOST`; an emulator on this machine as its URL."""
+    example = "https://ACCOUNT.dfs.core.windows.net"
+    if "://" not in value:
+        return str(Path(value).expanduser())
+    url = _split_url(value, example)
+    if url.scheme == "file":
+        return _local_path(url)
+    host = url.hostname or ""
+    if url.scheme == "http" and is_loopback(host) and re.fullmatch(r"/[a-z0-9]+/?", url.path):
+        return value.rstrip("/")  # Azurite: http://127.0.0.1:10000/ACCOUNT
+    if url.scheme not in {"https", "abfss"} or not _ACCOUNT_HOST.fullmatch(host):
+        raise ValueError(
+            f"is neither a folder nor a storage account. Set a path such as ./data, or {example} (dfs, not blob)."
+        )
+    if url.username is not None or url.path.strip("/"):
+        raise ValueError(f"names more than the account. Set {example}, and the file system in DICOM_CONTAINER_NAME.")
+    return f"https://{host}"
+
+
+def check_container_name(value: str) -> str:
+    """A name that Azure allows for a container."""
+    if not _CONTAINER_NAME.fullmatch(value):
+        raise ValueError(
+            f"{_shown(value)} is no name that Azure allows: 3 to 63 small letters, digits and single hyphens, with a "
+            "letter or digit at both ends. Choose such a name."
+        )
+    return value
+
+
+def check_table_path(value: str) -> str:
+    """A path inside the container."""
+    if "\\" in value or "://" in value or any(part in {"", ".", ".."} for part in value.split("/")):
+        raise ValueError(
+            f"{_shown(value)} is no path inside the container. Set names joined by /, such as silver/instance, "
+            "that neither start with / nor hold . or .. parts."
+        )
+    return value
+
+
+def check_file_system_url(value: str) -> str:
+    """A folder as a path; a file system as `abfss://FILESYSTEM@HOST`."""
+    if "://" not in value:
+        return str(Path(value).expanduser())
+    example = "https://ACCOUNT.dfs.core.windows.net/FILESYSTEM or abfss://FILESYSTEM@ACCOUNT.dfs.core.windows.net"
+    url = _split_url(value, example)
+    if url.scheme == "file":
+        return _local_path(url)
+    path = url.path.strip("/")
+    name, beyond = (url.username, path) if url.scheme == "abfss" else (path, "")
+    if url.scheme not in {"https", "abfss"} or not _ACCOUNT_HOST.fullmatch(url.hostname or ""):
+        raise ValueError(f"is neither a folder nor a file system of Data Lake Storage. Set {example}.")
+    if not name or "/" in name or beyond:
+        raise ValueError(f"must name one file system, neither less nor a folder inside it. Set {example}.")
+    return f"abfss://{name}@{url.hostname}"
+
+
+def _local_path(url: SplitResult) -> str:
+    if url.netloc not in {"", "localhost"}:
+        raise ValueError("names a folder of another machine. Set a path of this machine, such as file:///srv/lake.")
+    return url2pathname(url.path)
+
+
+def refuse_profile(value: str) -> str:
+    """No layout but our own is available."""
+    raise ValueError(
+        f"the layout {_shown(value)} is not available in this version, which writes its own layout alone. Unset it."
+    )
+
+
+def load_extra_columns(value: object) -> tuple[tuple[Column, Grain], ...]:
+    """The columns listed in the file of that name; columns that were loaded before pass."""
+    if isinstance(value, tuple):
+        return value
+    path = Path(str(value)).expanduser()
+    readers: dict[str, Callable[[bytes], object]] = {
+        ".toml": lambda content: tomllib.loads(content.decode()),
+        ".yaml": msgspec.yaml.decode,
+        ".yml": msgspec.yaml.decode,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path} is neither TOML nor YAML by its name. Name it *.toml, *.yaml or *.yml.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}). Set the path of a file that this user may read."
+        ) from error
+    try:
+        return parse_extra_columns(reader(content))
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid {path.suffix[1:].upper()}: {error}. Correct the file.") from error
+    except SettingsError as error:
+        raise ValueError(f"{path}: {error}. Correct the file.") from error

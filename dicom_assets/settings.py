@@ -1,0 +1,305 @@
+"""The environment as validated settings: every variable once, with its default and its meaning.
+
+Only this module, `definitions.py` and `cli.py` read the environment. Pydantic walks the fields; the rules and their
+messages are ours (`setting_rules.py`), since a message must say what is wrong, why, and what to do, in plain words.
+"""
+
+import difflib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from dicom_assets import setting_rules as rules
+from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication
+from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.schema import TABLES, Column, Grain
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "DICOM_"
+FIRST_HOUR_WITHOUT_SERVICE = datetime(2026, 1, 1, tzinfo=UTC)
+"""Where the hour partitions begin when neither a service nor a start is set: the definitions load all the same."""
+
+
+def _whole(low: int, high: int, why: str) -> BeforeValidator:
+    return BeforeValidator(rules.whole_number(low, high, why))
+
+
+def _text(rule: Callable[[str], str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: value if value is None else rule(value))
+
+
+_Hour = Annotated[datetime | None, BeforeValidator(lambda value: value if value is None else rules.parse_hour(value))]
+_TablePath = Annotated[str, _text(rules.check_table_path)]
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+class Settings(BaseModel):
+    """Every setting, valid. Fields are in the documentation's order; a rule sees the fields above its own."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        alias_generator=_variable,
+        validate_by_name=True,
+        validate_by_alias=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    service_url: Annotated[str | None, _text(rules.check_service_url)] = Field(
+        None,
+        description="Base URL of the DICOM service, without `/v2`. Without it the definitions load, and materialising "
+        "fails with a hint to `make demo`.",
+    )
+    authentication: Annotated[Authentication, BeforeValidator(rules.parse_authentication)] = Field(
+        Authentication.DEFAULT,
+        description="Whose identity asks the service: `default` (DefaultAzureCredential), `managed_identity`, "
+        "`workload_identity`, `client_secret`, `azure_cli` or `none`.",
+    )
+    token_scope: Annotated[str, _text(rules.check_token_scope)] = Field(
+        DICOM_SCOPE, description="Scope of the tokens: the service's audience and `/.default`."
+    )
+    api_version: Annotated[int, BeforeValidator(rules.parse_api_version)] = Field(
+        2, description="Version of the service's API, 2 or later."
+    )
+    batch_size: Annotated[int, _whole(1, 200, "the service gives at most 200 entries per page")] = Field(
+        200, description="Entries per page of the change feed, 1 to 200."
+    )
+    max_concurrent_requests: Annotated[int, _whole(1, 64, "more at once only make the service answer 429")] = Field(
+        8, description="Pages of one window that are requested at the same time, 1 to 64."
+    )
+    start_time: _Hour = Field(
+        None,
+        description="First hour to read: ISO 8601 with its zone, taken down to its hour in UTC. Required with "
+        "`DICOM_SERVICE_URL`.",
+    )
+    end_time: _Hour = Field(
+        None,
+        description="End of the last hour to read, exclusive: ISO 8601 with its zone, taken down to its hour in UTC. "
+        "Unset, the hours go on.",
+    )
+    window_delay_minutes: Annotated[int, _whole(0, 10_080, "an hour waits that long after its end, at most a week")] = (
+        Field(15, description="Minutes between the end of an hour and its reading: changes may be committed late.")
+    )
+    storage_url: Annotated[str, _text(rules.check_storage_url)] = Field(
+        "./data", description="Where the tables lie: a folder, or `https://ACCOUNT.dfs.core.windows.net`."
+    )
+    container_name: Annotated[str, _text(rules.check_container_name)] = Field(
+        "dicom", description="Container (file system) of the tables; locally the folder inside `DICOM_STORAGE_URL`."
+    )
+    instance_table_path: _TablePath = Field("instance", description="Path of the table `instance` in the container.")
+    series_table_path: _TablePath = Field("series", description="Path of the table `series` in the container.")
+    study_table_path: _TablePath = Field("study", description="Path of the table `study` in the container.")
+    change_feed_table_path: _TablePath = Field(
+        "change_feed", description="Path of the table `change_feed` in the container."
+    )
+    file_index_table_path: _TablePath = Field(
+        "file_index", description="Path of the table `file_index` in the container."
+    )
+    retention_hours: Annotated[
+        int, _whole(1, 87_600, "old versions of the tables stay that long, at most 10 years")
+    ] = Field(720, description="Hours for which old versions of the tables can still be read.")
+    file_system_url: Annotated[str | None, _text(rules.check_file_system_url)] = Field(
+        None,
+        description="Where the service keeps its DICOM files, for `fileUrl`: "
+        "`https://ACCOUNT.dfs.core.windows.net/FILESYSTEM`, `abfss://FILESYSTEM@ACCOUNT.dfs.core.windows.net` or a "
+        "folder.",
+    )
+    extra_columns: Annotated[tuple[tuple[Column, Grain], ...], PlainValidator(rules.load_extra_columns)] = Field(
+        (), description="TOML or YAML file that lists columns of your own (name, tag, type, grain)."
+    )
+    table_profile: Annotated[str | None, _text(rules.refuse_profile)] = Field(
+        None, description="Another layout of the tables; none is available in this version."
+    )
+    azure_tenant_id: str | None = Field(
+        None,
+        alias="AZURE_TENANT_ID",
+        description="Microsoft Entra tenant, for `client_secret` and `workload_identity`.",
+    )
+    azure_client_id: str | None = Field(
+        None,
+        alias="AZURE_CLIENT_ID",
+        description="Application, or user-assigned managed identity; without it the machine's own identity.",
+    )
+    azure_client_secret: SecretStr | None = Field(
+        None, alias="AZURE_CLIENT_SECRET", description="Secret of the application, for `client_secret`."
+    )
+
+    @field_validator("start_time")
+    @classmethod
+    def _start_with_service(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        service_is_set = info.data.get("service_url", "set, but unusable") is not None
+        if value is None and service_is_set:
+            raise ValueError(
+                "is not set, but DICOM_SERVICE_URL is. Set the first hour to read, such as 2026-03-01T00:00Z: the hour "
+                "in which the service took its first instance, or later."
+            )
+        return value
+
+    @field_validator("end_time")
+    @classmethod
+    def _end_after_start(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        if value is None or "start_time" not in info.data:
+            return value
+        start = info.data["start_time"] or FIRST_HOUR_WITHOUT_SERVICE
+        if value <= start:
+            raise ValueError(
+                f"{value:%Y-%m-%dT%H:%MZ} is not after the first hour, {start:%Y-%m-%dT%H:%MZ}, so there is no hour to "
+                "read (both are taken down to their hour). Set a later end, or an earlier DICOM_START_TIME."
+            )
+        return value
+
+    @field_validator(*(f"{table.name}_table_path" for table in TABLES))
+    @classmethod
+    def _folder_of_its_own(cls, value: str, info: ValidationInfo) -> str:
+        path = f"{value}/".casefold()
+        for field, other in info.data.items():
+            taken = f"{other}/".casefold()
+            if field.endswith("_table_path") and (path.startswith(taken) or taken.startswith(path)):
+                raise ValueError(
+                    f"{value!r} overlaps {other!r}, the path in {_variable(field)}: one table's maintenance would "
+                    "delete the other's files. Give each table a folder of its own."
+                )
+        return value
+
+    @field_validator("azure_client_secret")
+    @classmethod
+    def _secret_is_complete(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if info.data.get("authentication") is Authentication.CLIENT_SECRET:
+            given = {
+                "AZURE_TENANT_ID": info.data.get("azure_tenant_id"),
+                "AZURE_CLIENT_ID": info.data.get("azure_client_id"),
+                "AZURE_CLIENT_SECRET": value,
+            }
+            if missing := [name for name, part in given.items() if part is None]:
+                raise ValueError(
+                    f"DICOM_AUTHENTICATION=client_secret needs {', '.join(missing)}, unset now. Set what is missing, "
+                    "or choose another way to sign in."
+                )
+        return value
+
+    @property
+    def first_hour(self) -> datetime:
+        """The first hour partition, UTC."""
+        return self.start_time or FIRST_HOUR_WITHOUT_SERVICE
+
+    @property
+    def table_paths(self) -> dict[str, str]:
+        """The path of each table inside the container, by the table's name."""
+        return {table.name: getattr(self, f"{table.name}_table_path") for table in TABLES}
+
+    @property
+    def lake_url(self) -> str:
+        """The folder of all tables: a local path, or `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net`."""
+        if self.storage_account is None:
+            return str(Path(self.storage_url) / self.container_name)
+        if self.storage_endpoint is not None:
+            return f"abfss://{self.container_name}@{self.storage_account}.dfs.core.windows.net"
+        return f"abfss://{self.container_name}@{urlsplit(self.storage_url).hostname}"
+
+    @property
+    def storage_account(self) -> str | None:
+        """Name of the storage account; None for a local folder."""
+        if "://" not in self.storage_url:
+            return None
+        url = urlsplit(self.storage_url)
+        return url.path.strip("/") or str(url.hostname).split(".")[0]
+
+    @property
+    def storage_endpoint(self) -> str | None:
+        """URL of a storage emulator on this machine, account included; None for Azure and for a local folder."""
+        return self.storage_url if self.storage_url.startswith("http://") else None
+
+    @property
+    def file_url_prefix(self) -> str | None:
+        """What comes before `/filePath` in `fileUrl`; None where it is not known where the files lie."""
+        if self.file_system_url is None or "://" in self.file_system_url:
+            return self.file_system_url
+        return Path(self.file_system_url).absolute().as_posix().rstrip("/")
+
+    def require_service_url(self) -> str:
+        """The service's base URL.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        if self.service_url is None:
+            raise SettingsError(
+                "DICOM_SERVICE_URL is not set, so there is no DICOM service to read. Set it to the service's base URL, "
+                f"such as {rules.SERVICE_URL_EXAMPLE}, and DICOM_START_TIME to the first hour; or try `make demo`, "
+                "which brings a service of its own."
+            )
+        return self.service_url
+
+
+def load_settings(env: Mapping[str, str] | None = None) -> Settings:
+    """The settings of an environment. A variable that is empty or blank counts as unset.
+
+    Args:
+        env: The environment; without it the process's own.
+
+    Raises:
+        SettingsError: lists every variable that cannot be used, what is wrong and what to do.
+    """
+    environment = os.environ if env is None else env
+    variables = [row.variable for row in describe_settings()]
+    _warn_of_misspellings(environment, variables)
+    try:
+        return Settings.model_validate(
+            {name: value for name in variables if (value := environment.get(name, "").strip())}
+        )
+    except ValidationError as error:
+        problems = [_problem(details) for details in error.errors()]
+    # Raised out here, so that pydantic's error, which holds the values, does not travel along as the context.
+    count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
+    raise SettingsError("\n".join([f"{count} cannot be used:", *problems]))
+
+
+class SettingRow(NamedTuple):
+    """One setting, for the documentation."""
+
+    variable: str
+    default: str
+    """As text; empty where there is none."""
+    meaning: str
+
+
+def describe_settings() -> list[SettingRow]:
+    """Every variable with its default and meaning, in the documentation's order."""
+    return [
+        SettingRow(str(field.alias), str(field.default) if field.default else "", str(field.description))
+        for field in Settings.model_fields.values()
+    ]
+
+
+def _problem(details: Mapping[str, Any]) -> str:
+    """A line of the message. Pydantic names the variable where a value was given, and the field where none was."""
+    name = str(details["loc"][0])
+    field = Settings.model_fields.get(name)
+    return f"- {field.alias if field else name}: {details['msg'].removeprefix('Value error, ')}"
+
+
+def _warn_of_misspellings(environment: Mapping[str, str], variables: list[str]) -> None:
+    for name in sorted(set(environment) - set(variables)):
+        if name.startswith(PREFIX):
+            for meant in difflib.get_close_matches(name, variables, n=1, cutoff=0.85):
+                logger.warning("%s is no setting, so it does nothing. Did you mean %s?", name, meant)
