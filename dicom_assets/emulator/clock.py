@@ -1,0 +1,93 @@
+"""Time as the service keeps it: whole ticks of 100 ns since the year 1, and a clock that stands where it is set.
+
+Source: SQL Server's `DATETIMEOFFSET(7)`, which holds the feed's timestamps, has this resolution.
+"""
+
+import re
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+Ticks = int
+"""Units of 100 ns since 0001-01-01T00:00:00Z."""
+
+TICKS_PER_MICROSECOND = 10
+TICKS_PER_SECOND = 10_000_000
+
+_YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
+_DATE_TIME = re.compile(
+    r"(?P<date>\d{4}-\d{2}-\d{2})[T ](?P<time>\d{2}:\d{2}(:\d{2})?)(\.(?P<fraction>\d{1,7})\d*)?"
+    r" ?(?P<zone>Z|[+-]\d{2}:\d{2})",
+    re.ASCII,
+)
+
+
+def ticks_of(moment: datetime) -> Ticks:
+    """The ticks of a moment.
+
+    Raises:
+        ValueError: the moment has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs a time zone")
+    return (moment - _YEAR_ONE) // timedelta(microseconds=1) * TICKS_PER_MICROSECOND
+
+
+_UNIX_EPOCH = ticks_of(datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def ticks_now() -> Ticks:
+    """The ticks of the system clock."""
+    return _UNIX_EPOCH + time.time_ns() // 100
+
+
+def format_ticks(ticks: Ticks) -> str:
+    """ISO 8601 in UTC with exactly seven fractional digits: `2026-03-01T00:00:09.0000004Z`."""
+    microseconds, tick = divmod(ticks, TICKS_PER_MICROSECOND)
+    moment = _YEAR_ONE.replace(tzinfo=None) + timedelta(microseconds=microseconds)
+    return f"{moment.isoformat(timespec='microseconds')}{tick}Z"
+
+
+def parse_ticks(text: str) -> Ticks:
+    """The ticks of an ISO 8601 date and time with a zone; digits beyond the seventh are cut.
+
+    Raises:
+        ValueError: the text is no date and time, or has no zone.
+    """
+    match = _DATE_TIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("not a date and time with a time zone")
+    fraction = int((match["fraction"] or "").ljust(7, "0"))
+    try:
+        return ticks_of(datetime.fromisoformat(f"{match['date']}T{match['time']}{match['zone']}")) + fraction
+    except OverflowError as error:
+        raise ValueError("not a date and time with a time zone") from error
+
+
+class SettableClock:
+    """A clock that stands still until it is set or advanced; safe to share between threads."""
+
+    def __init__(self, now: datetime) -> None:
+        self._lock = threading.Lock()
+        self._now = self._with_zone(now)
+
+    def __call__(self) -> datetime:
+        """The moment the clock stands at."""
+        with self._lock:
+            return self._now
+
+    def set(self, now: datetime) -> None:
+        """Put the clock to a moment, earlier or later."""
+        with self._lock:
+            self._now = self._with_zone(now)
+
+    def advance(self, by: timedelta) -> None:
+        """Move the clock on, or back by a negative span."""
+        with self._lock:
+            self._now += by
+
+    @staticmethod
+    def _with_zone(moment: datetime) -> datetime:
+        if moment.tzinfo is None:
+            raise ValueError("a clock needs a time zone")
+        return moment

@@ -1,0 +1,31 @@
+"""What the embedded service refuses, and what keeps it from starting."""
+
+from dicom_assets.core.errors import DicomAssetsError
+
+
+class EmulatorError(DicomAssetsError):
+    """Base of the embedded service's errors."""
+
+
+class EmulatorStartError(EmulatorError):
+    """The embedded service cannot start: its port is taken, or its database cannot be opened."""
+
+
+class InstanceExistsError(EmulatorError):
+    """An instance with these UIDs is already stored in this partition; the service never overwrites."""
+
+
+class InvalidInstanceError(EmulatorError):
+    """A data set without what the service requires: the three UIDs, the SOP class, the patient ID attribute."""
+
+
+class InvalidPartitionError(EmulatorError):
+    """A partition name the service does not accept, or a partition that does not exist."""
+
+
+class InvalidUpdateError(EmulatorError):
+    """A bulk update of attributes the service does not change, or with unusable values."""
+
+    def __init__(self, comments: list[str]) -> None:
+        super().__init__("; ".join(comments))
+        self.comments = comments

@@ -1,0 +1,68 @@
+"""The embedded service on a port of this machine."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+
+from dicom_assets.emulator.app import Intercept, create_app
+from dicom_assets.emulator.errors import EmulatorStartError
+from dicom_assets.emulator.store import Service
+
+
+@contextlib.contextmanager
+def serve(
+    service: Service,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    intercept: Intercept | None = None,
+) -> Iterator[str]:
+    """Serve until the block ends.
+
+    Args:
+        service: the state; stays open.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        token: the bearer token that every request must bear; None asks for none.
+        intercept: sees every request first, and may answer it.
+
+    Yields:
+        The base URL.
+
+    Raises:
+        EmulatorStartError: the port is taken, or the host is none of this machine's.
+    """
+    with _listen(host, port) as listener:
+        app = create_app(service, token=token, intercept=intercept)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), name="dicom-emulator", daemon=True)
+        thread.start()
+        try:
+            # Connections queue up in the listening socket from here on: nobody has to wait for the server to start.
+            yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise EmulatorStartError(
+            f"The embedded service cannot listen on {host}, port {port}: {error}. Another program probably has the"
+            " port: stop it, or choose another port with --port (0 takes a free one)."
+        ) from error
+    return listener

@@ -1,0 +1,185 @@
+"""STOW-RS: the DICOM files in a request, and the answer that tells what became of each.
+
+Source: DICOM PS3.18 §10.5 and Annex I; the public DICOM server's conformance statement (v2) and reason codes.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from dicom_assets.emulator.errors import EmulatorError, InstanceExistsError, InvalidInstanceError
+from dicom_assets.emulator.metadata import (
+    SOP_CLASS_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    Metadata,
+    decode,
+    first_value,
+    read_metadata,
+)
+from dicom_assets.emulator.store import Service, Stored
+
+PROCESSING_FAILURE: Final = 272
+VALIDATION_FAILURE: Final = 43264
+ALREADY_EXISTS: Final = 45070
+VALIDATION_WARNINGS: Final = 1
+
+_NOT_DICOM = (
+    InvalidDicomError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    struct.error,
+)
+
+
+class UnsupportedTypeError(EmulatorError):
+    """A request, or a part of it, of a content type that the service does not take (415)."""
+
+
+class MalformedRequestError(EmulatorError):
+    """A multipart body that cannot be taken apart (400)."""
+
+
+def split_parts(content_type: str, body: bytes) -> list[bytes]:
+    """The DICOM files in a request's body.
+
+    Raises:
+        UnsupportedTypeError: the content type of the request or a part is not one the service takes.
+        MalformedRequestError: the body does not have the parts that its content type announces.
+    """
+    header = Message()
+    header["Content-Type"] = content_type
+    media_type = header.get_content_type() if content_type else ""
+    if media_type == "application/dicom":
+        return [body] if body else []
+    if media_type != "multipart/related" or str(header.get_param("type", "application/dicom")) != "application/dicom":
+        raise UnsupportedTypeError('Send multipart/related; type="application/dicom", or application/dicom.')
+    boundary = header.get_boundary()
+    if not boundary:
+        raise MalformedRequestError("The multipart content type has no boundary.")
+    return list(_parts(body, boundary.encode()))
+
+
+def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
+    if not body.strip():
+        return
+    sections = (b"\r\n" + body).split(b"\r\n--" + boundary)
+    if len(sections) == 1 or not sections[-1].startswith(b"--"):
+        raise MalformedRequestError("The body does not end with the closing boundary that its content type announces.")
+    for section in sections[1:-1]:
+        head, separator, content = section.partition(b"\r\n\r\n")
+        if not separator:
+            raise MalformedRequestError("A part of the body has no content.")
+        header = Message()
+        for line in head.decode("latin-1").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon:
+                header[name.strip()] = value.strip()
+        if "Content-Type" not in header or header.get_content_type() != "application/dicom":
+            raise UnsupportedTypeError("Every part must be of type application/dicom.")
+        yield content
+
+
+@dataclass
+class StoreResponse:
+    """The answer to a store request, as it grows file by file."""
+
+    studies_url: str
+    """URL of the partition's studies, for the retrieve URLs."""
+    study: str | None
+    """The study in the request's path."""
+    referenced: list[Metadata] = field(default_factory=list)
+    failed: list[Metadata] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """200 all stored; 202 some, or with warnings; 409 none."""
+        if not self.referenced:
+            return 409
+        return 202 if self.failed or any("00081196" in item for item in self.referenced) else 200
+
+    @property
+    def dataset(self) -> Metadata:
+        """The answer's data set."""
+        dataset: Metadata = {}
+        if self.referenced and self.study is not None:
+            dataset["00081190"] = _element("UR", f"{self.studies_url}/{self.study}")
+        if self.failed:
+            dataset["00081198"] = _element("SQ", *self.failed)
+        if self.referenced:
+            dataset["00081199"] = _element("SQ", *self.referenced)
+        return dataset
+
+    def add_stored(self, stored: Stored) -> None:
+        """Tell of an instance that was stored."""
+        url = f"{self.studies_url}/{stored.study}/series/{stored.series}/instances/{stored.sop_instance}"
+        item = {
+            "00081150": _element("UI", stored.sop_class),
+            "00081155": _element("UI", stored.sop_instance),
+            "00081190": _element("UR", url),
+        }
+        if stored.dropped:
+            item["00081196"] = _element("US", VALIDATION_WARNINGS)
+            item["00741048"] = comments(f"DICOM100: {tag} - The value does not fit its type." for tag in stored.dropped)
+        self.referenced.append(item)
+
+    def add_failed(self, reason: int, metadata: Metadata, comment: str | None = None) -> None:
+        """Tell of a file that was refused."""
+        item = {
+            tag: _element("UI", value)
+            for tag, source in (("00081150", SOP_CLASS_UID), ("00081155", SOP_INSTANCE_UID))
+            if (value := first_value(metadata, source))
+        }
+        item["00081197"] = _element("US", reason)
+        if comment is not None:
+            item["00741048"] = comments([f"DICOM100: {comment}"])
+        self.failed.append(item)
+
+
+def store_parts(service: Service, parts: list[bytes], partition: str, response: StoreResponse) -> StoreResponse:
+    """Store every file that can be stored, and tell of each in the response."""
+    for content in parts:
+        try:
+            dataset = decode(content)
+        except _NOT_DICOM:
+            response.add_failed(PROCESSING_FAILURE, {})
+        else:
+            _store_part(service, dataset, content, partition, response)
+    return response
+
+
+def _store_part(service: Service, dataset: Dataset, content: bytes, partition: str, response: StoreResponse) -> None:
+    uids = Dataset()
+    for tag in (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID):
+        if tag in dataset:
+            uids[tag] = dataset.get_item(tag)
+    metadata = read_metadata(uids).metadata
+    study = first_value(metadata, STUDY_INSTANCE_UID)
+    if response.study is not None and study and study != response.study.rstrip():
+        comment = "The study instance UID is not the one in the request's path."
+        response.add_failed(VALIDATION_FAILURE, metadata, comment)
+        return
+    try:
+        response.add_stored(service.store(dataset, partition=partition, content=content))
+    except InvalidInstanceError as error:
+        response.add_failed(VALIDATION_FAILURE, metadata, str(error))
+    except InstanceExistsError:
+        response.add_failed(ALREADY_EXISTS, metadata)
+
+
+def comments(texts: Any) -> dict[str, Any]:
+    """A Failed Attributes Sequence (0074,1048) of error comments."""
+    return _element("SQ", *({"00000902": _element("LO", text)} for text in texts))
+
+
+def _element(vr: str, *values: Any) -> dict[str, Any]:
+    return {"vr": vr, "Value": list(values)}
