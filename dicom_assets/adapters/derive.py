@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -17,13 +18,20 @@ _ENVELOPE = tuple(name for name in CHANGE_FEED.schema.names if name not in ("fil
 _ENDLESS = 2**63 - 1
 
 
-def changed_keys(lake: Lake, window: Window, key: tuple[str, ...]) -> pa.Table:
-    """The keys that entries of the window are about, each once."""
-    feed = lake.open(CHANGE_FEED)
-    if feed is None:
-        return pa.schema([CHANGE_FEED.schema.field(name) for name in key]).empty_table()
-    rows = read_window(feed, window, (*key, "windowStart"))
-    return rows.select(key).group_by(list(key)).aggregate([])
+@dataclass(frozen=True)
+class HoursOf:
+    """A table of the lake as of some hours: the keys that changed in them. Nothing is read before it is asked for."""
+
+    lake: Lake
+    window: Window
+
+    def changed_keys(self, key: tuple[str, ...]) -> pa.Table:
+        """The keys that the feed's entries of these hours are about, each once."""
+        feed = self.lake.open(CHANGE_FEED)
+        if feed is None:
+            return pa.schema([CHANGE_FEED.schema.field(name) for name in key]).empty_table()
+        rows = read_window(feed, self.window, (*key, "windowStart"))
+        return rows.select(key).group_by(list(key)).aggregate([])
 
 
 def read_window(feed: Snapshot, window: Window, columns: tuple[str, ...] | None = None) -> pa.Table:
@@ -45,9 +53,15 @@ class InstancesOfWindow:
     neither brings back what was deleted since, nor an older path; in the hourly run there is nothing to look up.
     """
 
-    def __init__(self, lake: Lake, window: Window, table: Table = INSTANCE) -> None:
-        self._lake = lake
-        self._window = window
+    def __init__(self, hours: HoursOf, table: Table = INSTANCE) -> None:
+        """A derivation.
+
+        Args:
+            hours: of `change_feed`.
+            table: `instance`, with the users' columns if they have any.
+        """
+        self._lake = hours.lake
+        self._window = hours.window
         self._table = table
         self._version: int | None = None
         self.failures: Counter[str] = Counter()
@@ -95,25 +109,23 @@ class InstancesOfWindow:
 class AggregateOfWindow:
     """A table that is a function of `instance`, for the keys that changed in a window."""
 
-    def __init__(self, lake: Lake, window: Window, table: Table, build_rows: Callable[[pa.Table], pa.Table]) -> None:
+    def __init__(self, hours: HoursOf, table: Table, build_rows: Callable[[pa.Table], pa.Table]) -> None:
         """A derivation.
 
         Args:
-            lake: the tables.
-            window: whose changes name the keys.
+            hours: of `instance`.
             table: `series`, `study` or `file_index`.
             build_rows: gives the table's rows from all rows of `instance` of some of its keys.
         """
-        self._lake = lake
-        self._window = window
+        self._hours = hours
         self._table = table
         self._build_rows = build_rows
         self._version: int | None = None
 
     def build(self) -> Desired:
         """The window's keys and their rows."""
-        keys = changed_keys(self._lake, self._window, self._table.key)
-        instance = self._lake.open(INSTANCE)
+        keys = self._hours.changed_keys(self._table.key)
+        instance = self._hours.lake.open(INSTANCE)
         self._version = None if instance is None else instance.version
         if instance is None or not len(keys):
             return Desired(keys, self._table.schema.empty_table())
@@ -127,4 +139,4 @@ class AggregateOfWindow:
 
     def is_current(self) -> bool:
         """Whether no instance changed since the last `build`."""
-        return self._lake.version(INSTANCE) == self._version
+        return self._hours.lake.version(INSTANCE) == self._version

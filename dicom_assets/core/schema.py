@@ -6,6 +6,7 @@ Source: tags and value representations are those of DICOM PS3.6; text forms of v
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -80,7 +81,7 @@ class Table:
     ignored: frozenset[str] = field(default=frozenset())
     """Columns in which two reads of one row may differ without the row having changed."""
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema, comments included."""
         return pa.schema([column.arrow for column in self.columns])

@@ -1,0 +1,65 @@
+"""The code location: settings from the environment, wired into assets."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from dicom_assets.adapters.credentials import TokenAuth, build_credential
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.dicom_service import DicomService
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.schema import extend_tables
+from dicom_assets.defs.assets import build_assets
+from dicom_assets.defs.checks import build_checks
+from dicom_assets.defs.io_manager import DeltaIOManager
+from dicom_assets.defs.partitions import build_partitions
+from dicom_assets.defs.resources import DicomServiceResource
+from dicom_assets.settings import Settings, load_settings
+
+
+def open_client(settings: Settings) -> DicomService:
+    """The service's client.
+
+    Raises:
+        SettingsError: there is no service to ask.
+    """
+    base_url = settings.require_service_url()
+    secret = settings.azure_client_secret
+    credential = build_credential(
+        settings.authentication,
+        tenant_id=settings.azure_tenant_id,
+        client_id=settings.azure_client_id,
+        client_secret=None if secret is None else secret.get_secret_value(),
+    )
+    return DicomService(
+        base_url,
+        auth=None if credential is None else TokenAuth(credential, settings.token_scope),
+        api_version=settings.api_version,
+        batch_size=settings.batch_size,
+        max_concurrent_requests=settings.max_concurrent_requests,
+    )
+
+
+def build_lake(settings: Settings) -> Lake:
+    """The lake of the settings."""
+    return Lake(Storage(settings.lake_url), settings.table_paths, retention_hours=settings.retention_hours)
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """Everything Dagster is to know, for these settings."""
+    lake = build_lake(settings)
+    tables = {table.name: table for table in extend_tables(settings.extra_columns)}
+    partitions = build_partitions(settings.first_hour, settings.end_time)
+    uris = {name: lake.uri(table) for name, table in tables.items()}
+    return dg.Definitions(
+        assets=build_assets(tables, partitions, uris, settings.file_url_prefix),
+        asset_checks=build_checks(lake),
+        resources={
+            "delta": DeltaIOManager(lake, tables),
+            "dicom_service": DicomServiceResource(lambda: open_client(settings), lambda: datetime.now(UTC)),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions(load_settings())

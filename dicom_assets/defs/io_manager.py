@@ -1,0 +1,130 @@
+"""The IO manager between assets and the lake's Delta tables.
+
+Our own, since dagster-delta's merge knows neither deletes nor a fence, and looks for a key in one partition only.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+import deltalake
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.adapters.delta import Derivation, Given, Lake, Snapshot, Written
+from dicom_assets.adapters.derive import HoursOf, is_within
+from dicom_assets.core.change_feed import Window
+from dicom_assets.core.schema import Table
+from dicom_assets.defs.partitions import to_window
+
+
+class DeltaIOManager(dg.IOManager):
+    """Stores an asset's output in the Delta table of its name, and loads a table's rows for the run's hours.
+
+    An output is a `Derivation` (what the table must hold for some keys), an Arrow table of rows, or an iterable of
+    Arrow tables, each a commit of its own. Rows of other keys are left alone, whatever the partition.
+
+    An input is loaded as its annotation says: `pyarrow.Table`, `pyarrow.RecordBatchReader`, `polars.LazyFrame`,
+    `deltalake.DeltaTable` (the whole table), or `HoursOf` (nothing is read). A row belongs to the hour of its
+    `windowStart`, or else of its `lastModifiedTimestamp`.
+    """
+
+    def __init__(self, lake: Lake, tables: Mapping[str, Table]) -> None:
+        """An IO manager.
+
+        Args:
+            lake: where the tables lie.
+            tables: by asset name.
+        """
+        self.lake = lake
+        self._tables = tables
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Brings the table to hold the output, and tells Dagster what that did."""
+        table = self._table(context.asset_key)
+        results = [self.lake.write(table, derivation) for derivation in _to_derivations(obj, table)]
+        context.add_output_metadata(_describe(results))
+        failures = getattr(obj, "failures", None)
+        if failures is not None:
+            context.add_output_metadata({"conversion_failures": failures.total()})
+            context.add_output_metadata({f"conversion_failures/{name}": count for name, count in failures.items()})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The table's rows of the run's hours, in the type that the input is annotated with."""
+        table = self._table(context.asset_key)
+        window = to_window(context.asset_partitions_time_window) if context.has_asset_partitions else None
+        wanted = context.dagster_type.typing_type
+        if wanted is HoursOf:
+            if window is None:
+                raise dg.DagsterInvariantViolationError(f"HoursOf {table.name} needs an asset with hourly partitions.")
+            return HoursOf(self.lake, window)
+        snapshot = self.lake.open_or_create(table)
+        if wanted is deltalake.DeltaTable:
+            return snapshot.delta
+        if _is_lazy_frame(wanted):
+            return _scan_lazily(snapshot, window)
+        rows = _stream(snapshot, window)
+        return rows if wanted is pa.RecordBatchReader else rows.read_all()
+
+    def _table(self, key: dg.AssetKey) -> Table:
+        name = key.path[-1]
+        if name not in self._tables:
+            raise dg.DagsterInvariantViolationError(
+                f"The Delta IO manager keeps {', '.join(self._tables)}, and no table for the asset {name}: give that "
+                "asset an IO manager of its own."
+            )
+        return self._tables[name]
+
+
+def _to_derivations(obj: Any, table: Table) -> Iterable[Derivation]:
+    if hasattr(obj, "build"):
+        return [obj]
+    if isinstance(obj, pa.RecordBatchReader):
+        obj = obj.read_all()
+    return [Given(obj, table)] if isinstance(obj, pa.Table) else (Given(rows, table) for rows in obj)
+
+
+def _describe(results: list[Written]) -> dict[str, Any]:
+    """Numbers of a materialisation; few, since Dagster stores them once for every partition of a range."""
+    last = results[-1]
+    return {
+        "dagster/row_count": last.row_count,
+        "rows_inserted": sum(result.inserted for result in results),
+        "rows_updated": sum(result.updated for result in results),
+        "rows_deleted": sum(result.deleted for result in results),
+        "commits": sum(result.commits for result in results),
+        "commits_lost": sum(result.conflicts for result in results),
+        "bytes_written": sum(result.bytes_written for result in results),
+        "table_version": last.version,
+        "table_size_bytes": last.size_bytes,
+        "table_files": last.file_count,
+    }
+
+
+def _hour_column(snapshot: Snapshot) -> str:
+    names = snapshot.table.schema.names
+    return "windowStart" if "windowStart" in names else "lastModifiedTimestamp"
+
+
+def _stream(snapshot: Snapshot, window: Window | None) -> pa.RecordBatchReader:
+    """The table's rows of the window, a file at a time."""
+    column = _hour_column(snapshot)
+
+    def lies_within(rows: pa.Table) -> pa.ChunkedArray:
+        return is_within(rows[column], window) if window else pc.is_valid(rows[column])
+
+    batches = (batch for _, rows in snapshot.read(where=lies_within) for batch in rows.to_batches())
+    return pa.RecordBatchReader.from_batches(snapshot.schema, batches)
+
+
+def _is_lazy_frame(wanted: Any) -> bool:
+    return getattr(wanted, "__module__", "").startswith("polars.") and wanted.__name__ == "LazyFrame"
+
+
+def _scan_lazily(snapshot: Snapshot, window: Window | None) -> Any:
+    """The table as a polars.LazyFrame; polars is the reader's own, and not needed otherwise."""
+    import polars as pl
+
+    frame = pl.scan_delta(snapshot.delta)
+    time = pl.col(_hour_column(snapshot))
+    return frame if window is None else frame.filter(time >= window.start, time < window.end)
