@@ -1,0 +1,266 @@
+"""One GET at the DICOM service: sent again while that may help, answered with parsed content or one clear error."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from logging import getLogger
+from typing import TypeVar
+
+import httpx
+import msgspec
+import tenacity
+
+from dicom_assets.core.errors import (
+    ServiceError,
+    ServiceRefusedError,
+    ServiceUnreachableError,
+    UnreadablePageError,
+)
+
+logger = getLogger(__name__)
+
+T = TypeVar("T")
+
+_WORTH_ANOTHER_TRY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+_HINTS = {
+    HTTPStatus.BAD_REQUEST: "The service did not accept the parameters: check DICOM_API_VERSION and DICOM_BATCH_SIZE.",
+    HTTPStatus.UNAUTHORIZED: "The service did not accept the token, or got none: check DICOM_AUTHENTICATION, "
+    "DICOM_TOKEN_SCOPE and that the identity belongs to the service's tenant.",
+    HTTPStatus.FORBIDDEN: 'The identity lacks read access: grant it the "DICOM Data Reader" role on the service.',
+    HTTPStatus.NOT_FOUND: "The base URL is probably wrong: check DICOM_SERVICE_URL, and that the service knows the "
+    "version in DICOM_API_VERSION.",
+}
+_OTHER_HINT = "Check that DICOM_SERVICE_URL is the base URL of a DICOM service."
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often, and how long apart, a request is sent that may succeed another time."""
+
+    tries: int = 8
+    """Requests in all, the first included."""
+    first_wait_seconds: float = 0.5
+    """Upper bound of the first wait; each further bound is twice the one before. The wait itself is random below it."""
+    longest_wait_seconds: float = 30
+    longest_retry_after_seconds: float = 60
+    """Where the service asks for more (`Retry-After`), this is waited instead."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the requests cost so far. The difference of two tells what happened in between."""
+
+    pages: int = 0
+    """Answers that could be used."""
+    retries: int = 0
+    """Requests that were sent again."""
+    bytes: int = 0
+    """Size of the bodies on the wire, as far as they arrived whole."""
+    waited_seconds: float = 0
+    """Time between tries, summed over concurrent requests."""
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def __sub__(self, other: "Statistics") -> "Statistics":
+        return Statistics(*(getattr(self, field.name) - getattr(other, field.name) for field in fields(self)))
+
+
+class _WorthAnotherTryError(Exception):
+    """What went wrong this time, in words that hold nothing of the body."""
+
+    error_type: type[ServiceError] = ServiceUnreachableError
+
+    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class _UnreadableBodyError(_WorthAnotherTryError):
+    error_type = UnreadablePageError
+
+
+class ServiceRequests:
+    """GETs at one service over one pool of kept-alive connections; may be used by many threads.
+
+    Args:
+        base_url: Ends before `/v2`.
+        auth: Puts a token on every request; None sends none.
+        connections: Requests that may be under way at the same time; more wait for their turn.
+        timeout: Of connecting, and of each read.
+        retry: When to send a request again.
+        clock: Seconds since 1970; measures `Retry-After` given as a date.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        auth: httpx.Auth | None = None,
+        connections: int = 8,
+        timeout: httpx.Timeout,
+        retry: RetryPolicy,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = httpx.Client(
+            base_url=base_url,
+            auth=auth,
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            headers={"Accept": "application/json"},
+            # Plain http is for this machine alone: a proxy from the environment would carry it elsewhere.
+            trust_env=base_url.startswith("https:"),
+        )
+        self._retry = retry
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._statistics = Statistics()
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._client.close()
+
+    @property
+    def statistics(self) -> Statistics:
+        """The sums of all requests so far."""
+        with self._lock:
+            return self._statistics
+
+    def fetch(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        parse: Callable[[bytes], T],
+        *,
+        subject: str,
+        stop: threading.Event,
+    ) -> T:
+        """The parsed answer.
+
+        Args:
+            path: Below the base URL.
+            params: The query.
+            parse: Makes the result from the body; whatever it cannot read is asked for again.
+            subject: What is asked for, as messages and logs name it, such as its window and offset.
+            stop: Once set, no further try is made.
+
+        Raises:
+            ServiceRefusedError: another try would not help (a 4xx answer).
+            ServiceUnreachableError: every try ended without an answer, or with 408, 429 or a server error.
+            UnreadablePageError: the answers were no JSON of the expected shape, or come from something else than a
+                DICOM service.
+            CancelledError: `stop` was set.
+        """
+
+        def attempt() -> T:
+            if stop.is_set():
+                raise CancelledError
+            return self._fetch_once(path, params, parse, subject)
+
+        def sleep(seconds: float) -> None:
+            began = time.monotonic()
+            stop.wait(seconds)
+            self._count(Statistics(retries=1, waited_seconds=time.monotonic() - began))
+
+        def log(state: tenacity.RetryCallState) -> None:
+            logger.warning(
+                "Change feed request failed: %s for %s (%s). Try %d of %d follows in %.1f s.",
+                *(state.outcome.exception() if state.outcome else "", self._url(path), subject),
+                *(state.attempt_number + 1, self._retry.tries, state.upcoming_sleep),
+            )
+
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_WorthAnotherTryError),
+            stop=tenacity.stop_after_attempt(self._retry.tries),
+            wait=self._wait_seconds,
+            sleep=sleep,
+            before_sleep=log,
+            reraise=True,
+        )
+        try:
+            return tries(attempt)
+        except _WorthAnotherTryError as error:
+            raise error.error_type(
+                f"Change feed request failed: {error} for {self._url(path)} ({subject}), {self._retry.tries} times. "
+                + (
+                    "Something on the way cuts or alters answers, or DICOM_SERVICE_URL names no DICOM service."
+                    if error.error_type is UnreadablePageError
+                    else "The service is busy, or cannot be reached: check DICOM_SERVICE_URL and the network, or "
+                    "try again later."
+                )
+            ) from error.__cause__
+
+    def _fetch_once(self, path: str, params: Mapping[str, str], parse: Callable[[bytes], T], subject: str) -> T:
+        try:
+            response = self._client.get(path, params=dict(params))
+        except httpx.DecodingError as error:
+            raise _UnreadableBodyError("a corrupt body") from error
+        except httpx.TransportError as error:
+            raise _WorthAnotherTryError(f"no answer ({type(error).__name__})") from error
+        self._count(Statistics(bytes=response.num_bytes_downloaded))
+        self._check(response, path, subject)
+        try:
+            parsed = parse(response.content)
+        # A wrong byte inside a string is a UnicodeDecodeError, whose text holds the body: it is not the cause here.
+        except (UnicodeDecodeError, RecursionError):
+            raise _UnreadableBodyError("a body that is no JSON") from None
+        except msgspec.DecodeError as error:
+            raise _UnreadableBodyError(f"an unreadable body ({error})") from error
+        self._count(Statistics(pages=1))
+        return parsed
+
+    def _check(self, response: httpx.Response, path: str, subject: str) -> None:
+        """Passes an answer whose body is worth reading.
+
+        Raises:
+            _WorthAnotherTryError: the service may answer another time.
+            ServiceRefusedError: it will not.
+            UnreadablePageError: this is no DICOM service.
+        """
+        status = response.status_code
+        where = f"{self._url(path)} ({subject})"
+        if status in _WORTH_ANOTHER_TRY or response.is_server_error:
+            raise _WorthAnotherTryError(str(status), self._retry_after_seconds(response))
+        if response.is_client_error:
+            hint = _HINTS.get(HTTPStatus(status), _OTHER_HINT) if status in list(HTTPStatus) else _OTHER_HINT
+            raise ServiceRefusedError(f"Change feed request failed: {status} for {where}. {hint}")
+        if response.is_redirect:  # where to is not told: addresses of sign-in pages hold state
+            raise UnreadablePageError(
+                f"Change feed request failed: {status}, a redirect, for {where}. A DICOM service never redirects: "
+                "check DICOM_SERVICE_URL."
+            )
+        if "html" in response.headers.get("Content-Type", "").lower() or response.content.lstrip().startswith(b"<"):
+            raise UnreadablePageError(
+                f"Change feed request failed: an HTML page instead of JSON from {where}. A portal or proxy answers "
+                "there: check DICOM_SERVICE_URL."
+            )
+
+    def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        jitter = tenacity.wait_random_exponential(self._retry.first_wait_seconds, self._retry.longest_wait_seconds)
+        if not isinstance(error, _WorthAnotherTryError) or error.retry_after_seconds is None:
+            return jitter(state)
+        asked = min(error.retry_after_seconds, self._retry.longest_retry_after_seconds)
+        # Requests that were turned away together should not come back together.
+        return asked + tenacity.wait_random(0, self._retry.first_wait_seconds)(state)
+
+    def _retry_after_seconds(self, response: httpx.Response) -> float | None:
+        """What `Retry-After` asks for, as seconds or as a date; None where it is absent or neither."""
+        text = response.headers.get("Retry-After", "").strip()
+        if text.isascii() and text.isdigit():
+            return float(text)
+        with suppress(ValueError):
+            return max(0.0, parsedate_to_datetime(text).timestamp() - self._clock())
+        return None
+
+    def _url(self, path: str) -> str:
+        return f"{str(self._client.base_url).rstrip('/')}{path}"
+
+    def _count(self, more: Statistics) -> None:
+        with self._lock:
+            self._statistics += more
