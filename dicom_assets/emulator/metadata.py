@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -31,7 +32,17 @@ _FILE_META = 0x0002
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 # What pydicom raises on values that real files hold, in reading and in writing.
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, struct.error)
+UNREADABLE: Final = (
+    InvalidDicomError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+)
 
 # `warnings.catch_warnings` swaps process-wide state: two threads at once could leave it swapped for good.
 _quiet = threading.RLock()
@@ -123,7 +134,7 @@ def decode(content: bytes) -> Dataset:
     """The data set of a DICOM file.
 
     Raises:
-        InvalidDicomError, EOFError, ValueError and others of pydicom: the bytes are no DICOM file.
+        one of UNREADABLE: the bytes are no DICOM file.
     """
     with tolerant():
         return dcmread(BytesIO(content))

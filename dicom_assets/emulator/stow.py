@@ -3,20 +3,19 @@
 Source: DICOM PS3.18 §10.5 and Annex I; the public DICOM server's conformance statement (v2) and reason codes.
 """
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from dicom_assets.emulator.errors import EmulatorError, InstanceExistsError, InvalidInstanceError
 from dicom_assets.emulator.metadata import (
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
+    UNREADABLE,
     Metadata,
     decode,
     first_value,
@@ -28,17 +27,6 @@ PROCESSING_FAILURE: Final = 272
 VALIDATION_FAILURE: Final = 43264
 ALREADY_EXISTS: Final = 45070
 VALIDATION_WARNINGS: Final = 1
-
-_NOT_DICOM = (
-    InvalidDicomError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    struct.error,
-)
 
 
 class UnsupportedTypeError(EmulatorError):
@@ -150,7 +138,7 @@ def store_parts(service: Service, parts: list[bytes], partition: str, response: 
     for content in parts:
         try:
             dataset = decode(content)
-        except _NOT_DICOM:
+        except UNREADABLE:
             response.add_failed(PROCESSING_FAILURE, {})
         else:
             _store_part(service, dataset, content, partition, response)

@@ -1,0 +1,180 @@
+"""A made-up history of a service, spread over hours: studies arrive, are corrected, deleted and stored again."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.emulator.clock import TICKS_PER_SECOND, Ticks, ticks_of
+from dicom_assets.emulator.metadata import (
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    Metadata,
+    first_value,
+)
+from dicom_assets.emulator.sources import DicomFile, synthesize
+from dicom_assets.emulator.store import Service
+
+Progress = Callable[[int, int], None]
+"""Called with the number of steps done and the number of all steps."""
+
+_SHARE_IN_SECOND_PARTITION: Final = 0.2
+_SHARE_CORRECTED: Final = 0.25
+_SHARE_WITH_DELETION: Final = 0.2
+_SHARE_STORED_AGAIN: Final = 0.4
+"""Of the studies with a deletion."""
+_SHARE_OF_TIES: Final = 0.1
+"""Of the instances: stored at the very time of the one before."""
+_QUIET_HOURS: Final = frozenset(range(6))
+_HOUR: Final = 3600 * TICKS_PER_SECOND
+_STEPS_PER_REPORT: Final = 200
+
+
+@dataclass
+class History:
+    """What a history holds: numbers of changes, by action."""
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True)
+class _Instance:
+    series: str
+    sop_instance: str
+    store: Callable[..., object]
+    """Takes `partition` and `at`."""
+
+
+@dataclass(frozen=True)
+class _Study:
+    uid: str
+    partition: str
+    instances: list[_Instance] = field(default_factory=list)
+
+
+def write_history(
+    service: Service,
+    *,
+    start: datetime,
+    hours: int = 24,
+    instances: int = 2000,
+    seed: int = 0,
+    files: Iterable[DicomFile] = (),
+    partitions: tuple[str, str] = (DEFAULT_PARTITION, "research"),
+    progress: Progress | None = None,
+) -> History:
+    """Give an empty service a history; equal arguments give equal feeds.
+
+    Args:
+        service: takes all changes in one transaction, in the order of their times.
+        start: the first hour, with a time zone.
+        hours: how many hours the changes are spread over; what would fall behind them does not happen.
+        instances: the number of made-up instances.
+        seed: fixes every choice.
+        files: DICOM files that arrive among the made-up instances.
+        partitions: most studies lie in the first, some in the second.
+        progress: told how far the writing is.
+
+    Returns:
+        The numbers of changes.
+    """
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    made_up = list(synthesize(instances, seed=seed, day=start.date()))
+    history = History()
+    steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
+    for study in (*_studies_of_files(service, files, partitions[0]), *_studies_of(service, made_up, partitions, rng)):
+        life = _Life(service, study, history)
+        life.plan(ticks_of(start) + _arrival(rng, start, hours), rng)
+        steps += life.steps
+    end = ticks_of(start + timedelta(hours=hours))
+    steps = sorted((step for step in steps if step[0] < end), key=itemgetter(0))
+    with service.transaction():
+        for number, (ticks, act) in enumerate(steps, 1):
+            act(ticks)
+            if progress is not None and (number % _STEPS_PER_REPORT == 0 or number == len(steps)):
+                progress(number, len(steps))
+    return history
+
+
+def _studies_of_files(service: Service, files: Iterable[DicomFile], partition: str) -> Iterator[_Study]:
+    by_study: dict[str, _Study] = {}
+    for file in files:
+        study = by_study.setdefault(file.study, _Study(file.study, partition))
+        study.instances.append(_Instance(file.series, file.sop_instance, partial(file.store, service)))
+    return iter(by_study.values())
+
+
+def _studies_of(
+    service: Service, made_up: Iterable[Metadata], partitions: tuple[str, str], rng: random.Random
+) -> Iterator[_Study]:
+    for uid, group in groupby(made_up, lambda metadata: first_value(metadata, STUDY_INSTANCE_UID)):
+        study = _Study(uid, partitions[rng.random() < _SHARE_IN_SECOND_PARTITION])
+        for metadata in group:
+            series, sop_instance = (first_value(metadata, tag) for tag in (SERIES_INSTANCE_UID, SOP_INSTANCE_UID))
+            study.instances.append(_Instance(series, sop_instance, partial(service.store_metadata, metadata)))
+        yield study
+
+
+def _arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
+    """When a study's first instance arrives, from the start on: seldom at night."""
+    weights = [1 if (start.hour + hour) % 24 in _QUIET_HOURS else 5 for hour in range(hours)]
+    return rng.choices(range(hours), weights)[0] * _HOUR + rng.randrange(_HOUR)
+
+
+class _Life:
+    """The steps of one study's life, in a service, as they are planned."""
+
+    def __init__(self, service: Service, study: _Study, history: History) -> None:
+        self._service = service
+        self._study = study
+        self._history = history
+        self.steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
+
+    def plan(self, now: Ticks, rng: random.Random) -> None:
+        """Plan everything from the arrival on."""
+        for instance in self._study.instances:
+            if rng.random() >= _SHARE_OF_TIES:
+                now += rng.randrange(TICKS_PER_SECOND)
+            self._add(now, partial(self._store, instance))
+        if rng.random() < _SHARE_CORRECTED:
+            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
+            self._add(now, partial(self._correct, _correction(rng)))
+        if rng.random() < _SHARE_WITH_DELETION:
+            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
+            instance = rng.choice(self._study.instances)
+            depth = rng.randrange(3)
+            uids = (instance.series, instance.sop_instance)[:depth]
+            self._add(now, partial(self._delete, uids))
+            if rng.random() < _SHARE_STORED_AGAIN:
+                now += rng.randrange(_HOUR // 60, 2 * _HOUR)
+                self._add(now, partial(self._store, instance))
+
+    def _add(self, ticks: Ticks, act: Callable[[Ticks], None]) -> None:
+        self.steps.append((ticks, act))
+
+    def _store(self, instance: _Instance, at: Ticks) -> None:
+        instance.store(partition=self._study.partition, at=at)
+        self._history.created += 1
+
+    def _correct(self, changes: Metadata, at: Ticks) -> None:
+        self._history.updated += self._service.update(self._study.uid, changes, partition=self._study.partition, at=at)
+
+    def _delete(self, uids: tuple[str, ...], at: Ticks) -> None:
+        self._history.deleted += self._service.delete(self._study.uid, *uids, partition=self._study.partition, at=at)
+
+
+def _correction(rng: random.Random) -> Metadata:
+    """A new patient ID and accession number, and a description that tells of it."""
+    return {
+        "00080050": {"vr": "SH", "Value": [f"C{rng.randrange(10**8):08d}"]},
+        "00081030": {"vr": "LO", "Value": ["Corrected"]},
+        "00100020": {"vr": "LO", "Value": [f"P{rng.randrange(10**6):06d}"]},
+    }

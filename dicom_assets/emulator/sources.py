@@ -1,0 +1,176 @@
+"""What the embedded service can be filled with: pydicom's bundled files, a folder, or any number of made-up instances.
+
+Made-up instances are real metadata, multiplied: an element of a bundled file stays as it is unless it identifies the
+patient, the study, the series or the instance.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.emulator.metadata import UNREADABLE, Metadata, decode, read_metadata, tolerant
+from dicom_assets.emulator.store import Moment, Service, Stored
+
+_REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
+# Modality to the least and the most instances in one of its series, and the most series in a study.
+_SHAPES: Final = {"CT": (20, 60, 3), "MR": (10, 30, 5), "CR": (1, 3, 2), "US": (3, 12, 1), "SR": (1, 1, 1)}
+_STUDIES_BY_MODALITY: Final = {"CT": 30, "MR": 25, "CR": 25, "US": 15, "SR": 5}
+_TEMPLATE_ELEMENTS: Final = range(20, 121)  # neither stubs nor giants
+_FAMILY_NAMES: Final = (
+    "Adeyemi",
+    "Costa",
+    "Dubois",
+    "Garcia",
+    "Haddad",
+    "Ivanova",
+    "Jensen",
+    "Kowalski",
+    "Nguyen",
+    "Sato",
+)
+_GIVEN_NAMES: Final = ("Alex", "Chris", "Dana", "Jo", "Kim", "Lee", "Noor", "Robin", "Sam", "Toni")
+_FIRST_BIRTH_DATE: Final = date(1935, 1, 1)
+_BIRTH_DAYS: Final = 30_000
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A DICOM file with what identifies its instance; the rest is read when it is needed."""
+
+    path: Path
+    study: str
+    series: str
+    sop_instance: str
+
+    def dataset(self) -> Dataset:
+        """The file's data set."""
+        return decode(self.path.read_bytes())
+
+    def store(self, service: Service, *, partition: str = DEFAULT_PARTITION, at: Moment | None = None) -> Stored:
+        """Store the file, byte for byte, as `Service.store` does."""
+        content = self.path.read_bytes()
+        return service.store(decode(content), partition=partition, at=at, content=content)
+
+
+def folder_files(directory: Path, skipped: Counter[str] | None = None) -> Iterator[DicomFile]:
+    """The DICOM files under a folder that the service would take, one per instance, in the order of their paths.
+
+    Args:
+        directory: searched with everything below it.
+        skipped: counts, by reason, the files that are left out.
+    """
+    skipped = Counter() if skipped is None else skipped
+    seen = set()
+    for path in sorted(directory.rglob("*")):
+        if not path.is_file():
+            continue
+        file, reason = _read_file(path)
+        if file is None:
+            skipped[reason] += 1
+        elif (key := (file.study, file.series, file.sop_instance)) in seen:
+            skipped["same instance as another file"] += 1
+        else:
+            seen.add(key)
+            yield file
+
+
+def _read_file(path: Path) -> tuple[DicomFile | None, str]:
+    try:
+        with tolerant():
+            dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*_REQUIRED, "PatientID"])
+            uids = {keyword: str(dataset.get(keyword) or "").rstrip(" \0") for keyword in _REQUIRED}
+    except (*UNREADABLE, OSError):
+        return None, "no DICOM file"
+    if not all(uids.values()) or "PatientID" not in dataset:
+        return None, "no SOP class, UIDs or patient ID"
+    return DicomFile(path, uids["StudyInstanceUID"], uids["SeriesInstanceUID"], uids["SOPInstanceUID"]), ""
+
+
+def folder_datasets(directory: Path, skipped: Counter[str] | None = None) -> Iterator[Dataset]:
+    """The data sets of `folder_files`."""
+    return (file.dataset() for file in folder_files(directory, skipped))
+
+
+def bundled_files(skipped: Counter[str] | None = None) -> Iterator[DicomFile]:
+    """The DICOM files that come with pydicom, as `folder_files` gives them. Nothing is downloaded."""
+    return folder_files(Path(str(resources.files("pydicom") / "data" / "test_files")), skipped)
+
+
+def bundled_datasets(skipped: Counter[str] | None = None) -> Iterator[Dataset]:
+    """The data sets of `bundled_files`."""
+    return (file.dataset() for file in bundled_files(skipped))
+
+
+def synthesize(count: int, *, seed: int = 0, day: date = date(2026, 3, 1)) -> Iterator[Metadata]:
+    """Metadata of made-up instances, study by study; equal arguments give equal metadata.
+
+    Args:
+        count: the number of instances.
+        seed: fixes every choice.
+        day: the date of the studies.
+    """
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    while count > 0:
+        for metadata in _study(rng, day):
+            if count > 0:
+                count -= 1
+                yield metadata
+
+
+def _study(rng: random.Random, day: date) -> Iterator[Metadata]:
+    """The instances of one study, series by series."""
+    modality = rng.choices(list(_STUDIES_BY_MODALITY), list(_STUDIES_BY_MODALITY.values()))[0]
+    fewest, most, most_series = _SHAPES[modality]
+    born = _FIRST_BIRTH_DATE + timedelta(days=rng.randrange(_BIRTH_DAYS))
+    study = {
+        "0020000D": _element("UI", _uid(rng)),
+        "00080020": _element("DA", f"{day:%Y%m%d}"),
+        "00080030": _element("TM", f"{rng.randrange(24):02d}{rng.randrange(60):02d}{rng.randrange(60):02d}"),
+        "00080050": _element("SH", f"A{rng.randrange(10**8):08d}"),
+        "00080090": _element("PN", {"Alphabetic": f"{rng.choice(_FAMILY_NAMES)}^Dr"}),
+        "00100010": _element("PN", {"Alphabetic": f"{rng.choice(_FAMILY_NAMES)}^{rng.choice(_GIVEN_NAMES)}"}),
+        "00100020": _element("LO", f"P{rng.randrange(10**6):06d}"),
+        "00100030": _element("DA", f"{born:%Y%m%d}"),
+        "00100040": _element("CS", rng.choice("FMO")),
+    }
+    for series_number in range(1, rng.randint(1, most_series) + 1):
+        series = {"0020000E": _element("UI", _uid(rng)), "00200011": _element("IS", series_number)}
+        template = {**rng.choice(_templates()[modality]), **study, **series}
+        for instance_number in range(1, rng.randint(fewest, most) + 1):
+            template["00080018"] = _element("UI", _uid(rng))
+            template["00200013"] = _element("IS", instance_number)
+            yield dict(sorted(template.items()))
+
+
+@cache
+def _templates() -> dict[str, list[Metadata]]:
+    """Real metadata by modality."""
+    templates: dict[str, list[Metadata]] = {modality: [] for modality in _SHAPES}
+    for dataset in bundled_datasets():
+        metadata = read_metadata(dataset).metadata
+        fitting = templates.get(dataset.get("Modality", ""))
+        # Public elements only: what private ones say would be repeated in every study.
+        public = {tag: element for tag, element in metadata.items() if int(tag[:4], 16) % 2 == 0}
+        if fitting is not None and len(public) in _TEMPLATE_ELEMENTS:
+            fitting.append(public)
+    return templates
+
+
+def _element(vr: str, value: Any) -> dict[str, Any]:
+    return {"vr": vr, "Value": [value]}
+
+
+def _uid(rng: random.Random) -> str:
+    """A UID made from a random UUID, as DICOM PS3.5 Annex B.2 allows."""
+    return f"2.25.{rng.getrandbits(122)}"
