@@ -69,6 +69,7 @@ def write_history(
     seed: int = 0,
     files: Iterable[DicomFile] = (),
     partitions: tuple[str, str] = (DEFAULT_PARTITION, "research"),
+    write_files: bool = False,
     progress: Progress | None = None,
 ) -> History:
     """Give an empty service a history; equal arguments give equal feeds.
@@ -81,6 +82,7 @@ def write_history(
         seed: fixes every choice.
         files: DICOM files that arrive among the made-up instances.
         partitions: most studies lie in the first, some in the second.
+        write_files: write a DICOM file for made-up instances too, where there is a file store; slower by far.
         progress: told how far the writing is.
 
     Returns:
@@ -89,8 +91,9 @@ def write_history(
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     made_up = list(synthesize(instances, seed=seed, day=start.date()))
     history = History()
+    store = partial(service.store_metadata, write_file=write_files)
     steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
-    for study in (*_studies_of_files(service, files, partitions[0]), *_studies_of(service, made_up, partitions, rng)):
+    for study in (*_studies_of_files(service, files, partitions[0]), *_studies_of(store, made_up, partitions, rng)):
         life = _Life(service, study, history)
         life.plan(ticks_of(start) + _arrival(rng, start, hours), rng)
         steps += life.steps
@@ -113,13 +116,13 @@ def _studies_of_files(service: Service, files: Iterable[DicomFile], partition: s
 
 
 def _studies_of(
-    service: Service, made_up: Iterable[Metadata], partitions: tuple[str, str], rng: random.Random
+    store: Callable[..., object], made_up: Iterable[Metadata], partitions: tuple[str, str], rng: random.Random
 ) -> Iterator[_Study]:
     for uid, group in groupby(made_up, lambda metadata: first_value(metadata, STUDY_INSTANCE_UID)):
         study = _Study(uid, partitions[rng.random() < _SHARE_IN_SECOND_PARTITION])
         for metadata in group:
             series, sop_instance = (first_value(metadata, tag) for tag in (SERIES_INSTANCE_UID, SOP_INSTANCE_UID))
-            study.instances.append(_Instance(series, sop_instance, partial(service.store_metadata, metadata)))
+            study.instances.append(_Instance(series, sop_instance, partial(store, metadata)))
         yield study
 
 

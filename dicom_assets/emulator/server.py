@@ -62,7 +62,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise EmulatorStartError(
-            f"The embedded service cannot listen on {host}, port {port}: {error}. Another program probably has the"
+            f"The embedded service cannot listen on {host}, port {port} ({error}). Another program probably has the"
             " port: stop it, or choose another port with --port (0 takes a free one)."
         ) from error
     return listener

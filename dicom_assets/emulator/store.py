@@ -28,6 +28,7 @@ from dicom_assets.emulator.metadata import (
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     Metadata,
+    build_dataset,
     encode,
     first_value,
     read_metadata,
@@ -147,14 +148,16 @@ class Service:
         partition: str = DEFAULT_PARTITION,
         at: Moment | None = None,
         file_path: str | None = None,
+        write_file: bool = False,
     ) -> Stored:
-        """Store an instance by its metadata alone: quick, without a DICOM file, its values unchecked.
+        """Store an instance by its metadata alone: quick, its values unchecked.
 
         Args:
             metadata: the data set in the DICOM JSON model, kept as given.
             partition: the data partition; made if it does not exist.
             at: as in `store`.
-            file_path: the path its entries show; None makes one where the service has a file store. No file is written.
+            file_path: the path its entries show; None makes one where the service has a file store.
+            write_file: write a file with the metadata's elements, where there is a file store; slower by far.
 
         Raises:
             InstanceExistsError: it is already stored.
@@ -162,7 +165,11 @@ class Service:
             InvalidPartitionError: the partition's name is not accepted.
         """
         with self.transaction():
-            return self._create(metadata, partition, at, file_path or self._next_path(partition))
+            path = file_path or self._next_path(partition)
+            stored = self._create(metadata, partition, at, path)
+            if write_file and path is not None and self._files.root is not None:
+                self._files.write(path, encode(build_dataset(metadata)))
+        return stored
 
     def delete(
         self,
