@@ -153,13 +153,13 @@ class DicomService:
             ahead: deque[Future[list[Entry]]] = deque()
             offsets = count(self._batch_size, self._batch_size)
             try:
-                for number in count(2):
-                    if len(page) < self._batch_size:
-                        return
-                    while len(ahead) < min(number, self._read_ahead):
+                pages = 1
+                while len(page) == self._batch_size:
+                    while len(ahead) <= min(pages, self._read_ahead - 1):
                         job = (window, next(offsets), self._batch_size, include_metadata, stop)
                         ahead.append(self._executor.submit(self._fetch_page, *job))
                     before, page = page, ahead.popleft().result()
+                    pages += 1
                     yield page
                     if [entry.sequence for entry in page] == [entry.sequence for entry in before]:
                         return  # a whole page arrived meanwhile, or offsets are ignored, which would never end

@@ -1,5 +1,6 @@
 """One GET at the DICOM service: sent again while that may help, answered with parsed content or one clear error."""
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -107,14 +108,17 @@ class ServiceRequests:
         retry: RetryPolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        encrypted = base_url.startswith("https:")
         self._client = httpx.Client(
             base_url=base_url,
+            # Reading the trusted authorities takes longer than a window; without https a context that trusts none does.
+            verify=True if encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             auth=auth,
             timeout=timeout,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             headers={"Accept": "application/json"},
             # Plain http is for this machine alone: a proxy from the environment would carry it elsewhere.
-            trust_env=base_url.startswith("https:"),
+            trust_env=encrypted,
         )
         self._retry = retry
         self._clock = clock
