@@ -94,7 +94,9 @@ class Database:
         self.partitions: dict[str, int] = {}
         """Name to key."""
         try:
-            self._connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False
+            )
         except sqlite3.Error as error:
             raise _start_error(path, error) from error
         try:

@@ -24,7 +24,8 @@ from dicom_assets.emulator.store import Service
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and the number of all steps."""
 
-_SHARE_IN_SECOND_PARTITION: Final = 0.2
+_SECOND_PARTITION_EVERY: Final = 5
+"""Every fifth made-up study lies in the second partition."""
 _SHARE_CORRECTED: Final = 0.25
 _SHARE_WITH_DELETION: Final = 0.2
 _SHARE_STORED_AGAIN: Final = 0.4
@@ -93,7 +94,7 @@ def write_history(
     history = History()
     store = partial(service.store_metadata, write_file=write_files)
     steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
-    for study in (*_studies_of_files(service, files, partitions[0]), *_studies_of(store, made_up, partitions, rng)):
+    for study in (*_studies_of_files(service, files, partitions[0]), *_studies_of(store, made_up, partitions)):
         life = _Life(service, study, history)
         life.plan(ticks_of(start) + _arrival(rng, start, hours), rng)
         steps += life.steps
@@ -116,10 +117,11 @@ def _studies_of_files(service: Service, files: Iterable[DicomFile], partition: s
 
 
 def _studies_of(
-    store: Callable[..., object], made_up: Iterable[Metadata], partitions: tuple[str, str], rng: random.Random
+    store: Callable[..., object], made_up: Iterable[Metadata], partitions: tuple[str, str]
 ) -> Iterator[_Study]:
-    for uid, group in groupby(made_up, lambda metadata: first_value(metadata, STUDY_INSTANCE_UID)):
-        study = _Study(uid, partitions[rng.random() < _SHARE_IN_SECOND_PARTITION])
+    studies = groupby(made_up, lambda metadata: first_value(metadata, STUDY_INSTANCE_UID))
+    for number, (uid, group) in enumerate(studies, 1):
+        study = _Study(uid, partitions[number % _SECOND_PARTITION_EVERY == 0])
         for metadata in group:
             series, sop_instance = (first_value(metadata, tag) for tag in (SERIES_INSTANCE_UID, SOP_INSTANCE_UID))
             study.instances.append(_Instance(series, sop_instance, partial(store, metadata)))

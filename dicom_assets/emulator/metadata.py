@@ -115,6 +115,7 @@ def build_dataset(metadata: Metadata) -> Dataset:
         dataset = Dataset.from_json(metadata)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.preamble = b"\0" * 128
     return dataset
 
 
