@@ -1,0 +1,94 @@
+# `make` alone lists the targets. Each sets itself up: all it takes is Python 3.11 or later, or uv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# `make demo ARGS="--hours 6"` hands options on to a command.
+ARGS ?=
+# `make test TEST_ARGS="-k delete"` hands options on to pytest.
+TEST_ARGS ?=
+# The Python to set up with; without it the first that is new enough.
+PYTHON ?=
+
+# On a large machine more processes than this only wait for one another.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test test-deep check format lint types definitions docs docs-check clean clean-demo
+.NOTPARALLEL: # the tests come last in `check`, so that their result is the last thing to be read
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Bring a day of a made-up DICOM service into Delta tables, and query them
+	@$(BIN)/dicom-assets demo $(ARGS)
+
+dev: $(READY) ## Run the made-up DICOM service and Dagster's UI until Ctrl-C
+	@$(BIN)/dicom-assets dev $(ARGS)
+
+test: $(READY) ## Run all tests but the deep ones
+	@$(PYTEST) $(TEST_ARGS)
+
+test-deep: $(READY) ## Run the deep tests too: thousands of examples of the law (minutes)
+	@$(PYTEST) -m "deep or not deep" $(TEST_ARGS)
+
+check: lint types definitions docs-check ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
+	@$(PYTEST) --cov --cov-report=term $(TEST_ARGS)
+	@# Two gates, silent when they hold, so that the tests' own result stays the last line.
+	@$(BIN)/coverage report --include='dicom_assets/core/*' --fail-under=100 > $(VENV)/core.txt || \
+		{ cat $(VENV)/core.txt; echo "make check: the core's coverage, branches included, must be 100 %."; exit 1; }
+	@$(BIN)/coverage report --omit='dicom_assets/core/*' --fail-under=90 > $(VENV)/rest.txt || \
+		{ cat $(VENV)/rest.txt; echo "make check: coverage outside the core must be 90 % or more."; exit 1; }
+
+format: $(READY) ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format .
+
+lint: $(READY) ## Check format and style
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(READY) ## Check types
+	@$(BIN)/mypy
+
+definitions: $(READY) ## Let Dagster check the definitions
+	@$(BIN)/dg check defs
+	@$(BIN)/dagster definitions validate --workspace workspace.yaml
+
+docs: $(READY) ## Write the generated parts of the README and docs/
+	@$(BIN)/python docs/generate.py
+
+docs-check: $(READY) ## Check that the generated parts are fresh
+	@$(BIN)/python docs/generate.py --check
+
+clean-demo: ## Delete the demo: its service, its tables in ./data and Dagster's history in ./.dagster
+	@rm -rf data/service data/dicom .dagster
+
+clean: ## Delete the environment and all caches, not the demo
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist
+
+# Done again when pyproject.toml changes. A setup that is interrupted starts over.
+$(READY): pyproject.toml
+	@if command -v uv > /dev/null 2>&1; then \
+		echo "Setting up $(VENV) with uv (once, about a minute) …"; \
+		{ test -x $(BIN)/python || uv venv --quiet --python '>=3.11,<3.15' $(VENV); } && \
+		uv pip install --quiet --python $(BIN)/python --editable '.[dev]'; \
+	else \
+		python=; \
+		for candidate in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14 python; do \
+			if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2> /dev/null; then \
+				python=$$candidate; break; \
+			fi; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "make: no Python 3.11 to 3.14 was found. Install one, or uv, or name it: make PYTHON=/path/to/python3.11" >&2; \
+			exit 1; \
+		fi; \
+		echo "Setting up $(VENV) with $$($$python --version) and pip (once, a minute or two) …"; \
+		{ test -x $(BIN)/pip || $$python -m venv --clear $(VENV) || { \
+			echo "make: $$python cannot make a virtual environment; on Debian and Ubuntu, install python3-venv." >&2; \
+			exit 1; }; } && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	fi
+	@touch $@
