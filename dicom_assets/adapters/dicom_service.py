@@ -164,9 +164,7 @@ class DicomService:
                     if [entry.sequence for entry in page] == [entry.sequence for entry in before]:
                         return  # a whole page arrived meanwhile, or offsets are ignored, which would never end
             finally:
-                stop.set()
-                for future in ahead:
-                    future.cancel()
+                stop.set()  # pages ahead that wait for their turn, or for another try, give up
 
     def _holds_no_more_than(self, entries: int, window: Window) -> bool:
         with self._reading() as stop:
