@@ -1,0 +1,87 @@
+"""The law in plain Python, written from its words alone: no Arrow, nothing of the project."""
+
+from datetime import datetime, timedelta
+from itertools import groupby
+
+STUDY = {
+    "studyDate": "00080020", "studyTime": "00080030", "studyDescription": "00081030", "accessionNumber": "00080050",
+    "referringPhysicianName": "00080090", "issuerOfPatientId": "00100021", "patientId": "00100020",
+    "patientName": "00100010", "patientBirthDate": "00100030", "patientSex": "00100040",
+}  # fmt: skip
+SERIES = {
+    "modality": "00080060", "seriesNumber": "00200011", "seriesDescription": "0008103E", "seriesDate": "00080021",
+    "seriesTime": "00080031", "bodyPartExamined": "00180015", "laterality": "00200060", "manufacturer": "00080070",
+    "manufacturerModelName": "00081090", "performedProcedureStepStartDate": "00400244",
+}  # fmt: skip
+INSTANCE = {
+    "sopClassUid": "00080016", "instanceNumber": "00200013", "timezoneOffsetFromUtc": "00080201",
+    "documentTitle": "00420010", "numberOfFrames": "00280008", "rows": "00280010", "columns": "00280011",
+}  # fmt: skip
+KEY = ("partitionName", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+NUMBERS = {"seriesNumber", "instanceNumber", "numberOfFrames", "rows", "columns"}
+
+
+def value_of(metadata, name, tag):
+    values = (metadata.get(tag) or {}).get("Value") or [None]
+    value = values[0]
+    if isinstance(value, dict):
+        value = value.get("Alphabetic")
+    try:
+        if name.endswith("Date") and value is not None:
+            return datetime.strptime(value.replace(".", ""), "%Y%m%d").date()
+        if name in NUMBERS and value is not None:
+            return int(value) if -(2**31) <= int(value) < 2**31 else None
+        return value
+    except ValueError:
+        return None
+
+
+def instant(text):
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(whole + "+00:00") + timedelta(microseconds=int((fraction + "000000")[:6]))
+
+
+def fold(entries):
+    """Tables by name, from all entries that were ever read, in the order in which they were read."""
+    latest = {entry["sequence"]: entry for entry in entries}  # of equal sequences the later read wins
+    newest = {}
+    for _, entry in sorted(latest.items()):
+        newest[tuple(entry[name] for name in KEY)] = entry
+    instances = []
+    for key, entry in sorted(newest.items()):
+        if entry["action"] == "Delete" or entry["state"] == "Deleted":
+            continue
+        metadata = entry.get("metadata") or {}
+        given = {"sequence": entry["sequence"], "lastModifiedTimestamp": instant(entry["timestamp"])}
+        tags = STUDY | SERIES | INSTANCE
+        values = {name: value_of(metadata, name, tag) for name, tag in tags.items()}
+        instances.append(dict(zip(KEY, key, strict=True)) | given | values | {"filePath": entry.get("filePath")})
+    return {
+        "instance": instances,
+        "series": [aggregate(rows, KEY[:3], STUDY | SERIES) for rows in groups(instances, KEY[:3])],
+        "study": [aggregate(rows, KEY[:2], STUDY) for rows in groups(instances, KEY[:2])],
+        "file_index": [
+            {
+                name: row[name]
+                for name in (*KEY, "sequence", "lastModifiedTimestamp", "sopClassUid", "modality", "filePath")
+            }
+            | {"fileUrl": f"/files/{row['filePath']}"}
+            for row in instances
+            if row["filePath"] is not None
+        ],
+    }
+
+
+def groups(rows, key):
+    return [list(group) for _, group in groupby(rows, lambda row: [row[name] for name in key])]
+
+
+def aggregate(rows, key, attributes):
+    newest = max(rows, key=lambda row: row["sequence"])
+    summary = {name: newest[name] for name in (*key, *attributes)}
+    summary["lastModifiedTimestamp"] = max(row["lastModifiedTimestamp"] for row in rows)
+    summary["instanceCount"] = len(rows)
+    if len(key) == 2:
+        summary["seriesCount"] = len({row["seriesInstanceUid"] for row in rows})
+        summary["modalitiesInStudy"] = "\\".join(sorted({row["modality"] for row in rows if row["modality"]})) or None
+    return summary

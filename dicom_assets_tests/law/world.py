@@ -1,0 +1,89 @@
+"""A service, a lake, and runs of single assets over ranges of hours, with everything remembered that was read."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from dicom_assets.adapters.delta import Given, Lake
+from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
+from dicom_assets.adapters.extract import Extraction
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.change_feed import HOUR, Window, parse_page
+from dicom_assets.core.file_index import build_file_index
+from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES
+from dicom_assets.core.series import build_series
+from dicom_assets.core.study import build_studies
+from dicom_assets.emulator.store import Service
+from dicom_assets_tests.law import reference
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+CHAIN = ("change_feed", "instance", "series", "study", "file_index")
+
+
+def hours(first: int, count: int = 1) -> Window:
+    return Window(START + first * HOUR, START + (first + count) * HOUR)
+
+
+def build_lake(folder) -> Lake:
+    return Lake(Storage(str(folder)), {table.name: table.name for table in TABLES})
+
+
+def derivation(lake: Lake, name: str, window: Window):
+    """What an asset hands to the IO manager, for all but the change feed."""
+    of = HoursOf(lake, window)
+    return {
+        "instance": lambda: InstancesOfWindow(of),
+        "series": lambda: AggregateOfWindow(of, SERIES, build_series),
+        "study": lambda: AggregateOfWindow(of, STUDY, build_studies),
+        "file_index": lambda: AggregateOfWindow(of, FILE_INDEX, partial(build_file_index, file_system="/files")),
+    }[name]()
+
+
+def read_tables(lake: Lake) -> dict[str, list[dict]]:
+    """The four tables that the law speaks of, rows in the order of their keys."""
+    tables = {}
+    for table in (INSTANCE, SERIES, STUDY, FILE_INDEX):
+        snapshot = lake.open(table)
+        rows = snapshot.read_table().to_pylist() if snapshot else []
+        tables[table.name] = sorted(rows, key=lambda row, key=table.key: [row[name] for name in key])
+    return tables
+
+
+@dataclass
+class World:
+    service: Service
+    lake: Lake
+    read: list[dict] = field(default_factory=list)
+    """Every entry that was read from the service, in the order of reading."""
+    page_size: int = 3
+
+    def fetch_pages(self, window: Window):
+        """The feed of the service, as the client gives it."""
+        offset = 0
+        while True:
+            page = self.service.change_feed(start=window.start, end=window.end, offset=offset, limit=self.page_size)
+            self.read.extend(page)
+            yield parse_page(json.dumps(page).encode())
+            if len(page) < self.page_size:
+                return
+            offset += self.page_size
+
+    def run(self, name: str, window: Window) -> None:
+        """Materialise one asset for a range of hours."""
+        table = next(table for table in TABLES if table.name == name)
+        if name == CHANGE_FEED.name:
+            now = iter(range(10**6))
+            base = datetime.now(UTC)
+            clock = lambda: base + timedelta(microseconds=next(now))  # noqa: E731
+            for rows in Extraction(self, window, clock, lambda read: None):
+                self.lake.write(table, Given(rows, table))
+        else:
+            self.lake.write(table, derivation(self.lake, name, window))
+
+    def run_chain(self, window: Window) -> None:
+        for name in CHAIN:
+            self.run(name, window)
+
+    def expected(self) -> dict[str, list[dict]]:
+        return reference.fold(self.read)
