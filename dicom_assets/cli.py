@@ -133,6 +133,64 @@ def _announce(service: "Service", url: str, files: Path | None, token: str | Non
     sys.stdout.flush()
 
 
+_Folder = Annotated[Path, typer.Option(help="Folder where the embedded service keeps its state.", file_okay=False)]
+_Home = Annotated[Path, typer.Option(help="Folder where Dagster keeps its history.", file_okay=False)]
+_Hours = Annotated[int, typer.Option(help="Hours of history of a new service.", min=1, max=720)]
+_Instances = Annotated[int, typer.Option(help="Made-up instances of a new service.", min=0)]
+
+
+@app.command()
+def demo(
+    *,
+    service_folder: _Folder = Path("data/service"),
+    dagster_home: _Home = Path(".dagster"),
+    hours: _Hours = 24,
+    instances: _Instances = 2000,
+) -> None:
+    """Bring a day of the embedded DICOM service into Delta tables, and query them."""
+    import os
+
+    from rich.console import Console
+
+    from dicom_assets.demo import run_demo
+    from dicom_assets.embedded import Day
+
+    try:
+        run_demo(Console(), folder=service_folder, home=dagster_home, day=Day(hours, instances), env=os.environ)
+    except KeyboardInterrupt:
+        typer.echo("Stopped half-way. Every table holds whole commits: run it again, and it goes on.", err=True)
+        sys.exit(130)
+
+
+@app.command()
+def dev(
+    *,
+    port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
+    service_port: Annotated[int, typer.Option(help="Port of the embedded service; 0 takes a free one.")] = 8080,
+    service_folder: _Folder = Path("data/service"),
+    dagster_home: _Home = Path(".dagster"),
+    hours: _Hours = 24,
+    instances: _Instances = 2000,
+) -> None:
+    """Run the embedded DICOM service and Dagster's UI until Ctrl-C."""
+    import os
+
+    from rich.console import Console
+
+    from dicom_assets.dev import run_dev
+    from dicom_assets.embedded import Day
+
+    run_dev(
+        Console(),
+        folder=service_folder,
+        home=dagster_home,
+        day=Day(hours, instances),
+        port=port,
+        service_port=service_port,
+        env=os.environ,
+    )
+
+
 def main() -> None:
     """Run the command line; an error of the project's own ends it with a message instead of a traceback."""
     try:

@@ -1,0 +1,242 @@
+"""`make demo`: the embedded service's day, brought into Delta tables by Dagster, and queried."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+from deltalake import QueryBuilder
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
+from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.defs.partitions import PARTITION_FORMAT
+from dicom_assets.embedded import FIRST_HOUR, Day, fill, open_service, point_at, prepare_home
+from dicom_assets.emulator.server import serve
+from dicom_assets.emulator.store import Service
+from dicom_assets.settings import Settings, load_settings
+
+HOURS_PER_RUN = 4
+"""So that the bar moves; one run of all hours would be a little quicker."""
+MODALITIES = "SELECT modality, count(*) AS instances FROM instance GROUP BY modality ORDER BY instances DESC, modality"
+FILES = "SELECT sopInstanceUid, filePath FROM instance LIMIT 5"
+
+_TO_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class DemoError(DicomAssetsError):
+    """The demo would do harm, or cannot go on."""
+
+
+@dataclass
+class Totals:
+    """What the runs did."""
+
+    entries: int = 0
+    """Read from the feed."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """Inserted, updated, deleted, over all tables."""
+
+    def add(self, result: dg.ExecuteInProcessResult) -> None:
+        """Count a run in."""
+        for table in TABLES:
+            materializations = result.asset_materializations_for_node(table.name)
+            # Dagster repeats a range's metadata for every hour; an hour's own row count is the hour's alone.
+            for change in ("inserted", "updated", "deleted"):
+                self.rows[change] += _number(materializations[0], f"rows_{change}")
+            if table.name == CHANGE_FEED.name:
+                self.entries += sum(_number(hour, "dagster/partition_row_count") for hour in materializations)
+
+
+def run_demo(
+    console: Console, *, folder: Path, home: Path, day: Day, env: Mapping[str, str], dev_command: str = "make dev"
+) -> None:
+    """Bring the day into the tables, show them, and say what changed and what to do next.
+
+    Args:
+        console: to show it on.
+        folder: where the embedded service keeps its state.
+        home: where Dagster keeps its history.
+        day: what the service is given when it is empty.
+        env: may place the tables with DICOM_STORAGE_URL and its kin.
+        dev_command: what starts the UI.
+
+    Raises:
+        DicomAssetsError: a setting, the service's state or the tables prevent it.
+    """
+    started = time.monotonic()
+    with open_service(folder) as service, serve(service) as url:
+        settings = load_settings(point_at(url, folder, day, env))
+        lake = build_lake(settings)
+        _refuse_foreign_tables(service, lake, settings)
+        before = _versions(lake)
+        with _progress(console) as progress:
+            _fill(service, day, progress)
+            totals = _materialize(settings, day, prepare_home(home), progress)
+        counts = service.change_count(), service.instance_count()
+    _show_tables(console, lake)
+    for sql in (MODALITIES, FILES):
+        _show_answer(console, lake, sql)
+    unchanged = before == _versions(lake)
+    _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
+    console.print(
+        f"[bold]Next:[/] [green]{dev_command}[/] opens Dagster's UI on these tables; README.md tells how to read a "
+        "service of your own."
+    )
+
+
+def _refuse_foreign_tables(service: Service, lake: Lake, settings: Settings) -> None:
+    """A new service numbers its changes from 1: among another service's rows they would be taken for old ones."""
+    if not service.change_count() and lake.open(CHANGE_FEED) is not None:
+        raise DemoError(
+            f"There are tables in {settings.lake_url} that this demo's service did not fill, and the demo would mix "
+            "its rows into them. Set DICOM_STORAGE_URL to another place, or delete them (`make clean-demo` deletes "
+            "those in ./data)."
+        )
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[count]}", justify="right"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        yield progress
+
+
+def _fill(service: Service, day: Day, progress: Progress) -> None:
+    if service.change_count():
+        progress.console.print("The embedded DICOM service has its day already.")
+        return
+    task = progress.add_task("Filling the embedded DICOM service", total=None, count="changes")
+
+    def report(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total, count=f"{done:,} of {total:,} changes")
+
+    fill(service, day, report)
+
+
+def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -> Totals:
+    """All assets for all hours of the day, some hours a run, recorded where the UI finds them."""
+    job = build_definitions(settings).resolve_implicit_global_asset_job_def()
+    task = progress.add_task("Bringing its change feed into the tables", total=day.hours, count="hours")
+    totals = Totals()
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        _free_slots(instance)
+        for first in range(0, day.hours, HOURS_PER_RUN):
+            last = min(first + HOURS_PER_RUN, day.hours) - 1
+            keys = [f"{FIRST_HOUR + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (first, last)]
+            tags = dict(zip(_TO_RANGE, keys, strict=True))
+            result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)
+            totals.add(result)
+            _require_checks(result)
+            progress.update(task, completed=last + 1, count=f"{last + 1} of {day.hours} hours")
+    return totals
+
+
+def _require_checks(result: dg.ExecuteInProcessResult) -> None:
+    failed = [check.check_name for check in result.get_asset_check_evaluations() if not check.passed]
+    if failed:
+        raise DemoError(
+            f"The tables disagree with one another: {', '.join(failed)} failed. That is a fault of this project: please "
+            "report it. Run this again to see whether it mends itself."
+        )
+
+
+def _free_slots(instance: dg.DagsterInstance) -> None:
+    """Ends the runs that a killed process left behind; in their pool this demo would wait for them for ever.
+
+    None of them lives: whoever runs on the embedded service holds its database, and now that is this process.
+    """
+    unfinished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    )
+    for run in instance.get_runs(unfinished):
+        instance.report_run_canceled(run, "Its process ended before it did.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _number(materialization: dg.AssetMaterialization, key: str) -> int:
+    value: Any = materialization.metadata[key].value
+    return int(value)
+
+
+def _versions(lake: Lake) -> list[int | None]:
+    return [lake.version(table) for table in TABLES]
+
+
+def _show_tables(console: Console, lake: Lake) -> None:
+    grid = Grid(title="Delta tables", title_justify="left", title_style="bold")
+    grid.add_column("table", style="cyan", no_wrap=True)
+    for name in ("rows", "version", "size"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("where", overflow="fold")
+    for table in TABLES:
+        snapshot = lake.open_or_create(table)
+        size = f"{snapshot.size_bytes / 1024:,.0f} KB"
+        grid.add_row(table.name, f"{snapshot.row_count:,}", str(snapshot.version), size, _shorten(lake.uri(table)))
+    console.print()
+    console.print(grid)
+
+
+def _shorten(uri: str) -> str:
+    """A path below the working directory, from there on."""
+    here = Path.cwd()
+    return f"./{Path(uri).relative_to(here)}" if "://" not in uri and Path(uri).is_relative_to(here) else uri
+
+
+def _show_answer(console: Console, lake: Lake, sql: str) -> None:
+    delta = lake.open_or_create(INSTANCE).delta
+    answer = pa.table(QueryBuilder().register("instance", delta).execute(sql))
+    rows = [["null" if value is None else _text(value) for value in row.values()] for row in answer.to_pylist()]
+    console.print()
+    console.print(sql, style="bold", highlight=False, soft_wrap=True)
+    grid = Grid()
+    for column in answer.schema:
+        grid.add_column(column.name, justify="right" if pa.types.is_integer(column.type) else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    if grid.__rich_measure__(console, console.options.update(width=1000)).maximum <= console.width:
+        console.print(grid)
+        return
+    for first, *rest in rows:  # too wide for the screen: cut or folded UIDs and paths are of no use to anybody
+        console.print(first, style="cyan", highlight=False, soft_wrap=True)
+        for value in rest:
+            console.print(f"  {value}", highlight=False, soft_wrap=True)
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _show_summary(
+    console: Console, totals: Totals, counts: tuple[int, int], *, unchanged: bool, seconds: float
+) -> None:
+    changes, live = counts
+    rows = ", ".join(f"{totals.rows[change]:,} {change}" for change in ("inserted", "updated", "deleted"))
+    console.print()
+    console.print(
+        f"The service holds {live:,} live instances after {changes:,} changes. Entries read from its change feed: "
+        f"{totals.entries:,}. Rows of all tables: {rows}; the tables agree with one another. It took {seconds:.0f} s."
+    )
+    if unchanged:
+        console.print(
+            "[bold green]Nothing changed:[/] the feed says what the tables hold already, so that every table is still "
+            "at the version it had."
+        )
+    console.print()

@@ -1,0 +1,86 @@
+"""The embedded service of `make demo` and `make dev`: a made-up day, kept between runs, and what points at it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from dicom_assets.emulator.history import write_history
+from dicom_assets.emulator.sources import bundled_files
+from dicom_assets.emulator.store import Service
+
+FIRST_HOUR = datetime(2026, 3, 1, tzinfo=UTC)
+"""Where the made-up day begins."""
+PROJECT = Path(__file__).parents[1]
+"""Where `dagster.yaml` and `workspace.yaml` lie."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """What the embedded service is given when it is empty."""
+
+    hours: int = 24
+    instances: int = 2000
+    """Made-up ones; the files that come with pydicom arrive among them."""
+
+    @property
+    def end(self) -> datetime:
+        """End of the last hour, exclusive."""
+        return FIRST_HOUR + timedelta(hours=self.hours)
+
+
+@contextmanager
+def open_service(folder: Path) -> Iterator[Service]:
+    """The service whose database and DICOM files lie in a folder; made there if need be.
+
+    Raises:
+        EmulatorStartError: the database cannot be opened, or another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with Service(folder / "service.db", file_store=folder / "files") as service:
+        yield service
+
+
+def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None = None) -> None:
+    """Gives an empty service its day; leaves any other as it is."""
+    if not service.change_count():
+        write_history(
+            service,
+            start=FIRST_HOUR,
+            hours=day.hours,
+            instances=day.instances,
+            files=bundled_files(),
+            progress=progress,
+        )
+
+
+def point_at(url: str, folder: Path, day: Day, env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which the settings name the embedded service; whatever else is set in it stays.
+
+    Args:
+        url: of the service.
+        folder: where the service keeps its state.
+        day: the hours that are the partitions.
+        env: the environment to start from.
+    """
+    return {
+        **env,
+        "DICOM_SERVICE_URL": url,
+        "DICOM_AUTHENTICATION": "none",
+        "DICOM_START_TIME": FIRST_HOUR.isoformat(),
+        "DICOM_END_TIME": day.end.isoformat(),
+        "DICOM_FILE_SYSTEM_URL": str((folder / "files").absolute()),
+    }
+
+
+def prepare_home(home: Path, project: Path = PROJECT) -> Path:
+    """A folder that Dagster can keep its history in: with the project's `dagster.yaml`, where there is one."""
+    home = home.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    source, link = project / "dagster.yaml", home / "dagster.yaml"
+    if link.is_symlink():
+        link.unlink()  # the project may have moved
+    if source.is_file() and not link.exists():
+        link.symlink_to(source)
+    return home
