@@ -1,5 +1,6 @@
 """The code location: settings from the environment, wired into assets."""
 
+import warnings
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -33,7 +34,9 @@ def open_client(settings: Settings) -> DicomService:
     )
     return DicomService(
         base_url,
-        auth=None if credential is None else TokenAuth(credential, settings.token_scope),
+        auth=None
+        if credential is None
+        else TokenAuth(credential, settings.token_scope, authentication=settings.authentication),
         api_version=settings.api_version,
         batch_size=settings.batch_size,
         max_concurrent_requests=settings.max_concurrent_requests,
@@ -51,8 +54,11 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     tables = {table.name: table for table in extend_tables(settings.extra_columns)}
     partitions = build_partitions(settings.first_hour, settings.end_time)
     uris = {name: lake.uri(table) for name, table in tables.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill policies, which a range in one run needs
+        assets = build_assets(tables, partitions, uris, settings.file_url_prefix)
     return dg.Definitions(
-        assets=build_assets(tables, partitions, uris, settings.file_url_prefix),
+        assets=assets,
         asset_checks=build_checks(lake),
         resources={
             "delta": DeltaIOManager(lake, tables),

@@ -1,6 +1,5 @@
 """The five assets, in the order in which a change reaches them."""
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -34,8 +33,6 @@ def build_assets(
         uris: location by table name.
         file_system: what stands before a `filePath` to make its full location; None where it is not known.
     """
-
-    warnings.filterwarnings("ignore", category=dg.BetaWarning, message="Parameter `backfill_policy`")
 
     def common(name: str, *kinds: str) -> dict[str, Any]:
         return {

@@ -1,6 +1,6 @@
 """The law in plain Python, written from its words alone: no Arrow, nothing of the project."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import groupby
 
 STUDY = {
@@ -18,6 +18,7 @@ INSTANCE = {
     "documentTitle": "00420010", "numberOfFrames": "00280008", "rows": "00280010", "columns": "00280011",
 }  # fmt: skip
 KEY = ("partitionName", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+FILE = ("sequence", "lastModifiedTimestamp", "sopClassUid", "modality", "filePath")
 NUMBERS = {"seriesNumber", "instanceNumber", "numberOfFrames", "rows", "columns"}
 
 
@@ -26,12 +27,13 @@ def value_of(metadata, name, tag):
     value = values[0]
     if isinstance(value, dict):
         value = value.get("Alphabetic")
-    try:
-        if name.endswith("Date") and value is not None:
-            return datetime.strptime(value.replace(".", ""), "%Y%m%d").date()
-        if name in NUMBERS and value is not None:
-            return int(value) if -(2**31) <= int(value) < 2**31 else None
+    if value is None or not (name.endswith("Date") or name in NUMBERS):
         return value
+    try:
+        if name in NUMBERS:
+            return int(value) if -(2**31) <= int(value) < 2**31 else None
+        digits = value.replace(".", "")
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
     except ValueError:
         return None
 
