@@ -142,7 +142,10 @@ def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -
             last = min(first + HOURS_PER_RUN, day.hours) - 1
             keys = [f"{FIRST_HOUR + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (first, last)]
             tags = dict(zip(_TO_RANGE, keys, strict=True))
-            result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)
+            try:
+                result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)
+            except dg.DagsterExecutionInterruptedError:
+                raise KeyboardInterrupt from None
             totals.add(result)
             _require_checks(result)
             progress.update(task, completed=last + 1, count=f"{last + 1} of {day.hours} hours")
@@ -153,8 +156,8 @@ def _require_checks(result: dg.ExecuteInProcessResult) -> None:
     failed = [check.check_name for check in result.get_asset_check_evaluations() if not check.passed]
     if failed:
         raise DemoError(
-            f"The tables disagree with one another: {', '.join(failed)} failed. That is a fault of this project: please "
-            "report it. Run this again to see whether it mends itself."
+            f"The tables disagree with one another: {', '.join(failed)} failed. That is a fault of this project: "
+            "please report it. Run this again to see whether it mends itself."
         )
 
 

@@ -17,6 +17,8 @@ from dicom_assets.settings import load_settings
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 30
 """For Dagster to stop its own processes, which takes it some seconds."""
+_NOTICE = "ignore:Function `dev_command`"
+"""That `dg dev` does the same: it does not start without pyproject.toml, and would have to be installed."""
 
 
 class DevError(DicomAssetsError):
@@ -57,7 +59,9 @@ def run_dev(
                 console.print(f"DICOM service  {url}/v2/changefeed", highlight=False)
                 console.print(f"Dagster's UI   http://{HOST}:{port}/asset-groups  (in some seconds)", highlight=False)
                 console.print("Ctrl-C stops both.\n")
-                _run_dagster({**child_env, "DAGSTER_HOME": str(prepare_home(home))}, port)
+                warnings = ",".join(filter(None, [env.get("PYTHONWARNINGS"), _NOTICE]))
+                home = prepare_home(home)
+                _run_dagster({**child_env, "DAGSTER_HOME": str(home), "PYTHONWARNINGS": warnings}, port)
     except KeyboardInterrupt:
         console.print("Stopped.")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from dicom_assets.emulator.errors import EmulatorStartError
 from dicom_assets.emulator.history import write_history
 from dicom_assets.emulator.sources import bundled_files
 from dicom_assets.emulator.store import Service
@@ -38,7 +39,11 @@ def open_service(folder: Path) -> Iterator[Service]:
         EmulatorStartError: the database cannot be opened, or another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with Service(folder / "service.db", file_store=folder / "files") as service:
+    try:
+        service = Service(folder / "service.db", file_store=folder / "files")
+    except EmulatorStartError as error:
+        raise EmulatorStartError(f"{error} Perhaps `make dev` or `make demo` is running: one at a time.") from error
+    with service:
         yield service
 
 
