@@ -1,0 +1,68 @@
+"""A run in a process of its own that kills itself (SIGKILL) at its Nth boundary: `killed_run FOLDER HOUR N`.
+
+A boundary lies before and after every file that is written, every commit and every table that is created. Prints how
+many there are when N is beyond the last.
+"""
+
+import os
+import signal
+import sys
+
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.parquet import Files
+from dicom_assets.emulator.store import Service
+from dicom_assets_tests.law.test_order import apply
+from dicom_assets_tests.law.world import World, build_lake, hours
+
+DEFAULT, OTHER = "Microsoft.Default", "research"
+KEYS = [("1.1", f"1.1.{series}", f"1.1.{series}.{instance}") for series in (1, 2) for instance in (1, 2)]
+CT = {"00080060": {"vr": "CS", "Value": ["CT"]}}
+FIRST_HOUR = [(("store", DEFAULT, key, CT), (0, 0)) for key in KEYS[:3]]
+SECOND_HOUR = [
+    (("store", OTHER, KEYS[0], CT), (1, 0)),
+    (("delete", DEFAULT, KEYS[0], 3), (1, 1)),
+    (("update", DEFAULT, KEYS[1], "corrected"), (1, 1)),
+    (("delete", DEFAULT, KEYS[2], 2), (1, 1800)),
+    (("store", DEFAULT, KEYS[2], {}), (1, 3599)),
+]
+
+
+def build_world(service: Service, folder: str) -> World:
+    return World(service, build_lake(folder))
+
+
+def play(service: Service, changes) -> None:
+    for change, moment in changes:
+        apply(service, change, moment)
+
+
+def main(folder: str, hour: int, fatal: int) -> None:
+    passed = 0
+
+    def boundary() -> None:
+        nonlocal passed
+        if passed == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        passed += 1
+
+    for owner, name in ((Files, "_write_file"), (Lake, "_commit"), (Lake, "_create")):
+        original = getattr(owner, name)
+
+        def guarded(self, *args, original=original):
+            boundary()
+            result = original(self, *args)
+            boundary()
+            return result
+
+        setattr(owner, name, guarded)
+    with Service(seed=1) as service:
+        play(service, FIRST_HOUR)
+        world = build_world(service, folder)
+        if hour == 1:
+            play(service, SECOND_HOUR)
+        world.run_chain(hours(hour))
+    print(passed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
