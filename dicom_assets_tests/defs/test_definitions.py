@@ -1,0 +1,87 @@
+"""The code location: it loads without any setting, and what Dagster is told stays as it is."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.schema import TABLES
+from dicom_assets.definitions import build_definitions
+from dicom_assets.settings import load_settings
+
+
+@pytest.fixture
+def definitions(tmp_path):
+    return build_definitions(load_settings({"DICOM_STORAGE_URL": str(tmp_path)}))
+
+
+def nodes(definitions):
+    graph = definitions.resolve_asset_graph()
+    return {node.key.to_user_string(): node for node in graph.asset_nodes}
+
+
+def test_definitions_load_without_any_setting():
+    definitions = build_definitions(load_settings({}))
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_assets_and_what_they_are_made_from(definitions):
+    parents = {
+        name: sorted(key.to_user_string() for key in node.parent_keys) for name, node in nodes(definitions).items()
+    }
+    assert parents == {
+        "change_feed": [],
+        "instance": ["change_feed"],
+        "series": ["instance"],
+        "study": ["instance", "series"],
+        "file_index": ["instance"],
+    }
+
+
+def test_assets_are_hourly_in_utc_one_run_per_range_one_writer_at_a_time(definitions):
+    for name, node in nodes(definitions).items():
+        hours = node.partitions_def
+        assert isinstance(hours, dg.TimeWindowPartitionsDefinition), name
+        assert (hours.timezone, hours.fmt, hours.cron_schedule) == ("UTC", "%Y-%m-%d-%H:%M", "0 * * * *"), name
+        assert node.backfill_policy == dg.BackfillPolicy.single_run(), name
+        assert node.pools == {"dicom_lake"}, name
+        assert node.group_name == "dicom", name
+
+
+def test_partitions_begin_and_end_where_the_settings_say(tmp_path):
+    env = {
+        "DICOM_STORAGE_URL": str(tmp_path),
+        "DICOM_START_TIME": "2026-03-01T01:30+01:00",
+        "DICOM_END_TIME": "2026-03-01T03:00Z",
+    }
+    hours = nodes(build_definitions(load_settings(env)))["change_feed"].partitions_def
+    now = datetime(2026, 4, 1, tzinfo=UTC)
+    with dg.partition_loading_context(effective_dt=now):
+        assert list(hours.get_partition_keys()) == ["2026-03-01-00:00", "2026-03-01-01:00", "2026-03-01-02:00"]
+
+
+def test_every_table_shows_its_columns_and_place(definitions, tmp_path):
+    by_name = nodes(definitions)
+    for table in TABLES:
+        metadata = by_name[table.name].metadata
+        columns = metadata["dagster/column_schema"].columns
+        assert [column.name for column in columns] == list(table.schema.names)
+        assert metadata["dagster/uri"] == str(tmp_path / "dicom" / table.name)
+
+
+def test_checks_guard_the_last_tables(definitions):
+    keys = definitions.resolve_asset_graph().asset_check_keys
+    assert {(key.asset_key.to_user_string(), key.name) for key in keys} == {
+        ("study", "instance_counts_agree"),
+        ("file_index", "files_agree"),
+    }
+
+
+def test_materialising_without_a_service_names_the_setting_and_the_demo(definitions, tmp_path):
+    job = definitions.resolve_implicit_global_asset_job_def()
+    with (
+        dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance,
+        pytest.raises(SettingsError, match=r"DICOM_SERVICE_URL is not set.*`make demo`"),
+    ):
+        job.execute_in_process(instance=instance, partition_key="2026-03-01-00:00")

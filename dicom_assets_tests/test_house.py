@@ -1,0 +1,111 @@
+"""The house around the code: import directions, Dagster's own checks, generated documentation, make targets."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dicom_assets.settings import describe_settings
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def env(tmp_path):
+    """An environment without settings, and with a home of its own for Dagster."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    shutil.copy(ROOT / "dagster.yaml", home)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_", "AZURE_"))}
+    return {**kept, "DAGSTER_HOME": str(home), "DICOM_STORAGE_URL": str(tmp_path / "lake"), "NO_COLOR": "1"}
+
+
+def run(command, env=None):
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_imports_go_downwards_only():
+    status, output = run([BIN / "lint-imports", "--no-cache"])
+    assert status == 0, output
+
+
+BLOCKED = ("azure", "dagster", "deltalake", "httpx", "obstore", "pydantic", "pydicom", "starlette", "typer", "uvicorn")
+IMPORT_WITHOUT = """
+import importlib, pkgutil, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+import dicom_assets
+package = importlib.import_module({package!r})
+for module in pkgutil.walk_packages(package.__path__, {package!r} + "."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "blocked", "module"),
+    [
+        ("dicom_assets.core", BLOCKED, "dicom_assets.core.schema"),
+        ("dicom_assets.adapters", ("dagster", "pydicom", "starlette", "typer"), "dicom_assets.adapters.delta"),
+        ("dicom_assets.emulator", ("dagster", "deltalake", "httpx"), "dicom_assets.emulator.store"),
+    ],
+)
+def test_room_can_be_imported_without(package, blocked, module):
+    status, output = run([sys.executable, "-c", IMPORT_WITHOUT.format(package=package, blocked=blocked)])
+    assert status == 0, output
+    assert module in output.split()
+
+
+def test_command_line_answers_help_without_dagster():
+    code = "import sys, dicom_assets.cli; sys.exit('dagster' in sys.modules or 'deltalake' in sys.modules)"
+    assert run([sys.executable, "-c", code]) == (0, "")
+
+
+def test_dg_accepts_the_definitions(env):
+    status, output = run([BIN / "dg", "check", "defs"], env)
+    assert status == 0, output
+    assert "All definitions loaded successfully" in output
+
+
+def test_dagster_accepts_the_workspace(env):
+    status, output = run([BIN / "dagster", "definitions", "validate", "--workspace", "workspace.yaml"], env)
+    assert status == 0, output
+    assert "Validation successful for code location dicom_assets" in output
+
+
+def test_generated_documentation_is_fresh():
+    status, output = run([sys.executable, "docs/generate.py", "--check"])
+    assert status == 0, output
+
+
+def test_every_setting_that_is_documented_exists():
+    variables = {row.variable for row in describe_settings()}
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"):
+        named = set(re.findall(r"\b(?:DICOM|AZURE)_[A-Z_]+\b", document.read_text(encoding="utf-8")))
+        assert named <= variables, document.name
+
+
+def test_documents_name_files_and_make_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"):
+        text = document.read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+        assert [link for link in links if not (document.parent / link).exists()] == []
+        assert set(re.findall(r"\bmake ([a-z][a-z-]+)(?=`|\s+#|$| ARGS| TEST_ARGS)", text, re.MULTILINE)) <= targets
+
+
+def test_make_lists_every_target():
+    status, output = run([shutil.which("make") or "make"])
+    assert status == 0, output
+    assert {"demo", "dev", "test", "test-deep", "check", "clean"} <= set(re.findall(r"^  make ([a-z-]+)", output, re.M))
