@@ -233,13 +233,12 @@ def _show_summary(
     changes, live = counts
     rows = ", ".join(f"{totals.rows[change]:,} {change}" for change in ("inserted", "updated", "deleted"))
     console.print()
-    console.print(
-        f"The service holds {live:,} live instances after {changes:,} changes. Entries read from its change feed: "
-        f"{totals.entries:,}. Rows of all tables: {rows}; the tables agree with one another. It took {seconds:.0f} s."
-    )
+    console.print(f"The service holds {live:,} live instances after {changes:,} changes.")
+    console.print(f"Read: {totals.entries:,} entries of its change feed. Rows of all tables: {rows}.")
+    console.print(f"The tables agree with one another. All of it took {seconds:.0f} s.")
     if unchanged:
         console.print(
-            "[bold green]Nothing changed:[/] the feed says what the tables hold already, so that every table is still "
-            "at the version it had."
+            "[bold green]Nothing changed:[/] the tables hold what the feed says already, and each is still at the "
+            "version it had."
         )
     console.print()

@@ -1,0 +1,145 @@
+"""`make demo`: twice, after being killed, and where it must refuse."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from dicom_assets.demo import DemoError, run_demo
+from dicom_assets.embedded import Day, open_service, prepare_home
+from dicom_assets.emulator.errors import EmulatorStartError
+
+DAY = Day(hours=6, instances=200)
+TABLES = ("change_feed", "instance", "series", "study", "file_index")
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """Runs the demo on a screen of some width, and gives what it shows."""
+
+    def run(width=120, **env):
+        screen = io.StringIO()
+        run_demo(
+            Console(file=screen, width=width),
+            folder=tmp_path / "service",
+            home=tmp_path / "dagster",
+            day=DAY,
+            env={"DICOM_STORAGE_URL": str(tmp_path / "lake"), **env},
+        )
+        return screen.getvalue()
+
+    return run
+
+
+def rows_of(shown, table):
+    """The rows and the version that the table of tables shows."""
+    found = re.search(rf"│ {table} +│ +([\d,]+) │ +(\d+) │ +[\d,]+ KB │", shown)
+    assert found, shown
+    return int(found[1].replace(",", "")), int(found[2])
+
+
+def test_demo_fills_the_tables_and_a_second_run_changes_nothing(demo):
+    first = demo()
+    held = {table: rows_of(first, table) for table in TABLES}
+    assert held["change_feed"][0] >= held["instance"][0] == held["file_index"][0] > 0
+    assert f"{held['change_feed'][0]:,} changes" in first
+    assert "SELECT modality, count(*) AS instances FROM instance" in first
+    assert re.search(r"│ CT +│ +[\d,]+ │", first)
+    assert "SELECT sopInstanceUid, filePath FROM instance LIMIT 5" in first
+    assert len(re.findall(r"AHDS/contosohealth/dicom/contosoclinic/\S+\.dcm", first)) == 5
+    assert "Nothing changed" not in first
+    assert "make dev" in first
+
+    second = demo()
+    assert {table: rows_of(second, table) for table in TABLES} == held
+    assert "Nothing changed" in second
+    assert "0 inserted, 0 updated, 0 deleted" in second
+
+
+def test_demo_leaves_its_runs_where_the_ui_finds_them(demo, tmp_path):
+    demo()
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        runs = instance.get_runs()
+        assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+        for table in TABLES:
+            assert len(instance.get_materialized_partitions(dg.AssetKey(table))) == DAY.hours
+
+
+def test_answers_too_wide_for_the_screen_are_shown_line_by_line(demo):
+    shown = demo(width=80)
+    assert len(re.findall(r"^  AHDS/\S+\.dcm$", shown, re.MULTILINE)) == 5
+
+
+def test_demo_goes_on_after_it_was_killed(demo, tmp_path):
+    with dg.DagsterInstance.from_config(str(prepare_home(tmp_path / "dagster"))) as instance:
+        left = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED)
+        instance.event_log_storage.initialize_concurrency_limit_to_default("dicom_lake")
+        instance.event_log_storage.claim_concurrency_slot("dicom_lake", left.run_id, "change_feed")
+    demo()
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        assert instance.get_run_by_id(left.run_id).status is dg.DagsterRunStatus.CANCELED
+
+
+@dg.job
+def _job():
+    pass
+
+
+def test_demo_refuses_tables_that_another_service_filled(demo, tmp_path):
+    demo()
+    (tmp_path / "service").rename(tmp_path / "elsewhere")
+    with pytest.raises(DemoError, match="did not fill"):
+        demo()
+
+
+def test_demo_says_when_tables_disagree(demo, monkeypatch):
+    monkeypatch.setattr("dicom_assets.defs.checks._rows", lambda lake, table: -1)
+    with pytest.raises(DemoError, match=r"files_agree.* failed|instance_counts_agree.* failed"):
+        demo()
+
+
+def test_demo_reports_a_setting_that_cannot_be_used(demo):
+    with pytest.raises(Exception, match="DICOM_BATCH_SIZE"):
+        demo(DICOM_BATCH_SIZE="many")
+
+
+def test_service_in_use_is_said_to_be(tmp_path):
+    with open_service(tmp_path), pytest.raises(EmulatorStartError, match="one at a time"), open_service(tmp_path):
+        pass
+
+
+def test_home_follows_the_project_when_it_moves(tmp_path):
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dagster.yaml").write_text(name)
+        home = prepare_home(tmp_path / "home", tmp_path / name)
+        assert (home / "dagster.yaml").read_text() == name
+    (home / "dagster.yaml").unlink()
+    (home / "dagster.yaml").write_text("mine")
+    prepare_home(home, tmp_path / "before")
+    assert (home / "dagster.yaml").read_text() == "mine"
+
+
+def test_interrupted_demo_says_that_it_can_go_on(tmp_path):
+    command = [sys.executable, "-m", "dicom_assets.cli", "demo", "--hours", "5", "--instances", "300"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DICOM_")}
+    demo = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "data" / "dicom").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    demo.send_signal(signal.SIGINT)
+    output, errors = demo.communicate(timeout=60)
+    assert demo.returncode == 130, output + errors
+    assert "run it again, and it goes on" in errors
+    assert "Traceback" not in errors
+    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Delta tables" in again.stdout
+    assert again.stderr == ""
