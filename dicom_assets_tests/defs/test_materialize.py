@@ -172,17 +172,6 @@ def test_the_command_line_materialises_an_hour_and_a_range(option, first, last, 
 
 
 def test_two_runs_in_two_processes_at_the_same_time_leave_the_tables_of_the_law(environment, service, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "asset",
-        "materialize",
-        "-m",
-        "dicom_assets.definitions",
-        "--select",
-        "*",
-    ]
     processes = []
     for place, (first, last) in enumerate([(0, 3), (2, 5)]):
         home = tmp_path / f"home-{place}"
