@@ -6,6 +6,7 @@ Source: the DICOM service's change feed, API v2 and later.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import msgspec
 import pyarrow as pa
@@ -49,7 +50,7 @@ class Window:
 class Entry(msgspec.Struct, gc=False, rename="camel"):
     """One change of one SOP instance, as the feed gave it. Members the service omitted have their defaults."""
 
-    sequence: int
+    sequence: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     action: str
     state: str
     timestamp: str
@@ -136,9 +137,10 @@ def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
     try:
         return pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1").cast(TIMESTAMP)
     except pa.ArrowInvalid as error:
-        if len(entries) > 1:
-            for entry in entries:
-                parse_timestamps([entry])
+        if len(entries) > 1:  # which one is it?
+            half = len(entries) // 2
+            parse_timestamps(entries[:half])
+            return parse_timestamps(entries[half:])
         raise FeedEntryError(
             f"Entry {entries[0].sequence} of the change feed has a timestamp that is not ISO 8601 with a time zone, "
             "so nothing of its window was stored. Check that DICOM_SERVICE_URL is a DICOM service with API version 2 "

@@ -5,6 +5,7 @@ A value that cannot be converted becomes null and is counted; nothing here raise
 Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 6.2 (value representations).
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,9 @@ class _Element(msgspec.Struct, gc=False):
 
 _MALFORMED = _Element([object()])
 """Stands for an element that is no DICOM JSON element: its value converts to nothing."""
+
+_UNDECODABLE = (msgspec.DecodeError, RecursionError)
+"""What the decoder raises for a text that is no JSON, has another shape, or is nested without end."""
 
 _Row = tuple[_Element | None, ...]
 
@@ -61,10 +65,11 @@ def _decode_rows(metadata: Iterable[bytes | None], tags: list[str], failures: Co
             continue
         try:
             rows.append(astuple(decode(text)))
-        except msgspec.DecodeError:
+        except _UNDECODABLE:
             row = _decode_leniently(text, tags)
-            failures[METADATA] += row is None
-            rows.append(nothing if row is None else row)
+            if row is None:
+                failures[METADATA] += 1
+            rows.append(row or nothing)
     return rows
 
 
@@ -79,7 +84,7 @@ def _decode_leniently(text: bytes, tags: list[str]) -> _Row | None:
     """The elements of an object in which some element has the wrong shape; None for what is no object."""
     try:
         elements = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except _UNDECODABLE:
         return None
     return tuple(_element(elements.get(tag)) for tag in tags) if isinstance(elements, dict) else None
 
@@ -87,7 +92,9 @@ def _decode_leniently(text: bytes, tags: list[str]) -> _Row | None:
 def _element(member: object) -> _Element | None:
     if member is None:
         return None
-    values = member.get("Value") if isinstance(member, dict) else member
+    if not isinstance(member, dict):
+        return _MALFORMED
+    values = member.get("Value")
     return _Element(values) if values is None or isinstance(values, list) else _MALFORMED
 
 
@@ -176,7 +183,11 @@ def _integer(bits: int) -> Callable[[object], int | None]:
 
 def _double(value: object) -> float | None:
     number = _number(value)
-    return None if number is None else float(number)
+    if number is None:
+        return None
+    if not math.isfinite(number):  # equals nothing, not even itself, and has no form in the log's JSON
+        raise ValueError
+    return float(number)
 
 
 _DATE = re.compile(r"(\d{4})(\.?)(\d{2})\2(\d{2})", re.ASCII)

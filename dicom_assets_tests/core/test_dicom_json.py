@@ -1,0 +1,294 @@
+import json
+from collections import Counter
+from datetime import UTC, date, datetime
+
+import hypothesis.strategies as st
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+
+from dicom_assets.core.dicom_json import METADATA, build_attributes
+from dicom_assets.core.schema import Column, type_names
+
+TAG = "00080060"
+
+
+def column(type_name: str, tag: str = TAG, name: str = "value") -> Column:
+    return Column(name, type_names[type_name], "A value", tag)
+
+
+def build(elements: object, *columns: Column) -> tuple[dict, Counter]:
+    text = elements if isinstance(elements, bytes) else json.dumps(elements).encode()
+    table, failures = build_attributes([text], columns)
+    (row,) = table.to_pylist()
+    return row, failures
+
+
+def convert(type_name: str, value: object) -> object:
+    """The value that a column takes from an element with this first value; the text `counted` for a failure."""
+    row, failures = build({TAG: {"vr": "UN", "Value": [value]}}, column(type_name))
+    if failures:
+        assert failures == {"value": 1}
+        assert row["value"] is None
+        return "counted"
+    return row["value"]
+
+
+def test_row_per_text_in_the_columns_types_and_order():
+    columns = [column("int", "00200013", "number"), column("string", "00080060", "modality")]
+    texts = [b'{"00080060":{"vr":"CS","Value":["CT"]}}', b'{"00200013":{"vr":"IS","Value":[7]}}']
+    table, failures = build_attributes(texts, columns)
+    assert table.schema.equals(pa.schema([each.arrow for each in columns]), check_metadata=True)
+    assert table.to_pylist() == [{"number": None, "modality": "CT"}, {"number": 7, "modality": None}]
+    assert not failures
+
+
+@pytest.mark.parametrize(
+    "element", [{"vr": "CS"}, {"Value": None}, {"Value": []}, {"Value": [None]}, {"BulkDataURI": "x"}, None,
+                {"vr": "OB", "InlineBinary": "AAA="}, {"Value": [None, "CT"]}]
+)  # fmt: skip
+@pytest.mark.parametrize("type_name", ["string", "int", "long", "double", "date", "timestamp"])
+def test_element_without_a_first_value_is_null_and_no_failure(element, type_name):
+    assert build({TAG: element}, column(type_name)) == ({"value": None}, {})
+
+
+def test_absent_metadata_is_a_row_of_nulls_and_no_failure():
+    table, failures = build_attributes([None], [column("string")])
+    assert table.to_pylist() == [{"value": None}]
+    assert list(failures.items()) == []
+
+
+@pytest.mark.parametrize("text", [b"null", b"[]", b'"text"', b"17", b"true", b"", b"{", b'{"00080060": ', b"\xff"])
+def test_metadata_that_is_no_object_is_a_row_of_nulls_and_counted(text):
+    assert build(text, column("string"), column("int", name="other")) == (
+        {"value": None, "other": None},
+        {METADATA: 1},
+    )
+
+
+@pytest.mark.parametrize("inside", [b'{"ffffffff":%s}', b'{"00080060":{"vr":"SQ","Value":%s}}'])
+def test_metadata_nested_without_end_is_counted(inside):
+    assert build(inside % (b"[" * 100_000 + b"]" * 100_000), column("string")) == ({"value": None}, {METADATA: 1})
+
+
+@pytest.mark.parametrize("element", ["CT", 7, True, ["CT"], {"Value": "CT"}, {"Value": {"0": "CT"}}, {"Value": 7}])
+def test_malformed_element_is_counted_and_spoils_no_other(element):
+    columns = [column("string", "00080060", "bad"), column("string", "00080070", "good")]
+    row, failures = build({"00080060": element, "00080070": {"Value": ["maker"]}}, *columns)
+    assert row == {"bad": None, "good": "maker"}
+    assert list(failures.items()) == [("bad", 1)]
+
+
+def test_unknown_tags_and_members_are_passed_over():
+    element = {"vr": "CS", "Value": ["CT"], "extra": {"deep": [1, {}]}}
+    assert build({"0009xx01": 7, "group": [], TAG: element}, column("string")) == ({"value": "CT"}, {})
+
+
+def test_two_columns_may_take_the_same_element():
+    row, _ = build({TAG: {"Value": ["7", "8"]}}, column("string"), column("list<string>", name="all"))
+    assert row == {"value": "7", "all": ["7", "8"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("", ""),
+        (" CT ", " CT "),
+        ("Größe\\山", "Größe\\山"),
+        ("a\0b", "a\0b"),
+        (7, "7"),
+        (1.5, "1.5"),
+        ({"Alphabetic": "Doe^Jane", "Ideographic": "山田"}, "Doe^Jane"),
+        ({"Alphabetic": None}, None),
+        ({"Ideographic": "山田"}, None),
+        ({"Phonetic": "やまだ"}, None),
+        ({}, None),
+        ({"Alphabetic": ["Doe"]}, "counted"),
+        ({"Name": "Doe"}, "counted"),
+        (True, "counted"),
+        (["CT"], "counted"),
+    ],
+)
+def test_texts(value, text):
+    assert convert("string", value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (7, 7),
+        ("7", 7),
+        (" +07 ", 7),
+        ("-7", -7),
+        (7.0, 7),
+        ("7.0", 7),
+        ("1e2", 100),
+        ("", None),
+        ("  ", None),
+        (7.5, "counted"),
+        ("7.5", "counted"),
+        ("seven", "counted"),
+        ("1_000", "counted"),
+        ("NaN", "counted"),
+        ("-inf", "counted"),
+        ("+-7", "counted"),
+        ("²", "counted"),
+        ("9" * 5000, "counted"),
+        (True, "counted"),
+        (False, "counted"),
+        ({"Alphabetic": "7"}, "counted"),
+        ([7], "counted"),
+    ],
+)
+@pytest.mark.parametrize("type_name", ["int", "long"])
+def test_whole_numbers(type_name, value, number):
+    assert convert(type_name, value) == number
+
+
+@pytest.mark.parametrize(("type_name", "bits"), [("int", 32), ("long", 64)])
+@pytest.mark.parametrize("form", [int, str])
+def test_whole_numbers_too_large_for_their_column_are_counted(type_name, bits, form):
+    least, greatest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    assert convert(type_name, form(least)) == least
+    assert convert(type_name, form(greatest)) == greatest
+    assert convert(type_name, form(least - 1)) == "counted"
+    assert convert(type_name, form(greatest + 1)) == "counted"
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (1, 1.0),
+        (1.25, 1.25),
+        ("1.25", 1.25),
+        (" 1.25e-3 ", 0.00125),
+        ("", None),
+        ("NaN", "counted"),
+        ("inf", "counted"),
+        ("1e999", "counted"),
+        ("9" * 400, "counted"),
+        ("x", "counted"),
+        (True, "counted"),
+    ],
+)
+def test_decimals(value, number):
+    assert convert("double", value) == number
+
+
+@pytest.mark.parametrize(
+    ("value", "day"),
+    [
+        ("20260301", date(2026, 3, 1)),
+        ("2026.03.01", date(2026, 3, 1)),
+        (" 20240229 ", date(2024, 2, 29)),
+        ("00010101", date(1, 1, 1)),
+        ("", None),
+        (" ", None),
+        ("20260229", "counted"),
+        ("20231399", "counted"),
+        ("00000101", "counted"),
+        ("2026.0301", "counted"),
+        ("2026-03-01", "counted"),
+        ("202603", "counted"),
+        ("２０２６０３０１", "counted"),
+        (20260301, "counted"),
+        (True, "counted"),
+    ],
+)
+def test_dates(value, day):
+    assert convert("date", value) == day
+
+
+@pytest.mark.parametrize(
+    ("value", "time"),
+    [
+        ("20260301010203+0000", datetime(2026, 3, 1, 1, 2, 3, tzinfo=UTC)),
+        ("20260301010203.5+0100", datetime(2026, 3, 1, 0, 2, 3, 500_000, tzinfo=UTC)),
+        (" 20260301010203.123456-0530 ", datetime(2026, 3, 1, 6, 32, 3, 123_456, tzinfo=UTC)),
+        ("", None),
+        ("20260301010203", "counted"),
+        ("20260301", "counted"),
+        ("20261301010203+0000", "counted"),
+        ("20260301010260+0000", "counted"),
+        ("00010101000000+1400", "counted"),
+        (20260301010203, "counted"),
+    ],
+)
+def test_times(value, time):
+    assert convert("timestamp", value) == time
+
+
+def test_every_failure_of_a_column_is_counted():
+    texts = [json.dumps({TAG: {"Value": [value]}}).encode() for value in (1, "x", 2**40, None, "3")]
+    table, failures = build_attributes(texts, [column("int")])
+    assert table["value"].to_pylist() == [1, None, None, None, 3]
+    assert failures == {"value": 2}
+
+
+@pytest.mark.parametrize(
+    ("elements", "value"),
+    [
+        ({"00400275": {"Value": [{"00400008": {"Value": [{"00080104": {"Value": ["found"]}}]}}]}}, "found"),
+        ({"00400275": {"Value": [{"00400008": {"Value": [{}, {"00080104": {"Value": ["second"]}}]}}]}}, None),
+        ({"00400275": {"Value": [None]}}, None),
+        ({"00400275": {"Value": []}}, None),
+        ({"00400275": {"Value": [{}]}}, None),
+        ({"00400275": {"Value": [{"00400008": None}]}}, None),
+        ({"00400275": {"vr": "SQ"}}, None),
+        ({"00400275": {"Value": ["text"]}}, "counted"),
+        ({"00400275": {"Value": [{"00400008": "text"}]}}, "counted"),
+        ({"00400275": {"Value": [{"00400008": {"Value": "text"}}]}}, "counted"),
+        ({"00400275": "text"}, "counted"),
+    ],
+)
+def test_path_goes_down_the_first_items(elements, value):
+    row, failures = build(elements, column("string", "00400275.00400008.00080104"))
+    assert row["value"] == (None if value == "counted" else value)
+    assert failures == ({"value": 1} if value == "counted" else {})
+
+
+@pytest.mark.parametrize(
+    ("type_name", "values", "taken", "failed"),
+    [
+        ("list<string>", ["a", None, {"Alphabetic": "b"}], ["a", None, "b"], 0),
+        ("list<string>", ["a", True], ["a", None], 1),
+        ("list<string>", [], [], 0),
+        ("list<string>", None, None, 0),
+        ("list<double>", ["0.5", 1, "", "x", "nan"], [0.5, 1.0, None, None, None], 2),
+    ],
+)
+def test_list_takes_every_value(type_name, values, taken, failed):
+    row, failures = build({TAG: {"Value": values}}, column(type_name))
+    assert row == {"value": taken}
+    assert failures.total() == failed
+
+
+def test_list_of_a_malformed_element_is_null_within():
+    assert build({TAG: "x"}, column("list<string>")) == ({"value": [None]}, {"value": 1})
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9),
+              st.sampled_from(["20260301", "2026.03.01", "20260301010203+0100", "1_0", "nan", "٣", "", "-0"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["Value", "vr", "Alphabetic", "00080060", "00400275"]), inner, max_size=3),
+    ),
+    max_leaves=12,
+)  # fmt: skip
+ALL_TYPES = [column(name, tag, f"{name}{tag}") for name in type_names for tag in ("00080060", "00400275.00080060")]
+
+
+@given(st.dictionaries(st.sampled_from(["00080060", "00400275", "group"]), json_values, max_size=3) | json_values)
+@settings(max_examples=200, deadline=None)
+def test_no_metadata_raises(metadata):
+    row, failures = build(metadata, *ALL_TYPES)
+    assert list(row) == [each.name for each in ALL_TYPES]
+    assert (not isinstance(metadata, dict)) <= (failures[METADATA] == 1)
+    assert set(failures) <= {*row, METADATA}
+
+
+@given(st.binary(max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_no_bytes_raise(text):
+    build(text, *ALL_TYPES)
