@@ -375,18 +375,16 @@ class _Plan:
     def prepare(self, desired: Desired) -> None:
         """Writes the files that the commit will name."""
         snapshot, table = self._snapshot, self._snapshot.table
-        found: list[pa.Array] = []
+        missing = pa.chunked_array([pa.repeat(pa.scalar(True), len(desired.rows))])
         for file in snapshot.candidates(desired):
             stored = snapshot.folder.read(file, snapshot.schema)
             change = merge_rows(stored, desired, table)
-            found.append(change.found)
+            missing = pc.and_not(missing, change.found)
             if not change.is_empty:
                 self.updated += change.updated
                 self.deleted += change.deleted
                 self.adds.extend(snapshot.folder.write(change.rows))
                 self.removes.append(file.removal)
-        places = pa.array(range(len(desired.rows)), pa.int32())
-        missing = pc.invert(pc.is_in(places, value_set=pa.concat_arrays([pa.array([], pa.int32()), *found])))
         new = desired.rows.filter(missing)
         self.inserted = len(new)
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema)))

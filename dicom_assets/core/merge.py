@@ -24,8 +24,8 @@ class Change:
 
     rows: pa.Table
     """The rows to store in their place; the stored table itself when nothing changes."""
-    found: pa.Array
-    """Places in `Desired.rows` of the rows whose key was among the stored ones."""
+    found: pa.ChunkedArray
+    """For each of `Desired.rows` whether its key was among the stored ones."""
     updated: int = 0
     deleted: int = 0
 
@@ -58,18 +58,21 @@ def merge_rows(stored: pa.Table, desired: Desired, table: Table) -> Change:
     ids = key_ids(stored, table.key)
     place_in_keys = pc.index_in(ids, key_ids(desired.keys, table.key))
     touched = pc.is_valid(place_in_keys)
-    place_in_rows = pc.index_in(ids, key_ids(desired.rows, table.key))
-    found = pc.drop_null(place_in_rows).combine_chunks()
+    row_ids = key_ids(desired.rows, table.key)
+    found = pc.is_in(row_ids, value_set=ids)
+    # Arrow takes no rows out of more than 2 GB of text, and an hour's metadata may be more: out of those found it does.
+    rows = desired.rows.filter(found)
+    place_in_rows = pc.index_in(ids, row_ids.filter(found))
     if table.fence is not None:
         newest = desired.keys[table.fence].take(place_in_keys)
         touched = pc.and_(touched, pc.fill_null(pc.less_equal(stored[table.fence], newest), False))
     deleted = pc.and_(touched, pc.is_null(place_in_rows))
-    updated = pc.and_(pc.and_(touched, pc.is_valid(place_in_rows)), _differs(stored, place_in_rows, desired, table))
+    updated = pc.and_(pc.and_(touched, pc.is_valid(place_in_rows)), _differs(stored, rows.take(place_in_rows), table))
     counts = (pc.sum(updated).as_py() or 0, pc.sum(deleted).as_py() or 0)
     if not any(counts):
         return Change(stored, found)
     kept = stored.filter(pc.invert(pc.or_(updated, deleted)))
-    replacements = desired.rows.take(place_in_rows.filter(updated))
+    replacements = rows.take(place_in_rows.filter(updated))
     return Change(pa.concat_tables([kept, align_rows(replacements, stored.schema)]), found, *counts)
 
 
@@ -82,9 +85,8 @@ def align_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _differs(stored: pa.Table, places: pa.ChunkedArray, desired: Desired, table: Table) -> pa.ChunkedArray:
-    """For each stored row whether a column differs from that of the desired row at its place; False without one."""
-    rows = desired.rows.take(places)
+def _differs(stored: pa.Table, rows: pa.Table, table: Table) -> pa.ChunkedArray:
+    """For each stored row whether a column differs from that of the row beside it, outside the key."""
     differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(stored))])
     for name in table.schema.names:
         if name in table.key or name in table.ignored:
