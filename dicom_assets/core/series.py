@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from dicom_assets.core.fold import summarize_newest
+from dicom_assets.core.merge import align_rows
 from dicom_assets.core.schema import SERIES, Table
 
 
@@ -10,7 +11,8 @@ def build_series(instances: pa.Table, table: Table = SERIES) -> pa.Table:
     """One row per series: the attributes of its instance with the greatest sequence, and its number of instances.
 
     Args:
-        instances: all rows of `instance` of every series that occurs in them.
+        instances: all rows of `instance` of every series that occurs in them. Users' columns that
+            they lack are null in the result.
         table: `series`, with the users' columns if they have any.
     """
     newest, totals = summarize_newest(
@@ -19,4 +21,4 @@ def build_series(instances: pa.Table, table: Table = SERIES) -> pa.Table:
     rows = newest.drop_columns(["lastModifiedTimestamp"])
     rows = rows.append_column("lastModifiedTimestamp", totals["lastModifiedTimestamp_max"])
     rows = rows.append_column("instanceCount", totals["count_all"])
-    return rows.select(table.schema.names).cast(table.schema)
+    return align_rows(rows, table.schema)

@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from dicom_assets.core.fold import summarize_newest
+from dicom_assets.core.merge import align_rows
 from dicom_assets.core.schema import STUDY, Table
 
 
@@ -10,7 +11,8 @@ def build_studies(instances: pa.Table, table: Table = STUDY) -> pa.Table:
     """One row per study: the attributes of its instance with the greatest sequence, its modalities and its counts.
 
     Args:
-        instances: all rows of `instance` of every study that occurs in them.
+        instances: all rows of `instance` of every study that occurs in them. Users' columns that
+            they lack are null in the result.
         table: `study`, with the users' columns if they have any.
     """
     newest, totals = summarize_newest(
@@ -30,4 +32,4 @@ def build_studies(instances: pa.Table, table: Table = STUDY) -> pa.Table:
     rows = rows.append_column("modalitiesInStudy", pa.array(modalities, pa.string()))
     rows = rows.append_column("seriesCount", totals["seriesInstanceUid_count_distinct"])
     rows = rows.append_column("instanceCount", totals["count_all"])
-    return rows.select(table.schema.names).cast(table.schema)
+    return align_rows(rows, table.schema)
