@@ -4,9 +4,10 @@ Delta's log is delta-rs's; the Parquet files are written here, so that a merge c
 else: the files that hold a touched key are found by the study UIDs in them (or by the range of the key), rewritten one
 by one, and exchanged in one commit. Inserted rows go into files of their own, so that files stay in order of ingestion.
 
-Every commit carries the same application transaction: of two writers that started from one version the second fails,
-and starts again from the new version. Readers see whole commits only; a writer that dies leaves nothing but files that
-no commit names.
+A commit succeeds the version it was planned on, or fails: delta-rs would let one pass that follows a compaction of the
+very files it replaces, and every row of them be there twice. Of two writers that started from one version the second
+starts again from the new one. Readers see whole commits only; a writer that dies leaves nothing but files that no
+commit names.
 """
 
 import logging
@@ -20,12 +21,12 @@ from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from dicom_assets.adapters.parquet import DataFile, Files
+from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
@@ -34,7 +35,6 @@ from dicom_assets.core.schema import Table
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 30
-_LOCK = "dicom_assets"
 _STUDY = "studyInstanceUid"
 _RANGED = ("sequence", "windowStart")
 """Columns whose ranges prune files."""
@@ -60,9 +60,10 @@ class Given:
     table: Table
 
     def build(self) -> Desired:
-        """The rows, each key once."""
+        """The rows, each key once, in the table's columns and types."""
+        rows = align_rows(self.rows, self.table.schema)
         names = [*self.table.key, *([self.table.fence] if self.table.fence else [])]
-        return Desired(self.rows.select(names), self.rows)
+        return Desired(rows.select(names), rows)
 
     def is_current(self) -> bool:
         """Always: there is no source that could move."""
@@ -197,16 +198,17 @@ class StudyCache:
     def find(self, folder: Files, files: Sequence[DataFile], schema: pa.Schema, studies: pa.Array) -> list[DataFile]:
         """The files that hold one of the studies."""
         column = pa.schema([schema.field(_STUDY)])
-        unknown = [file for file in files if file.name not in self._studies]
         if sum(map(len, self._studies.values())) > self.LIMIT:
-            self._studies.clear()
+            self._studies = {}
+        known = self._studies
+        unknown = [file for file in files if file.name not in known]
 
         def read(file: DataFile) -> pa.Array:
             return pc.unique(folder.read(file, column, dictionaries=[_STUDY])[_STUDY]).cast(pa.string())
 
         with ThreadPoolExecutor() as pool:
-            self._studies.update(zip((file.name for file in unknown), pool.map(read, unknown), strict=True))
-        return [file for file in files if pc.any(pc.is_in(self._studies[file.name], value_set=studies)).as_py()]
+            known.update(zip((file.name for file in unknown), pool.map(read, unknown), strict=True))
+        return [file for file in files if pc.any(pc.is_in(known[file.name], value_set=studies)).as_py()]
 
 
 class Lake:
@@ -294,7 +296,7 @@ class Lake:
             except CommitFailedError:
                 conflicts += 1
                 logger.info("A commit to %s lost to another writer's; trying again.", table.name)
-                snapshot.folder.delete(plan.adds)
+                self._discard(table, plan.adds)
                 time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
                 continue
             if derivation.is_current():
@@ -314,8 +316,17 @@ class Lake:
                 actions,
                 "append",
                 snapshot.delta.schema(),
-                commit_properties=CommitProperties(app_transactions=[Transaction(_LOCK, snapshot.version + 1)]),
+                commit_properties=CommitProperties(max_commit_retries=0),  # this version's successor, or nothing
             )
+
+    def _discard(self, table: Table, adds: list[AddAction]) -> None:
+        """Deletes the files of a lost commit.
+
+        Not those that the table has: where the answer to a commit got lost, the commit looks lost, and is not.
+        """
+        snapshot = self.open_or_create(table)
+        live = {file.name for file in snapshot.files}
+        snapshot.folder.delete([action for action in adds if action.path not in live])
 
     def _create(self, table: Table) -> None:
         retention = f"interval {self._retention_hours} hours"
@@ -329,6 +340,7 @@ class Lake:
                 configuration={
                     "delta.deletedFileRetentionDuration": retention,
                     "delta.logRetentionDuration": retention,
+                    "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
                 },
                 storage_options=self.storage.options(),
             )
@@ -348,6 +360,9 @@ class Lake:
             elif stored.field(column.name).type != column.type:
                 found = stored.field(column.name).type
                 problem = problem or f"its column {column.name} is of type {found}, not {column.type}"
+        for name in stored.names:
+            if not stored.field(name).nullable and name not in table.schema.names:
+                problem = problem or f"it needs a value in its column {name}, which ours do not have"
         if problem is not None:
             raise ForeignTableError(
                 f"The table at {self.uri(table)} is not the {table.name} table of this project: {problem}. Nothing was "

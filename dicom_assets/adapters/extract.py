@@ -75,5 +75,4 @@ class Extraction:
             if held_bytes >= BATCH_BYTES:
                 yield pa.concat_tables(held)
                 held, held_bytes = [CHANGE_FEED.schema.empty_table()], 0
-        if len(held) > 1 or held_bytes == 0:
-            yield pa.concat_tables(held)
+        yield pa.concat_tables(held)

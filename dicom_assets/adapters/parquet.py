@@ -95,30 +95,38 @@ class Files:
         name = f"part-{uuid.uuid4()}.parquet"
         with self._storage.explained(self._path, "write"):
             obstore.put(self._store, name, content.to_pybytes())
-        statistics = _statistics(pq.read_metadata(pa.BufferReader(content)))
+        statistics = _statistics(pq.read_metadata(pa.BufferReader(content)), columns_with_statistics(rows.schema))
         return AddAction(name, content.size, {}, int(time.time() * 1000), True, json.dumps(statistics))
 
 
-def _statistics(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """The log's statistics of a file; least and greatest for keys and numbers and times, never for other texts."""
+def columns_with_statistics(schema: pa.Schema) -> list[str]:
+    """The columns whose least and greatest values the log holds: UIDs, numbers and times, never another text.
+
+    The table must name them to its readers: some take a column without a range for one that holds nothing.
+    """
+    return [
+        field.name
+        for field in schema
+        if not (pa.types.is_string(field.type) or pa.types.is_list(field.type)) or field.name.endswith("InstanceUid")
+    ]
+
+
+def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, Any]:
+    """The log's statistics of a file."""
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
     group = metadata.row_group(0)
-    for place in range(group.num_columns):
-        column = group.column(place)
-        statistics = column.statistics
-        if statistics is None or "." in column.path_in_schema:
-            continue
-        nulls[column.path_in_schema] = statistics.null_count
-        is_text = isinstance(statistics.max, str) if statistics.has_min_max else True
-        if not is_text or column.path_in_schema.endswith("InstanceUid"):
-            least[column.path_in_schema] = _statistic(statistics.min)
-            greatest[column.path_in_schema] = _statistic(statistics.max)
+    for column in map(group.column, range(group.num_columns)):
+        name, statistics = column.path_in_schema, column.statistics
+        if name in columns:
+            nulls[name] = statistics.null_count
+            if statistics.has_min_max:
+                least[name], greatest[name] = _statistic(statistics.min), _statistic(statistics.max)
     return {"numRecords": metadata.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
 
 
 def _statistic(value: object) -> object:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     return value if isinstance(value, int | float | str) else str(value)

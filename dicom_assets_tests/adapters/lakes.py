@@ -1,0 +1,73 @@
+"""Lakes in a folder, and rows for them."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from dicom_assets.adapters.delta import Given, Lake, Written
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.merge import Desired
+from dicom_assets.core.schema import INSTANCE, STUDY, TABLES, Table
+from dicom_assets_tests.core.rows import build_rows, instance, moment
+
+
+def build_lake(folder: Path, **options: int) -> Lake:
+    return Lake(Storage(str(folder)), {table.name: table.name for table in TABLES}, **options)
+
+
+def study(uid: str, **columns: object) -> dict:
+    """A row of `study`."""
+    return {
+        "partitionName": "Microsoft.Default",
+        "studyInstanceUid": uid,
+        "lastModifiedTimestamp": moment(0),
+        "seriesCount": 1,
+        "instanceCount": 1,
+    } | columns
+
+
+def instance_of(study_uid: str, sequence: int = 1, **columns: object) -> dict:
+    return instance(sequence, studyInstanceUid=study_uid, seriesInstanceUid=f"{study_uid}.1") | columns
+
+
+def store(lake: Lake, *rows: dict, table: Table = STUDY) -> Written:
+    return lake.write(table, Given(build_rows(list(rows), table), table))
+
+
+class Wanted:
+    """A derivation that says of some keys what their rows are, and of others that there is none."""
+
+    def __init__(self, rows: list[dict], gone: list[dict] = (), table: Table = STUDY) -> None:
+        self.table = table
+        names = [*table.key, *([table.fence] if table.fence else [])]
+        self.desired = Desired(build_rows([*rows, *gone], table).select(names), build_rows(rows, table))
+        self.builds = 0
+
+    def build(self) -> Desired:
+        self.builds += 1
+        return self.desired
+
+    def is_current(self) -> bool:
+        return True
+
+
+def read(lake: Lake, table: Table = STUDY) -> list[dict]:
+    """The table's rows by key, without columns that are null."""
+    snapshot = lake.open(table)
+    assert snapshot is not None
+    rows = sorted(snapshot.read_table().to_pylist(), key=lambda row: [row[name] for name in table.key])
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def data_files(lake: Lake, table: Table = STUDY) -> set[str]:
+    """Names of the Parquet files in the table's folder, live or not."""
+    return {file.name for file in Path(lake.uri(table)).glob("*.parquet*")}
+
+
+def live_files(lake: Lake, table: Table = STUDY) -> set[str]:
+    snapshot = lake.open(table)
+    return {file.name for file in snapshot.files} if snapshot else set()
+
+
+def instances(*rows: dict) -> pa.Table:
+    return build_rows(list(rows), INSTANCE)

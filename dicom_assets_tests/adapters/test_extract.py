@@ -1,0 +1,109 @@
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dicom_assets.adapters import extract
+from dicom_assets.adapters.extract import Extraction, HourRead
+from dicom_assets.core.change_feed import HOUR, Entry, Window
+from dicom_assets.core.errors import FeedEntryError
+from dicom_assets.core.schema import CHANGE_FEED
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+CREATE, DELETE = ("Create", "Current"), ("Delete", "Deleted")
+
+
+def hours(first: int, count: int = 1) -> Window:
+    return Window(START + first * HOUR, START + (first + count) * HOUR)
+
+
+class Feed:
+    """Pages by hour: of each entry its sequence, action and state."""
+
+    def __init__(self, pages: dict[int, list[list[tuple]]]) -> None:
+        self.pages = pages
+        self.asked: list[Window] = []
+
+    def fetch_pages(self, window: Window):
+        self.asked.append(window)
+        for page in self.pages.get((window.start - START) // HOUR, []):
+            yield [
+                Entry(sequence, action, state, f"{window.start:%Y-%m-%dT%H:%M:%S}Z", "1", "1.1", f"1.1.{sequence}")
+                for sequence, (action, state) in page
+            ]
+
+
+def run(feed: Feed, window: Window) -> tuple[list[list[int]], list[HourRead]]:
+    reports: list[HourRead] = []
+    clock = iter(START + timedelta(days=1, seconds=second) for second in range(99))
+    batches = list(Extraction(feed, window, lambda: next(clock), reports.append))
+    for rows in batches:
+        assert rows.schema.equals(CHANGE_FEED.schema)
+    return [rows["sequence"].to_pylist() for rows in batches], reports
+
+
+def test_every_hour_is_read_in_order_and_reported():
+    feed = Feed({0: [[(1, CREATE), (2, CREATE)], [(3, DELETE)]], 2: [[(4, CREATE)]]})
+    batches, reports = run(feed, hours(0, 3))
+    assert batches == [[1, 2, 3, 4]]
+    assert feed.asked == [hours(0), hours(1), hours(2)]
+    assert reports == [
+        HourRead(hours(0), Counter(Create=2, Delete=1), Counter(Current=2, Deleted=1), 2),
+        HourRead(hours(1), Counter(), Counter(), 0),
+        HourRead(hours(2), Counter(Create=1), Counter(Current=1), 1),
+    ]
+    assert [read.entries for read in reports] == [3, 0, 1]
+
+
+def test_hours_without_entries_are_one_batch_without_rows():
+    assert run(Feed({}), hours(0, 2))[0] == [[]]
+
+
+def test_batches_are_whole_hours(monkeypatch):
+    monkeypatch.setattr(extract, "BATCH_BYTES", 1)
+    feed = Feed({0: [[(1, CREATE)], [(2, CREATE)]], 1: [[(3, CREATE)]], 3: [[(4, CREATE)]]})
+    assert run(feed, hours(0, 5))[0] == [[1, 2], [3], [4], []]
+
+
+def test_small_hours_share_a_batch(monkeypatch):
+    one = run(Feed({0: [[(1, CREATE)]]}), hours(0))[0]
+    assert one == [[1]]
+    rows = next(iter(Extraction(Feed({0: [[(1, CREATE)]]}), hours(0), lambda: START, lambda read: None)))
+    monkeypatch.setattr(extract, "BATCH_BYTES", rows.nbytes + 1)
+    feed = Feed({hour: [[(hour, CREATE)]] for hour in range(5)})
+    assert run(feed, hours(0, 5))[0] == [[0, 1], [2, 3], [4]]
+
+
+def test_time_of_reading_is_taken_before_the_hour_is_read():
+    events = []
+
+    def now() -> datetime:
+        events.append("clock")
+        return START + timedelta(days=len(events))
+
+    class Told(Feed):
+        def fetch_pages(self, window: Window):
+            events.append("feed")
+            return super().fetch_pages(window)
+
+    (rows,) = Extraction(Told({0: [[(1, CREATE)], [(2, CREATE)]]}), hours(0), now, lambda read: None)
+    assert events == ["clock", "feed"]
+    assert rows["ingestedAt"].to_pylist() == [START + timedelta(days=1)] * 2
+
+
+def test_bad_entry_stops_the_reading_before_its_hour_is_given_out(monkeypatch):
+    monkeypatch.setattr(extract, "BATCH_BYTES", 1)
+    feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)]]})
+    whole = feed.fetch_pages
+
+    def broken(window: Window):
+        for page in whole(window):
+            yield [Entry(9, "Create", "Current", "2026-03-01T01:00:00Z")] if window == hours(1) else page
+
+    feed.fetch_pages = broken
+    reports: list[HourRead] = []
+    batches = iter(Extraction(feed, hours(0, 3), lambda: START, reports.append))
+    assert next(batches)["sequence"].to_pylist() == [1]
+    with pytest.raises(FeedEntryError, match=r"^Entry 9 "):
+        next(batches)
+    assert [read.hour for read in reports] == [hours(0)]
