@@ -234,7 +234,7 @@ def _show_summary(
     rows = ", ".join(f"{totals.rows[change]:,} {change}" for change in ("inserted", "updated", "deleted"))
     console.print()
     console.print(f"The service holds {live:,} live instances after {changes:,} changes.")
-    console.print(f"Read: {totals.entries:,} entries of its feed. Rows of all tables: {rows}.")
+    console.print(f"Read: {totals.entries:,} entries of its feed. Rows: {rows}.")
     console.print(f"The tables agree with one another. All of it took {seconds:.0f} s.")
     if unchanged:
         console.print(
