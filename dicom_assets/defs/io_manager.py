@@ -43,6 +43,7 @@ class DeltaIOManager(dg.IOManager):
         """Brings the table to hold the output, and tells Dagster what that did."""
         table = self._table(context.asset_key)
         results = [self.lake.write(table, derivation) for derivation in _to_derivations(obj, table)]
+        results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
         context.add_output_metadata(_describe(results))
         failures = getattr(obj, "failures", None)
         if failures is not None:
