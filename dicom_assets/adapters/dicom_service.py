@@ -29,6 +29,10 @@ DEFAULT_TIMEOUT = httpx.Timeout(60, connect=10, pool=None)
 READINGS = 5
 """How often a window is read before its entries are declared restless."""
 
+PAGES_PER_PART = 50
+"""Pages after which the rest of a window is asked for as a window of its own: the service counts through all entries
+before an offset, and would do so five thousand times in a window of a million."""
+
 
 class DicomService:
     """A client of one DICOM service; may be used by many threads. Close it, or use it as a context manager.
@@ -113,7 +117,7 @@ class DicomService:
         Pages are read at different moments, so an entry that arrives in between moves others across a page's edge,
         where they are missed. But entries never leave a window: if as many were seen as there are in the end, none is
         missing. One small request behind the last page proves it; else the window is read again. A single page was
-        read at one moment and needs no proof.
+        read at one moment and needs no proof. A window of very many entries is read, and proved, part by part.
 
         Args:
             window: The times of the changes.
@@ -125,17 +129,34 @@ class DicomService:
             UnreadablePageError: an answer that is no page of this window.
             FeedMovedError: entries kept arriving through every reading of the window.
         """
-        seen: set[int] = set()
+        start = window.start
+        seen: dict[int, datetime] = {}
+        while start < window.end:
+            start = yield from self._fetch_part(Window(start, window.end), seen, include_metadata=include_metadata)
+            for sequence in [sequence for sequence, time_ in seen.items() if time_ < start]:
+                del seen[sequence]
+
+    def _fetch_part(
+        self, window: Window, seen: dict[int, datetime], *, include_metadata: bool
+    ) -> Generator[list[Entry], None, datetime]:
+        """The window's first pages. Returns the time up to which none is missing: its end, or that of the last entry.
+
+        In the second case other entries of that very time may follow: `seen` tells the rest which were given out.
+        """
         for _ in range(READINGS):
-            number = 0
+            number, end = 0, window.end
             with closing(self._read(window, include_metadata=include_metadata)) as pages:
-                for number, page in enumerate(pages, start=1):  # noqa: B007 — the last one is used
+                for number, page in enumerate(pages, start=1):
                     fresh = {entry.sequence: entry for entry in page if entry.sequence not in seen}
-                    seen.update(fresh)
+                    seen.update((sequence, _time(entry)) for sequence, entry in fresh.items())
                     if fresh:
                         yield list(fresh.values())
-            if number <= 1 or self._holds_no_more_than(len(seen), window):
-                return
+                    if number >= PAGES_PER_PART and len(page) == self._batch_size and _time(page[-1]) > window.start:
+                        end = _time(page[-1])
+                        break
+            whole = sum(time_ < end for time_ in seen.values())
+            if number <= 1 or self._holds_no_more_than(whole, Window(window.start, end)):
+                return end
         raise FeedMovedError(
             f"The change feed did not hold still (window {window}): entries were added each of the {READINGS} times it "
             "was read. Read the window later: DICOM_WINDOW_DELAY_MINUTES is the wait after an hour's end."
@@ -156,6 +177,8 @@ class DicomService:
                 pages = 1
                 while len(page) == self._batch_size:
                     while len(ahead) <= min(pages, self._read_ahead - 1):
+                        if ahead and pages + len(ahead) >= PAGES_PER_PART:
+                            break  # what comes after the part is asked for as a window of its own
                         job = (window, next(offsets), self._batch_size, include_metadata, stop)
                         ahead.append(self._executor.submit(self._fetch_page, *job))
                     before, page = page, ahead.popleft().result()
@@ -201,8 +224,7 @@ class DicomService:
 
 def _check_inside(entry: Entry, window: Window, subject: str) -> None:
     try:
-        timestamp = datetime.fromisoformat(entry.timestamp)
-        inside = window.start <= timestamp < window.end
+        inside = window.start <= _time(entry) < window.end
     except (ValueError, TypeError):  # TypeError: without a zone
         raise UnreadablePageError(
             f"The timestamp of sequence {entry.sequence} is no time with a zone ({subject}). The service answers in a "
@@ -213,6 +235,11 @@ def _check_inside(entry: Entry, window: Window, subject: str) -> None:
             f"Sequence {entry.sequence} lies outside of what was asked for ({subject}). Whatever answers ignores "
             "startTime and endTime: check that DICOM_SERVICE_URL is a DICOM service, and DICOM_API_VERSION."
         )
+
+
+def _time(entry: Entry) -> datetime:
+    """The entry's time; its seventh digit is cut."""
+    return datetime.fromisoformat(entry.timestamp)
 
 
 def _utc(time_: datetime) -> str:

@@ -68,6 +68,7 @@ class FeedServer:
         self.answers: deque[Answer] = deque()
         self.before: Callable[[Request], Answer | None] = lambda request: None
         self.requests: list[Request] = []
+        self.keeps_to_windows = True
         self.connections = 0
         self.most_at_once = 0
         self._at_once = 0
@@ -107,7 +108,9 @@ class FeedServer:
             self._thread.join()
 
     def reset(self) -> None:
-        self.__dict__.update(entries=[], answers=deque(), before=lambda request: None, requests=[])
+        self.__dict__.update(
+            entries=[], answers=deque(), before=lambda request: None, requests=[], keeps_to_windows=True
+        )
         self.__dict__.update(connections=0, most_at_once=0)
 
     @property
@@ -134,14 +137,19 @@ class FeedServer:
         self.send(handler, answer)
 
     def page(self, request: Request) -> bytes:
-        with self.lock:
-            entries = list(self.entries)
         if request.path.endswith("/latest"):
-            return json.dumps(entries[-1] if entries else None).encode()
-        page = entries[request.offset : request.offset + request.limit]
+            return json.dumps(self.entries[-1] if self.entries else None).encode()
+        page = self.entries_of(request)[request.offset : request.offset + request.limit]
         if request.params["includeMetadata"] == "false":
             page = [{name: value for name, value in each.items() if name != "metadata"} for each in page]
         return json.dumps(page).encode()
+
+    def entries_of(self, request: Request) -> list[dict[str, Any]]:
+        """The entries of the request's window, in order."""
+        if not self.keeps_to_windows:
+            return self.entries
+        start, end = (datetime.fromisoformat(request.params[name]) for name in ("startTime", "endTime"))
+        return [each for each in self.entries if start <= datetime.fromisoformat(each["timestamp"]) < end]
 
     @staticmethod
     def send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
