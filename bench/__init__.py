@@ -1,0 +1,1 @@
+"""How fast the project is, beside what people use today: see docs/benchmarks.md."""

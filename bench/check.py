@@ -1,0 +1,35 @@
+"""Whether a contender's table is right: every live instance once, with its newest file, and nothing else."""
+
+from pathlib import Path
+
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+
+from bench.feed import Feed, digest_of
+
+COUNTS = {"instance": "instances", "series": "series", "study": "studies", "file_index": "instances"}
+
+
+def is_correct(folder: Path, feed: Feed, tables: int) -> bool:
+    """Whether the lake in the folder is as the feed says; of five tables the rows of all are counted."""
+    lake = folder / "lake" if (folder / "lake").is_dir() else folder
+    if tables > 1 and any(_count(lake / name) != getattr(feed, counted) for name, counted in COUNTS.items()):
+        return False
+    rows = _dataset(lake / "instance")
+    names = {name.replace("_", "").lower(): name for name in rows.schema.names}
+    columns = rows.to_table([names["sopinstanceuid"], names["filepath"]], use_threads=False)
+    pairs = list(zip(*(column.to_pylist() for column in columns), strict=True))
+    return len(pairs) == feed.instances and digest_of(iter(pairs)) == feed.digest
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder, hidden ones included."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _count(path: Path) -> int:
+    return int(_dataset(path).count_rows())
+
+
+def _dataset(path: Path) -> ds.Dataset:
+    return ds.dataset(DeltaTable(path).file_uris(), format="parquet")
