@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_VENV := bench/.cache/peers-venv
+BENCH_READY := $(BENCH_VENV)/.ready
 
 # `make demo ARGS="--hours 6"` hands options on to a command.
 ARGS ?=
@@ -18,7 +20,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-deep check format lint types definitions docs docs-check clean clean-demo
+.PHONY: help demo dev test test-deep bench bench-full check format lint types definitions docs docs-check clean clean-demo
 .NOTPARALLEL: # the tests come last in `check`, so that their result is the last thing to be read
 
 help: ## List the targets
@@ -35,6 +37,16 @@ test: $(READY) ## Run all tests but the deep ones
 
 test-deep: $(READY) ## Run the deep tests too: thousands of examples of the law (minutes)
 	@$(PYTEST) -m "deep or not deep" $(TEST_ARGS)
+
+bench: $(BENCH_READY) ## Measure a small hour, this project beside others (five minutes)
+	@$(BIN)/python -m bench.run --changes 5000 $(ARGS)
+
+bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (hours, on a quiet machine)
+	@$(BIN)/python -m bench.run --rounds 5 --publish
+	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --publish
+	@$(BIN)/python -m bench.month --publish
+	@$(BIN)/python -m bench.year --publish
+	@$(BIN)/python -m bench.report
 
 check: lint types definitions docs-check ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
 	@$(PYTEST) --cov --cov-report=term $(TEST_ARGS)
@@ -70,6 +82,20 @@ clean-demo: ## Delete the demo: its service, its tables in ./data and Dagster's 
 
 clean: ## Delete the environment and all caches, not the demo
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist
+
+# Of others' tools nothing is in the project's own environment.
+$(BENCH_READY): bench/peers/requirements.txt $(READY)
+	@echo "Setting up bench/.cache/peers-venv (once, a minute) …"
+	@if command -v uv > /dev/null 2>&1; then \
+		uv venv --quiet --clear --python $(BIN)/python $(BENCH_VENV) && \
+		uv pip install --quiet --python $(BENCH_VENV)/bin/python --requirement $< && \
+		uv pip install --quiet --python $(BIN)/python --editable '.[bench]'; \
+	else \
+		$(BIN)/python -m venv --clear $(BENCH_VENV) && \
+		$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'; \
+	fi
+	@touch $@
 
 # Done again when pyproject.toml changes. A setup that is interrupted starts over.
 $(READY): pyproject.toml

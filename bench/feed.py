@@ -27,7 +27,7 @@ FORMAT = 1
 
 _SERIES_PER_STUDY = 2
 _CT_SHARE = 0.75
-_HISTORY_FOR_RECENT_HOURS = 24
+_RECENT_HOURS = 5
 _SIZES = range(3_000, 9_000)  # of a template's JSON
 _FAMILIES = ("Adeyemi", "Costa", "Dubois", "Garcia", "Haddad", "Ivanova", "Jensen", "Kowalski", "Nguyen", "Sato")
 _PARTS = ("HEAD", "CHEST", "ABDOMEN", "PELVIS", "SPINE", "KNEE")
@@ -46,7 +46,7 @@ class Spec:
     history: int = 0
     """Instances that exist before the feed begins, a multiple of `study_size`."""
     scattered: bool = False
-    """Updates and deletes of single instances all over the history, instead of whole studies of the last day."""
+    """Updates and deletes of single instances all over the history, instead of whole studies of the last hours."""
 
     @property
     def folder(self) -> Path:
@@ -211,7 +211,7 @@ class _Renderer:
     def _existing(self, *, whole_study: bool) -> list[int]:
         spec = self.spec
         per_hour = max(1, spec.changes // spec.hours)
-        least = 0 if spec.scattered else max(0, self.created - _HISTORY_FOR_RECENT_HOURS * per_hour)
+        least = 0 if spec.scattered else max(0, self.created - _RECENT_HOURS * per_hour)
         size = spec.study_size if whole_study else spec.study_size // _SERIES_PER_STUDY
         for _ in range(100 if self.created else 0):
             number = self.rng.randrange(least, self.created)

@@ -1,0 +1,90 @@
+"""The benchmarks run and come to the right tables, on a tiny feed. How fast they are is not asked here."""
+
+import json
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from bench import feed as feeds
+from bench.check import count_rows, expected_counts, is_correct
+from bench.feed import Feed, Spec, open_feed
+from bench.history import ROWS_PER_HOUR, build_history
+from bench.measure import ROOT, measure
+from bench.run import CONTENDERS, Contender
+from bench.server import serving
+
+pytestmark = pytest.mark.benchmark
+
+SPEC = Spec(changes=450, study_size=20)
+OURS = [contender for contender in CONTENDERS if contender.is_ours]
+
+
+@pytest.fixture(scope="module")
+def feed(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feeds, "CACHE", tmp_path_factory.mktemp("cache"))
+        yield open_feed(SPEC)
+
+
+@pytest.fixture(scope="module")
+def url(feed: Feed):
+    with serving(feed.folder) as url:
+        yield url
+
+
+def fetch(url: str, query: str) -> list[dict]:
+    with urllib.request.urlopen(f"{url}/v2/changefeed?{query}") as answer:
+        return json.load(answer)
+
+
+def test_feed_is_seeded(feed, tmp_path, monkeypatch):
+    monkeypatch.setattr(feeds, "CACHE", tmp_path)
+    again = open_feed(SPEC)
+    assert again.folder != feed.folder
+    assert (again.folder / "entries.bin").read_bytes() == (feed.folder / "entries.bin").read_bytes()
+
+
+def test_feed_has_the_changes_that_were_asked_for(url):
+    entries = [entry for offset in (0, 200, 400) for entry in fetch(url, f"offset={offset}&limit=200")]
+    actions = [entry["action"] for entry in entries]
+    assert len({entry["sequence"] for entry in entries}) == SPEC.changes
+    assert (actions.count("Update"), actions.count("Delete")) == (45, 22)
+    assert all(("metadata" in entry) == (entry["state"] != "Deleted") for entry in entries)
+
+
+def test_server_gives_any_window(url):
+    half = "startTime=2026-03-01T00:30:00Z&endTime=2026-03-01T01:00:00Z"
+    assert [entry["sequence"] for entry in fetch(url, f"{half}&offset=3&limit=2")] == [229, 230]
+    assert fetch(url, f"{half}&offset=225&limit=1&includeMetadata=false") == []
+    (entry,) = fetch(url, "offset=0&limit=1&includeMetadata=false")
+    assert entry["sequence"] == 1
+    assert "metadata" not in entry
+
+
+@pytest.mark.parametrize("contender", OURS[1:3], ids=lambda contender: contender.name)
+def test_ours_comes_to_the_right_tables(contender: Contender, url, feed, tmp_path):
+    contender.run(url, tmp_path, feed)
+    assert is_correct(tmp_path, feed, contender.tables)
+
+
+def test_extraction_reads_every_entry(url, feed, tmp_path):
+    assert OURS[0].run(url, tmp_path, feed).said["rows"] == feed.changes
+
+
+@pytest.mark.parametrize("name", ["bare", "download"])
+def test_download_gets_every_byte(name, url, feed, tmp_path):
+    script = str(ROOT / "bench" / "peers" / f"{name}.py")
+    said = measure([sys.executable, script, url, str(tmp_path), feed.start, feed.end]).said
+    assert said["bytes"] == feed.size_bytes + 3  # of three pages, a bracket more each than commas at their ends
+
+
+def test_hour_into_a_history(tmp_path, monkeypatch):
+    monkeypatch.setattr(feeds, "CACHE", tmp_path)
+    lake = Path(tmp_path / "lake")
+    build_history(lake, ROWS_PER_HOUR)
+    feed = open_feed(Spec(400, delete_share=0.05, study_size=70, history=ROWS_PER_HOUR, scattered=True))
+    with serving(feed.folder) as url:
+        measure([sys.executable, "-m", "bench.ours_inprocess", url, str(lake), feed.start, feed.end])
+    assert count_rows(lake) == expected_counts(feed)
