@@ -26,7 +26,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics
+from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, group_small_files
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
@@ -113,13 +113,15 @@ class Snapshot:
         """The live files."""
         actions = pa.table(self.delta.get_add_actions(flatten=True))
         ranges = [name for name in _RANGED if f"min.{name}" in actions.column_names]
-        columns = ["path", "size_bytes", "num_records", *(f"{end}.{name}" for name in ranges for end in ("min", "max"))]
+        columns = ["path", "size_bytes", "num_records", "modification_time"]
+        columns += [f"{end}.{name}" for name in ranges for end in ("min", "max")]
         return [
             DataFile(
                 row["path"],
                 row["size_bytes"],
                 row["num_records"] or 0,
                 {name: (row[f"min.{name}"], row[f"max.{name}"]) for name in ranges},
+                row["modification_time"],
             )
             for row in actions.select(columns).to_pylist()
         ]
@@ -151,8 +153,9 @@ class Snapshot:
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         for file in self.files if files is None else files:
             rows = self.folder.read(file, schema)
-            if where is not None:
-                rows = rows.filter(where(rows))
+            wanted = None if where is None else where(rows)
+            if wanted is not None and not pc.all(wanted).as_py():
+                rows = rows.filter(wanted)
             if len(rows):
                 yield file, rows
 
@@ -300,7 +303,7 @@ class Lake:
                 time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
                 continue
             if derivation.is_current():
-                final = self.open_or_create(table) if commits else snapshot
+                final = self._join_small_files(table) if commits else snapshot
                 return Written(
                     final.version, inserted, updated, deleted, commits, conflicts, bytes_written,
                     final.row_count, final.size_bytes, len(final.files),
@@ -309,6 +312,26 @@ class Lake:
             f"Could not write {self.uri(table)}: other writers or moving sources won {ATTEMPTS} attempts. Run fewer "
             "writers at a time (the pool's limit in dagster.yaml), then run this again: nothing is half-written."
         )
+
+    def _join_small_files(self, table: Table) -> Snapshot:
+        """Joins small files where there are enough; returns the table's newest version.
+
+        So the number of files, and with it the cost of a run, does not grow with the number of runs. Where another
+        writer is quicker, the files wait for the next time.
+        """
+        snapshot = self.open_or_create(table)
+        plan = _Plan(snapshot)
+        for group in group_small_files(snapshot.files):
+            rows = snapshot.read_table(files=group)
+            plan.adds.extend(snapshot.folder.write(rows, data_change=False))
+            plan.removes.extend(file.removal(data_change=False) for file in group)
+        if not plan.actions:
+            return snapshot
+        try:
+            self._commit(snapshot, plan.actions)
+        except CommitFailedError:
+            self._discard(table, plan.adds)
+        return self.open_or_create(table)
 
     def _commit(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
         with self.storage.explained(self._paths[snapshot.table.name], "commit to"):
@@ -399,7 +422,7 @@ class _Plan:
                 self.updated += change.updated
                 self.deleted += change.deleted
                 self.adds.extend(snapshot.folder.write(change.rows))
-                self.removes.append(file.removal)
+                self.removes.append(file.removal())
         new = desired.rows.filter(missing)
         self.inserted = len(new)
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema)))

@@ -20,6 +20,11 @@ ROWS_PER_FILE = 20_000
 BYTES_PER_FILE = 64 * 2**20
 """Size of a file's rows in memory, at most; on disk a tenth of it or so."""
 
+JOINED_FILES = 8
+"""Small files that are joined, at least: an hour of a small hospital is a file, and files cost every run."""
+JOINED_BYTES = 4 * 2**20
+"""Size on disk of files that are joined, at most."""
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -30,16 +35,17 @@ class DataFile:
     rows: int
     ranges: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     """Least and greatest value by column, where the log has them."""
+    written_at: int = 0
+    """Milliseconds since 1970."""
 
     def may_hold(self, column: str, least: object, greatest: object) -> bool:
         """Whether a value between the two, both included, can be in the file; true where the log does not tell."""
         low, high = self.ranges.get(column, (None, None))
         return (low is None or low <= greatest) and (high is None or high >= least)
 
-    @property
-    def removal(self) -> RemoveAction:
-        """The log's action that takes the file out of the table."""
-        return RemoveAction(self.name, True, int(time.time() * 1000), self.size_bytes, {})
+    def removal(self, *, data_change: bool = True) -> RemoveAction:
+        """The log's action that takes the file out of the table; no change of data where its rows stay elsewhere."""
+        return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size_bytes, {})
 
 
 class Files:
@@ -72,7 +78,7 @@ class Files:
         ]
         return pa.table(arrays, names=schema.names) if dictionaries else pa.Table.from_arrays(arrays, schema=schema)
 
-    def write(self, rows: pa.Table) -> Iterator[AddAction]:
+    def write(self, rows: pa.Table, *, data_change: bool = True) -> Iterator[AddAction]:
         """Writes the rows in their order, as files of a bounded size; gives the log's action for each."""
         if not len(rows):
             return
@@ -81,13 +87,13 @@ class Files:
         parts = -(-len(rows) // step)
         for part in range(parts):
             start, end = len(rows) * part // parts, len(rows) * (part + 1) // parts
-            yield self._write_file(rows.slice(start, end - start))
+            yield self._write_file(rows.slice(start, end - start), data_change)
 
     def delete(self, actions: Sequence[AddAction]) -> None:
         """Deletes files that no commit names."""
         obstore.delete(self._store, [action.path for action in actions])
 
-    def _write_file(self, rows: pa.Table) -> AddAction:
+    def _write_file(self, rows: pa.Table, data_change: bool) -> AddAction:
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, rows.schema, compression="zstd", compression_level=1) as writer:
             writer.write_table(rows, row_group_size=len(rows))
@@ -96,7 +102,19 @@ class Files:
         with self._storage.explained(self._path, "write"):
             obstore.put(self._store, name, content.to_pybytes())
         statistics = _statistics(pq.read_metadata(pa.BufferReader(content)), columns_with_statistics(rows.schema))
-        return AddAction(name, content.size, {}, int(time.time() * 1000), True, json.dumps(statistics))
+        return AddAction(name, content.size, {}, int(time.time() * 1000), data_change, json.dumps(statistics))
+
+
+def group_small_files(files: Sequence[DataFile]) -> list[list[DataFile]]:
+    """Files to be joined, each group into about one: small ones written after one another, enough to be worth it."""
+    groups: list[list[DataFile]] = [[]]
+    for file in sorted(files, key=lambda file: file.written_at):
+        group = [*groups[-1], file]
+        if sum(each.rows for each in group) > ROWS_PER_FILE or sum(each.size_bytes for each in group) > JOINED_BYTES:
+            groups.append([file])
+        else:
+            groups[-1] = group
+    return [group for group in groups if len(group) >= JOINED_FILES]
 
 
 def columns_with_statistics(schema: pa.Schema) -> list[str]:

@@ -595,3 +595,33 @@ def test_tables_may_lie_in_folders_of_their_own(tmp_path):
     assert lake.uri(STUDY) == str(tmp_path / "gold/studies")
     assert lake.open(SERIES) is None
     assert deltalake.DeltaTable(tmp_path / "gold/studies").version() == 1
+
+
+# Small files
+
+
+def test_small_files_are_joined_without_a_change_of_data(lake):
+    for number in range(parquet.JOINED_FILES):
+        written = store(lake, study(f"{number}"))
+    assert written.file_count == len(live_files(lake)) == 1
+    assert written.row_count == len(read(lake)) == parquet.JOINED_FILES
+    last = json.loads(log_text(lake).splitlines()[-1])
+    assert last["remove"]["dataChange"] is False
+    assert store(lake, study("0", patientSex="F")).updated == 1
+
+
+def test_joining_that_loses_to_another_writer_is_left_for_the_next_time(lake, monkeypatch):
+    monkeypatch.setattr(parquet, "JOINED_FILES", 2)
+    store(lake, study("1"))
+    commits = []
+
+    def commit_behind_another(self, snapshot, actions, original=Lake._commit):
+        commits.append(actions)
+        if len(commits) == 2:
+            store(build_lake(Path(lake.storage.url)), study("3"))
+        original(self, snapshot, actions)
+
+    monkeypatch.setattr(Lake, "_commit", commit_behind_another)
+    store(lake, study("2"))
+    assert by_study(read(lake)) == {"1": None, "2": None, "3": None}
+    assert data_files(lake) >= live_files(lake)

@@ -190,6 +190,26 @@ def test_missing_file_is_explained(files):
 
 
 def test_removal_names_the_file():
-    removal = DataFile("a.parquet", 17, 1).removal
+    removal = DataFile("a.parquet", 17, 1).removal()
     assert (removal.path, removal.size, removal.data_change) == ("a.parquet", 17, True)
     assert Path(removal.path).name == removal.path
+
+
+def small(*rows: int, size: int = 1000) -> list[DataFile]:
+    return [DataFile(f"{place}", size, each, {}, place) for place, each in enumerate(rows)]
+
+
+def test_small_files_are_joined_in_the_order_of_writing_when_there_are_enough():
+    files = small(*[10] * parquet.JOINED_FILES)
+    assert parquet.group_small_files(files[::-1]) == [files]
+    assert parquet.group_small_files(files[1:]) == []
+
+
+def test_large_files_are_left_alone_and_joined_ones_become_no_larger():
+    large, few = parquet.ROWS_PER_FILE, [10] * parquet.JOINED_FILES
+    groups = parquet.group_small_files(small(large, *few, large, *few, large))
+    assert [[file.rows for file in group] for group in groups] == [few, few]
+    halves = small(*[parquet.ROWS_PER_FILE // 2] * 40)
+    assert parquet.group_small_files(halves) == []
+    heavy = small(*[10] * 40, size=parquet.JOINED_BYTES // 2)
+    assert parquet.group_small_files(heavy) == []

@@ -1,7 +1,7 @@
 """pydicom's bundled files through the embedded service and the assets: the rows are those of `expected.json`.
 
-The file holds what the reference fold makes of the service's feed, nulls left out; it was read by a person. Write it anew
-with `python -m dicom_assets_tests.golden.test_bundled_files`, and read the difference.
+The file holds what the reference fold makes of the service's feed, nulls left out. Write it anew with
+`python -m dicom_assets_tests.golden.test_bundled_files`, and read the difference.
 """
 
 import json

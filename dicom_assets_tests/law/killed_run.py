@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 
+from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.emulator.store import Service
@@ -38,6 +39,7 @@ def play(service: Service, changes) -> None:
 
 def main(folder: str, hour: int, fatal: int) -> None:
     passed = 0
+    parquet.JOINED_FILES = 2  # so that joining files has its boundaries too
 
     def boundary() -> None:
         nonlocal passed

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Lake, Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.schema import TABLES, Table
@@ -129,10 +130,15 @@ def test_a_create_read_before_its_delete_leaves_no_row_whichever_run_commits_fir
 
 
 @pytest.mark.parametrize("windows", [(0, 0), (1, 0)], ids=str)
-@given(schedule=schedules)
+@given(schedule=schedules, joined_files=st.sampled_from([2, 8]))
 @settings(law, max_examples=15)
-def test_two_chains_at_the_same_moment_leave_each_row_once(windows, schedule):
-    with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
+def test_two_chains_at_the_same_moment_leave_each_row_once(windows, schedule, joined_files):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Service(seed=1) as service,
+        tempfile.TemporaryDirectory(prefix="law-") as folder,
+    ):
+        patch.setattr(parquet, "JOINED_FILES", joined_files)
         play(service, [*CREATES, *DELETES])
         world = World(service, build_lake(folder))
         run_both(folder, service, schedule, [(CHAIN, hours(hour), world.read) for hour in windows])
