@@ -22,7 +22,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).parent / ".cache"
 START = datetime(2026, 3, 1, tzinfo=UTC)
-FORMAT = 1
+FORMAT = 2
 """Of the cached files; another number renders all feeds anew."""
 
 _SERIES_PER_STUDY = 2
@@ -31,6 +31,16 @@ _RECENT_HOURS = 5
 _SIZES = range(3_000, 9_000)  # of a template's JSON
 _FAMILIES = ("Adeyemi", "Costa", "Dubois", "Garcia", "Haddad", "Ivanova", "Jensen", "Kowalski", "Nguyen", "Sato")
 _PARTS = ("HEAD", "CHEST", "ABDOMEN", "PELVIS", "SPINE", "KNEE")
+_SLOTS = {
+    "sop": ("00080018", "UI"),
+    "number": ("00200013", "IS"),
+    "location": ("00201041", "DS"),
+    "position": ("00200032", "DS"),
+    "centre": ("00281050", "DS"),
+    "width": ("00281051", "DS"),
+    "current": ("00181151", "IS"),
+}
+"""Tag and VR of what differs from instance to instance."""
 
 
 @dataclass(frozen=True)
@@ -250,11 +260,16 @@ class _Renderer:
         study, series = number // size, number // (size // _SERIES_PER_STUDY)
         text, slots = _series_text(study, series, self.versions.get(number, 1))
         place = number % size
+        noise = number * 0x9E3779B97F4A7C15 % 2**63  # what differs from image to image, as a scanner's values do
         values = {
             "sop": instance_uid(number),
             "number": str(place + 1),
             "location": f"{place * 2.5 - 100:.1f}",
-            "second": f"{place % 60:02d}",
+            "position": f"{noise % 9973 / 50 - 100:.6f},{noise % 7919 / 40 - 100:.6f},{place * 2.5 - 100:.1f}",
+            "centre": str(noise % 400),
+            "width": str(noise % 1999),
+            "current": str(100 + noise % 347),
+            "second": f"{place % 60:02d}.{noise % 10**6:06d}",
         }
         return text % tuple(values[slot].encode() for slot in slots)
 
@@ -292,19 +307,21 @@ def _series_text(study: int, series: int, version: int) -> tuple[bytes, list[str
     if version > 1:
         values["00100020"] = ("LO", f"C{version}{study:07d}")
         values["00081030"] = ("LO", f"Corrected {version - 1}")
-    slots = {"sop": ("00080018", "UI"), "number": ("00200013", "IS"), "location": ("00201041", "DS")}
     templates = _templates()[modality]
     metadata = {
         **templates[series % len(templates)],
         **{tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()},
-        **{tag: {"vr": vr, "Value": [f"@{slot}@"]} for slot, (tag, vr) in slots.items()},
+        **{tag: {"vr": vr, "Value": [f"@{slot}@"]} for slot, (tag, vr) in _SLOTS.items()},
         "00080033": {"vr": "TM", "Value": ["1012@second@"]},
         "0020000D": {"vr": "UI", "Value": [study_uid(study)]},
         "0020000E": {"vr": "UI", "Value": [series_uid(series)]},
+        "00200052": {"vr": "UI", "Value": [uid(4, study)]},
     }
     text = json.dumps(dict(sorted(metadata.items())), separators=(",", ":")).replace("%", "%%")
-    text = text.replace('"@location@"', "@location@").replace('"@number@"', "@number@")
-    places = sorted((text.index(f"@{slot}@"), slot) for slot in (*slots, "second"))
+    for slot, (_, vr) in _SLOTS.items():
+        if vr in ("DS", "IS"):  # numbers, not texts
+            text = text.replace(f'"@{slot}@"', f"@{slot}@")
+    places = sorted((text.index(f"@{slot}@"), slot) for slot in (*_SLOTS, "second"))
     for _, slot in places:
         text = text.replace(f"@{slot}@", "%s")
     return text.encode(), [slot for _, slot in places]

@@ -1,34 +1,233 @@
-"""The published results as tables and plots: `python -m bench.report` writes docs/benchmarks.md and docs/images."""
+"""The results as tables and plots: `python -m bench.report` writes the generated parts of docs/benchmarks.md.
 
+Without arguments it takes the published results (bench/results); `--latest` takes those of the last runs, for a look.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import isnan
+from operator import ge, le
+from pathlib import Path
 from typing import Any
 
+from bench.measure import LATEST, PUBLISHED, ROOT
 
-def hour_table(result: dict[str, Any]) -> list[str]:
-    """The contenders of an hour, fastest first, as Markdown."""
-    rows = sorted(result["contenders"], key=lambda row: -row["changes_per_second"])
-    floor = next((row["seconds"]["median"] for row in rows if row["name"] == "download"), None)
-    lines = [
-        "| way | tables | correct | changes per second | seconds (least–most) | × the download | CPU s | peak memory "
-        "| written |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        seconds = row["seconds"]
-        ratio = f"{seconds['median'] / floor:.2f}" if floor else ""
-        correct = "–" if not row["tables"] else "yes" if row["is_correct"] else "**no**"
-        lines.append(
-            f"| {row['label']} | {row['tables'] or '–'} | {correct} | {row['changes_per_second']:,} | "
-            f"{seconds['median']:.2f} ({seconds['min']:.2f}–{seconds['max']:.2f}) | {ratio} | "
-            f"{row['cpu_seconds']['median']:.1f} | {row['peak_mib']['median']:,.0f} MiB | "
-            f"{row['bytes_written']['median'] / 2**20:.1f} MiB |"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+IMAGES = ROOT / "docs" / "images"
+_NAMES = ("hour", "growth", "month", "year")
+_MISSING = "Not measured yet."
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that the project wants to be, and what was measured."""
+
+    name: str
+    figure: str
+    is_met: bool
+
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """Of the table."""
+        return self.name, self.figure, "met" if self.is_met else "**missed**"
+
+
+def hour_table(result: Result) -> str:
+    """The contenders of an hour, fastest first."""
+    return _grid(
+        (
+            "way",
+            "tables",
+            "correct",
+            "changes per second",
+            "seconds (least–most)",
+            "× download",
+            "CPU s",
+            "memory",
+            "written",
+        ),
+        [_hour_row(row, _contender(result, "download")) for row in _fastest_first(result)],
+    )
+
+
+def _hour_row(row: Result, floor: Result | None) -> tuple[str, ...]:
+    seconds = row["seconds"]
+    return (
+        row["label"],
+        str(row["tables"] or "–"),
+        _correct(row),
+        f"{row['changes_per_second']:,}",
+        f"{seconds['median']:.2f} ({seconds['min']:.2f}–{seconds['max']:.2f})",
+        f"{seconds['median'] / floor['seconds']['median']:.1f}" if floor else "",
+        f"{row['cpu_seconds']['median']:.1f}",
+        f"{row['peak_mib']['median']:,.0f} MiB",
+        f"{row['bytes_written']['median'] / 2**20:.1f} MiB" if row["tables"] else "–",
+    )
+
+
+def _correct(row: Result) -> str:
+    return "–" if not row["tables"] else "yes" if row["is_correct"] else "**no**"
+
+
+def hour_summary(result: Result) -> str:
+    """What a stranger wants to know."""
+    rows = [row for row in _fastest_first(result) if row["name"] not in ("bare", "ours_extract", "ours_command")]
+    return _grid(
+        ("way", "changes per second", "tables kept", "correct"),
+        [
+            (row["label"], f"{row['changes_per_second']:,}", str(row["tables"] or "none: the floor"), _correct(row))
+            for row in rows
+        ],
+    )
+
+
+def growth_table(result: Result) -> str:
+    """The same hour into tables of more and more rows."""
+    rows = []
+    for case in sorted(result["cases"], key=lambda case: (case["scattered"], case["rows"])):
+        least, cpu = _growth_case(result, case["scattered"])["cpu_seconds"], case["cpu_seconds"]
+        rows.append(
+            (
+                f"{case['rows']:,}",
+                "all over the history" if case["scattered"] else "recent studies",
+                f"{cpu['median']:.2f} ({cpu['min']:.2f}–{cpu['max']:.2f})",
+                f"{cpu['median'] / least['median']:.2f}",
+                f"{case['seconds']['median']:.2f}",
+                f"{case['peak_mib']['median']:,.0f} MiB",
+                "yes" if case["is_correct"] else "**no**",
+            )
         )
-    return lines
+    return _grid(
+        ("rows before", "updates and deletes", "CPU s (least–most)", "× the smallest", "seconds", "memory", "correct"),
+        rows,
+    )
 
 
-def print_hour(result: dict[str, Any]) -> None:
-    """The same on a terminal."""
+def month_table(result: Result) -> str:
+    """An hour of the first day, and one of the last."""
+    first, last = result["first_day"], result["last_day"]
+    return _grid(
+        (f"an hour of {result['changes_per_hour']:,} changes, median", "first day", f"day {result['days']}", "ratio"),
+        [
+            (label, f"{first[name]:.3f}", f"{last[name]:.3f}", f"{last[name] / first[name]:.2f}")
+            for label, name in (("seconds", "seconds"), ("CPU seconds", "cpu_seconds"))
+        ],
+    )
+
+
+def year_table(result: Result) -> str:
+    """A year of hours, and an empty one."""
+    full, empty = result["full"], result["empty"]
+    return _grid(
+        ("", "seconds", "of these, the work", "CPU s", "memory after the first and the last run", "Dagster's history"),
+        [
+            (
+                label,
+                f"{year['seconds']:,.0f}",
+                f"{year['work_seconds']:,.0f}",
+                f"{year['cpu_seconds']:,.0f}",
+                f"{year['runs'][0]['memory_mib']:,} and {year['runs'][-1]['memory_mib']:,} MiB",
+                f"{year['history_bytes'] / 2**20:,.0f} MiB",
+            )
+            for label, year in ((f"{result['changes']:,} changes, five tables", full), ("empty partitions", empty))
+        ],
+    )
+
+
+def targets_of_hour(result: Result) -> Iterable[Target]:
+    """Of single hours."""
+
+    def seconds(name: str) -> float:
+        row = _contender(result, name)
+        return float(row["seconds"]["median"]) if row else float("nan")
+
+    floor, ours = seconds("download"), seconds("ours_inprocess")
+    wanted = (
+        ("(a) extraction at most 1.5 × the download", seconds("ours_extract") / floor, 1.5, le),
+        ("(b) five tables, in process, at most 3 × the download", ours / floor, 3, le),
+        ("(b) at least 5 × as fast as dlt, tuned", seconds("dlt_tuned") / ours, 5, ge),
+        ("(b) at least 3 × as fast as the hand-written script", seconds("handwritten") / ours, 3, ge),
+        ("(b) stretch: 10 × as fast as dlt, tuned", seconds("dlt_tuned") / ours, 10, ge),
+    )
+    yield from (
+        Target(name, f"{ratio:.2f} ×", holds(ratio, limit)) for name, ratio, limit, holds in wanted if not isnan(ratio)
+    )
+    if run := _contender(result, "ours_dagster"):
+        extra = run["orchestration_seconds"]["median"]
+        yield Target("(c) at most 3 s of orchestration, start to success", f"{extra:.2f} s", extra <= 3)
+
+
+def targets_of_growth(result: Result) -> Iterable[Target]:
+    """Of large tables."""
+    for scattered in (False, True):
+        least = _growth_case(result, scattered)
+        for case in result["cases"]:
+            if case["scattered"] is not scattered or case["rows"] < 4_000_000:
+                continue
+            times = 2 if case["rows"] < 10_000_000 else 3
+            ratio = case["cpu_seconds"]["median"] / least["cpu_seconds"]["median"]
+            memory = case["peak_mib"]["max"]
+            kind = ", updates all over the history" if scattered else ""
+            yield Target(
+                f"(d) {case['rows'] / 1e6:.0f} million rows{kind}: at most {times} × the CPU of "
+                f"{least['rows'] / 1e3:.0f} thousand, and 1 GiB",
+                f"{ratio:.2f} ×, {memory:,.0f} MiB",
+                ratio <= times and memory <= 1024,
+            )
+
+
+def targets_of_year(result: Result) -> Iterable[Target]:
+    """Of a year at once."""
+    full = result["full"]
+    first, last = full["runs"][0]["memory_mib"], full["runs"][-1]["memory_mib"]
+    yield Target(
+        "(e) a year's work in at most 5 minutes", f"{full['work_seconds']:,.0f} s", full["work_seconds"] <= 300
+    )
+    yield Target("(e) memory flat (at most 1.2 × after the last run)", f"{first} to {last} MiB", last <= 1.2 * first)
+    yield Target("(e) at most 1.3 × Dagster's empty partitions", f"{result['ratio']:.2f} ×", result["ratio"] <= 1.3)
+
+
+def targets_of_month(result: Result) -> Iterable[Target]:
+    """Of many small commits."""
+    ratio = result["last_day"]["seconds"] / result["first_day"]["seconds"]
+    yield Target("(f) an hour of the last day at most 1.3 × one of the first", f"{ratio:.2f} ×", ratio <= 1.3)
+
+
+def targets_table(results: dict[str, Result]) -> str:
+    """All targets whose figures there are."""
+    parts: dict[str, Callable[[Result], Iterable[Target]]] = {
+        "hour": targets_of_hour,
+        "growth": targets_of_growth,
+        "year": targets_of_year,
+        "month": targets_of_month,
+    }
+    rows = [target.row for name, build in parts.items() if name in results for target in build(results[name])]
+    return _grid(("target", "measured", ""), rows) if rows else _MISSING
+
+
+def about(results: dict[str, Result]) -> str:
+    """When and on what it was measured."""
+    lines = []
+    for name, result in results.items():
+        machine = result["machine"]
+        packages = ", ".join(f"{package} {version}" for package, version in machine["packages"].items())
+        lines.append(
+            f"- {name}: `{result['command']}` on {result['date']} at commit `{result['commit']}`; "
+            f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, Python {machine['python']}, "
+            f"{packages}; load at the start {result['load_at_start']}"
+        )
+    return "\n".join(lines) or _MISSING
+
+
+def print_hour(result: Result) -> None:
+    """The contenders on a terminal."""
     print(f"{result['changes']:,} changes, {result['bytes'] / 2**20:.0f} MiB of pages, {result['rounds']} rounds\n")
-    for row in sorted(result["contenders"], key=lambda row: -row["changes_per_second"]):
+    for row in _fastest_first(result):
         seconds = row["seconds"]
         correct = "" if row["is_correct"] else "  NOT CORRECT"
         print(
@@ -36,3 +235,71 @@ def print_hour(result: dict[str, Any]) -> None:
             f"({seconds['min']:.2f}–{seconds['max']:.2f}) {row['cpu_seconds']['median']:6.1f} CPU s "
             f"{row['peak_mib']['median']:6.0f} MiB{correct}"
         )
+
+
+def _fastest_first(result: Result) -> list[Result]:
+    return sorted(result["contenders"], key=lambda row: -int(row["changes_per_second"]))
+
+
+def _contender(result: Result, name: str) -> Result | None:
+    return next((row for row in result["contenders"] if row["name"] == name), None)
+
+
+def _growth_case(result: Result, scattered: bool) -> Result:
+    cases = [case for case in result["cases"] if case["scattered"] is scattered]
+    return min(cases, key=lambda case: int(case["rows"]))
+
+
+def _grid(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    align = ["---", *("---:" for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, align, *rows])
+
+
+def _fill_in(text: str, name: str, content: str) -> str:
+    block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    if not block.search(text):
+        raise SystemExit(f"{DOCUMENT} has no markers for {name!r}.")
+    return block.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the generated parts of docs/benchmarks.md, and the plots.")
+    parser.add_argument("--latest", action="store_true", help="the results of the last runs, written to the cache")
+    options = parser.parse_args()
+    source = LATEST if options.latest else PUBLISHED
+    target, images = (LATEST / "benchmarks.md", LATEST / "images") if options.latest else (DOCUMENT, IMAGES)
+    results = {
+        name: json.loads(path.read_text()) for name in _NAMES if (path := Path(source / f"{name}.json")).exists()
+    }
+    text = DOCUMENT.read_text()
+    builders = {"hour": hour_table, "growth": growth_table, "month": month_table, "year": year_table}
+    for name, build in builders.items():
+        text = _fill_in(
+            text,
+            name,
+            f"{_plot(name, results[name], images)}\n\n{build(results[name])}" if name in results else _MISSING,
+        )
+    text = _fill_in(text, "summary", hour_summary(results["hour"]) if "hour" in results else _MISSING)
+    text = _fill_in(text, "targets", targets_table(results))
+    target.write_text(_fill_in(text, "about", about(results)))
+    print(f"Written to {target.relative_to(ROOT)}")
+
+
+def _plot(name: str, result: Result, images: Path) -> str:
+    from bench import plots
+
+    path = images / f"bench-{name}.png"
+    getattr(plots, f"draw_{name}")(result, path)
+    return f"![{_ALTERNATIVES[name]}](images/{path.name})"
+
+
+_ALTERNATIVES = {
+    "hour": "Changes per second by contender; the figures are in the table below.",
+    "growth": "CPU and memory of the same hour by rows in the table before it; the figures are in the table below.",
+    "month": "Seconds of an hour, day by day.",
+    "year": "Seconds of each range run, and the memory after it.",
+}
+
+
+if __name__ == "__main__":
+    main()
