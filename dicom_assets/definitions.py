@@ -2,13 +2,14 @@
 
 import warnings
 from datetime import UTC, datetime
+from functools import cache
 
 import dagster as dg
 
-from dicom_assets.adapters.credentials import TokenAuth, build_credential
+from dicom_assets.adapters.credentials import Credential, TokenAuth, build_credential
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.adapters.storage import Storage
+from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.assets import build_assets
 from dicom_assets.defs.checks import build_checks
@@ -18,6 +19,17 @@ from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.settings import Settings, load_settings
 
 
+def build_identity(settings: Settings) -> Credential | None:
+    """Whatever hands out tokens, for the service and for storage; None where requests go out without one."""
+    secret = settings.azure_client_secret
+    return build_credential(
+        settings.authentication,
+        tenant_id=settings.azure_tenant_id,
+        client_id=settings.azure_client_id,
+        client_secret=None if secret is None else secret.get_secret_value(),
+    )
+
+
 def open_client(settings: Settings) -> DicomService:
     """The service's client.
 
@@ -25,13 +37,7 @@ def open_client(settings: Settings) -> DicomService:
         SettingsError: there is no service to ask.
     """
     base_url = settings.require_service_url()
-    secret = settings.azure_client_secret
-    credential = build_credential(
-        settings.authentication,
-        tenant_id=settings.azure_tenant_id,
-        client_id=settings.azure_client_id,
-        client_secret=None if secret is None else secret.get_secret_value(),
-    )
+    credential = build_identity(settings)
     return DicomService(
         base_url,
         auth=None
@@ -45,7 +51,15 @@ def open_client(settings: Settings) -> DicomService:
 
 def build_lake(settings: Settings) -> Lake:
     """The lake of the settings."""
-    return Lake(Storage(settings.lake_url), settings.table_paths, retention_hours=settings.retention_hours)
+    if settings.storage_account is None:
+        storage = Storage(settings.lake_url)
+    else:
+        identity = cache(lambda: build_identity(settings))
+        storage = Storage(
+            settings.lake_url,
+            lambda: azure_options(identity(), str(settings.storage_account), settings.storage_endpoint),
+        )
+    return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:

@@ -3,11 +3,13 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pytest_socket import SocketConnectBlockedError
 
 from dicom_assets.settings import describe_settings
 
@@ -109,3 +111,8 @@ def test_make_lists_every_target():
     status, output = run([shutil.which("make") or "make"])
     assert status == 0, output
     assert {"demo", "dev", "test", "test-deep", "check", "clean"} <= set(re.findall(r"^  make ([a-z-]+)", output, re.M))
+
+
+def test_tests_never_leave_loopback():
+    with pytest.raises(SocketConnectBlockedError), socket.socket() as outside:
+        outside.connect(("192.0.2.1", 80))  # an address that is nobody's (RFC 5737)

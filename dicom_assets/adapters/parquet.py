@@ -65,8 +65,10 @@ class Files:
             dictionaries: columns to leave as dictionaries, where only their distinct values matter.
         """
         with self._storage.explained(self._path, "read"):
-            source = self._storage.open_file(self._store, self._path, file.name)
-            with pq.ParquetFile(source, read_dictionary=list(dictionaries), pre_buffer=False) as parquet:
+            source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
+            with pq.ParquetFile(
+                source, read_dictionary=list(dictionaries), pre_buffer=not self._storage.is_local
+            ) as parquet:
                 present = set(parquet.schema_arrow.names)
                 rows = parquet.read([name for name in schema.names if name in present], use_threads=False)
         columns = [

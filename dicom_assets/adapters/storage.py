@@ -1,21 +1,84 @@
 """Where the lake lies: a local folder or a file system of Azure Data Lake Storage."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import obstore
+import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from dicom_assets.adapters.credentials import Credential
 from dicom_assets.core.errors import LakeUnavailableError
+
+STORAGE_SCOPE = "https://storage.azure.com/.default"
+"""Scope of the tokens for Azure storage, whatever the account."""
+
+
+_OBSTORE_NAMES = {"bearer_token": "token"}
+"""What obstore calls an option, where it differs from delta-rs."""
 
 
 def _no_options() -> dict[str, str]:
     return {}
+
+
+def azure_options(credential: Credential | None, account: str, endpoint: str | None) -> dict[str, str]:
+    """Options of delta-rs and obstore for an account, with a token that is good for the next operation.
+
+    Args:
+        credential: whatever hands out tokens and keeps them until they expire. Without one delta-rs and obstore look
+            into the environment for a key (AZURE_STORAGE_ACCOUNT_KEY) or a SAS token.
+        account: the storage account.
+        endpoint: of an emulator on this machine, the account included; None for Azure.
+    """
+    options = {"account_name": account}
+    if endpoint is not None:
+        options |= {"endpoint": endpoint, "allow_http": "true"}
+    if credential is not None:
+        options["bearer_token"] = credential.get_token(STORAGE_SCOPE).token
+    return options
+
+
+class RangeFile(io.RawIOBase):
+    """An object of a store, read range by range."""
+
+    def __init__(self, store: ObjectStore, name: str, size_bytes: int) -> None:
+        self._store = store
+        self._name = name
+        self._size = size_bytes
+        self._place = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves to a place, as files do."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """The place."""
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the buffer with one request."""
+        length = min(len(buffer), self._size - self._place)
+        if length <= 0:
+            return 0
+        buffer[:length] = obstore.get_range(self._store, self._name, start=self._place, length=length).to_bytes()
+        self._place += length
+        return length
 
 
 @dataclass(frozen=True)
@@ -40,11 +103,14 @@ class Storage:
         """The table's folder, for its files."""
         if self.is_local:
             return LocalStore(self.uri(path), mkdir=True)
-        return from_url(self.uri(path), config=cast(Any, self.options()))
+        options = dict(self.options())
+        http = {"allow_http": options.pop("allow_http", None) == "true"}
+        config = {_OBSTORE_NAMES.get(name, name): value for name, value in options.items()}
+        return from_url(self.uri(path), config=cast(Any, config), client_options=cast(Any, http))
 
-    def open_file(self, store: ObjectStore, path: str, name: str) -> BinaryIO | str:
+    def open_file(self, store: ObjectStore, path: str, name: str, size_bytes: int) -> "RangeFile | str":
         """A table's file, for pyarrow: a path where it is local, else an object that reads ranges."""
-        return f"{self.uri(path)}/{name}" if self.is_local else cast(BinaryIO, obstore.open_reader(store, name))
+        return f"{self.uri(path)}/{name}" if self.is_local else RangeFile(store, name, size_bytes)
 
     @contextmanager
     def explained(self, path: str, doing: str) -> Iterator[None]:
@@ -56,7 +122,7 @@ class Storage:
             yield
         except (CommitFailedError, TableNotFoundError):
             raise
-        except (OSError, DeltaError, BaseError) as error:
+        except (OSError, DeltaError, BaseError, pa.ArrowInvalid) as error:
             raise LakeUnavailableError(
                 f"Could not {doing} {self.uri(path)}: {_reason(error)}. "
                 + (

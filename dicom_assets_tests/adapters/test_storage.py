@@ -1,11 +1,15 @@
+import io
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from azure.core.credentials import AccessToken
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.exceptions import GenericError
 from obstore.store import AzureStore, LocalStore
 
-from dicom_assets.adapters.storage import Storage
+from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.core.errors import LakeUnavailableError
 
 AZURE = "abfss://dicom@account.dfs.core.windows.net"
@@ -18,9 +22,8 @@ def test_local_lake_is_found_from_any_folder(tmp_path, monkeypatch):
     assert storage.uri("silver/study") == str(tmp_path / "data/lake/silver/study")
     assert isinstance(storage.open_store("silver/study"), LocalStore)
     assert (tmp_path / "data/lake/silver/study").is_dir()
-    assert (
-        storage.open_file(storage.open_store("study"), "study", "a.parquet") == f"{tmp_path}/data/lake/study/a.parquet"
-    )
+    file = storage.open_file(storage.open_store("study"), "study", "a.parquet", 10)
+    assert file == f"{tmp_path}/data/lake/study/a.parquet"
 
 
 def test_azure_lake_asks_for_its_options_at_every_operation():
@@ -39,14 +42,44 @@ def test_azure_lake_asks_for_its_options_at_every_operation():
     assert "hidden" not in repr(storage)
 
 
-def test_file_of_a_store_can_be_read_in_ranges(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(b"0123456789")
-    reader = Storage(AZURE).open_file(LocalStore(tmp_path), "study", "a.parquet")
-    reader.seek(4)
-    assert bytes(reader.read(3)) == b"456"
+def test_file_of_a_store_is_read_in_ranges(tmp_path):
+    rows = pa.table({"a": range(1000), "b": ["x"] * 1000})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    size = (tmp_path / "a.parquet").stat().st_size
+    file = Storage(AZURE).open_file(LocalStore(tmp_path), "study", "a.parquet", size)
+    assert pq.ParquetFile(file).read(["a"]).equals(rows.select(["a"]))
+    content = (tmp_path / "a.parquet").read_bytes()
+    for offset, whence, place in [(4, io.SEEK_SET, 4), (2, io.SEEK_CUR, 9), (-4, io.SEEK_END, size - 4)]:
+        assert file.seek(offset, whence) == file.tell() == place
+        assert file.read(3) == content[place : place + 3]
+    file.seek(0, io.SEEK_END)
+    assert file.read(3) == b""
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), DeltaError("no log"), GenericError("refused")])
+class Identity:
+    def __init__(self) -> None:
+        self.scopes: list[str] = []
+
+    def get_token(self, *scopes: str, **_: object) -> AccessToken:
+        self.scopes += scopes
+        return AccessToken("secret", 0)
+
+
+def test_options_of_an_account_hold_a_token_of_the_identity():
+    identity = Identity()
+    assert azure_options(identity, "account", None) == {"account_name": "account", "bearer_token": "secret"}
+    assert identity.scopes == ["https://storage.azure.com/.default"]
+
+
+def test_options_of_an_emulator_name_its_endpoint_and_no_token_without_an_identity():
+    options = azure_options(None, "lake", "http://127.0.0.1:1/lake")
+    assert options == {"account_name": "lake", "endpoint": "http://127.0.0.1:1/lake", "allow_http": "true"}
+    assert isinstance(Storage(AZURE, lambda: dict(options)).open_store("study"), AzureStore)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), DeltaError("no log"), GenericError("refused"), pa.ArrowInvalid("cut")]
+)
 @pytest.mark.parametrize(
     ("url", "told"), [("/lake", "DICOM_STORAGE_URL names a folder"), (AZURE, '"Storage Blob Data Contributor" role')]
 )

@@ -7,7 +7,7 @@ import pytest
 
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.schema import TABLES
-from dicom_assets.definitions import build_definitions
+from dicom_assets.definitions import build_definitions, build_lake
 from dicom_assets.settings import load_settings
 
 
@@ -85,3 +85,11 @@ def test_materialising_without_a_service_names_the_setting_and_the_demo(definiti
         pytest.raises(SettingsError, match=r"DICOM_SERVICE_URL is not set.*`make demo`"),
     ):
         job.execute_in_process(instance=instance, partition_key="2026-03-01-00:00")
+
+
+def test_lake_in_an_account_is_asked_for_with_its_options():
+    storage = build_lake(
+        load_settings({"DICOM_STORAGE_URL": "https://account.dfs.core.windows.net", "DICOM_AUTHENTICATION": "none"})
+    ).storage
+    assert storage.uri("instance") == "abfss://dicom@account.dfs.core.windows.net/instance"
+    assert storage.options() == {"account_name": "account"}
