@@ -74,10 +74,17 @@ def draw_growth(result: dict[str, Any], path: Path) -> None:
         memory.axhline(1024, color=OTHERS, linestyle=":", label="1 GiB")
         for axes, title in ((cpu, "CPU seconds of the hour"), (memory, "Peak memory, MiB")):
             axes.set_xscale("log")
-            axes.set_ylim(bottom=0)
+            sizes = sorted({case["rows"] for case in result["cases"]})
+            axes.set_xticks(sizes, [_short(size) for size in sizes])
+            axes.minorticks_off()
+            axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
             axes.set_xlabel("rows in instance before the hour")
             axes.set_title(title)
         memory.legend(frameon=False, loc="lower right")
+
+
+def _short(rows: int) -> str:
+    return f"{rows / 1e6:.0f} M" if rows >= 950_000 else f"{rows / 1e3:.0f} k"
 
 
 def _rows_of(case: dict[str, Any]) -> int:
