@@ -114,6 +114,6 @@ def test_make_lists_every_target():
 
 
 def test_tests_never_leave_loopback():
-    blocked = pytest.raises((SocketConnectBlockedError, UserWarning), match="192.0.2.1")
+    blocked = pytest.raises((SocketConnectBlockedError, UserWarning), match=r"192\.0\.2\.1")
     with blocked, socket.socket() as outside:
         outside.connect(("192.0.2.1", 80))  # an address that is nobody's (RFC 5737)
