@@ -38,8 +38,10 @@ test: $(READY) ## Run all tests but the deep ones
 test-deep: $(READY) ## Run the deep tests too: thousands of examples of the law (minutes)
 	@$(PYTEST) -m "deep or not deep" $(TEST_ARGS)
 
-bench: $(BENCH_READY) ## Measure a small hour, this project beside others (five minutes)
+bench: $(BENCH_READY) ## Measure small hours, this project beside others (five minutes)
 	@$(BIN)/python -m bench.run --changes 5000 $(ARGS)
+	@$(BIN)/python -m bench.growth --rows 100000 500000 --changes 5000 --rounds 1
+	@$(BIN)/python -m bench.month --days 2 --changes-per-hour 200
 
 bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (hours, on a quiet machine)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
@@ -81,10 +83,10 @@ clean-demo: ## Delete the demo: its service, its tables in ./data and Dagster's 
 	@rm -rf data/service data/dicom .dagster
 
 clean: ## Delete the environment and all caches, not the demo
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist bench/.cache
 
 # Of others' tools nothing is in the project's own environment.
-$(BENCH_READY): bench/peers/requirements.txt $(READY)
+$(BENCH_READY): bench/peers/requirements.txt | $(READY)
 	@echo "Setting up bench/.cache/peers-venv (once, a minute) …"
 	@if command -v uv > /dev/null 2>&1; then \
 		uv venv --quiet --clear --python $(BIN)/python $(BENCH_VENV) && \

@@ -9,6 +9,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 OURS, OTHERS, FLOOR, SECOND = "#0b7a75", "#9aa5b1", "#d9dee3", "#c8553d"
 _STYLE = {
@@ -32,6 +33,13 @@ def figure(path: Path, columns: int = 1, height: float = 3.4) -> Iterator[Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawing.savefig(path, metadata={"Software": None})
         plt.close(drawing)
+
+
+def _from_zero(axes: Any, label: str) -> None:
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
+    axes.set_xlabel(label)
+    if axes.get_xscale() == "linear":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_hour(result: dict[str, Any], path: Path) -> None:
@@ -77,8 +85,7 @@ def draw_growth(result: dict[str, Any], path: Path) -> None:
             sizes = sorted({case["rows"] for case in result["cases"]})
             axes.set_xticks(sizes, [_short(size) for size in sizes])
             axes.minorticks_off()
-            axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
-            axes.set_xlabel("rows in instance before the hour")
+            _from_zero(axes, "rows in instance before the hour")
             axes.set_title(title)
         memory.legend(frameon=False, loc="lower right")
 
@@ -98,8 +105,7 @@ def draw_month(result: dict[str, Any], path: Path) -> None:
         axes.plot(days, result["days_seconds"], color=OURS, marker=".", label="seconds")
         axes.plot(days, result["days_cpu_seconds"], color=SECOND, marker=".", label="CPU seconds")
         axes.axhline(1.3 * result["days_seconds"][0], color=OTHERS, linestyle=":", label="1.3 × the first day")
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("day")
+        _from_zero(axes, "day")
         axes.set_title(f"An hour of {result['changes_per_hour']:,} changes, median of each day")
         axes.legend(frameon=False, loc="lower right")
 
@@ -115,7 +121,6 @@ def draw_year(result: dict[str, Any], path: Path) -> None:
         work = [run["work_seconds"] for run in result["full"]["runs"]]
         seconds.plot(range(1, len(work) + 1), work, color=SECOND, marker="o", label="of these, the work")
         for axes, title in ((seconds, "Seconds of a run"), (memory, "Memory after it, MiB")):
-            axes.set_ylim(bottom=0)
-            axes.set_xlabel(f"run of {result['hours_per_run']} hours")
+            _from_zero(axes, f"run of {result['hours_per_run']} hours")
             axes.set_title(title)
         seconds.legend(frameon=False)

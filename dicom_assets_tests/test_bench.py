@@ -3,22 +3,23 @@
 import json
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import feed as feeds
+from bench import run
 from bench.check import count_rows, expected_counts, is_correct
 from bench.feed import Feed, Spec, open_feed
 from bench.history import ROWS_PER_HOUR, build_history
 from bench.measure import ROOT, measure
-from bench.run import CONTENDERS, Contender
+from bench.report import hour_table
 from bench.server import serving
 
 pytestmark = pytest.mark.benchmark
 
 SPEC = Spec(changes=450, study_size=20)
-OURS = [contender for contender in CONTENDERS if contender.is_ours]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,10 @@ def feed(tmp_path_factory):
 def url(feed: Feed):
     with serving(feed.folder) as url:
         yield url
+
+
+def contender_of(name: str) -> run.Contender:
+    return next(contender for contender in run.CONTENDERS if contender.name == name)
 
 
 def fetch(url: str, query: str) -> list[dict]:
@@ -63,14 +68,29 @@ def test_server_gives_any_window(url):
     assert "metadata" not in entry
 
 
-@pytest.mark.parametrize("contender", OURS[1:3], ids=lambda contender: contender.name)
-def test_ours_comes_to_the_right_tables(contender: Contender, url, feed, tmp_path):
-    contender.run(url, tmp_path, feed)
+def test_comparison_of_ours_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(feeds, "CACHE", tmp_path)
+    monkeypatch.setattr(run, "CACHE", tmp_path)
+    result = run.compare([contender_of("ours_inprocess")], SPEC, rounds=1)
+    (line,) = (line for line in hour_table(result).splitlines() if "in process" in line)
+    assert " | 5 | yes | " in line
+
+
+def test_dagster_run_comes_to_the_right_tables(url, feed, tmp_path):
+    contender = contender_of("ours_dagster")
+    said = contender.run(url, tmp_path, feed).said
     assert is_correct(tmp_path, feed, contender.tables)
+    assert said["seconds"] > said["work_seconds"] > 0
+
+
+def test_tables_that_lack_a_row_are_not_correct(url, feed, tmp_path):
+    contender_of("ours_inprocess").run(url, tmp_path, feed)
+    assert not is_correct(tmp_path, replace(feed, instances=feed.instances + 1), 5)
+    assert not is_correct(tmp_path, replace(feed, digest="0" * 16), 1)
 
 
 def test_extraction_reads_every_entry(url, feed, tmp_path):
-    assert OURS[0].run(url, tmp_path, feed).said["rows"] == feed.changes
+    assert contender_of("ours_extract").run(url, tmp_path, feed).said["rows"] == feed.changes
 
 
 @pytest.mark.parametrize("name", ["bare", "download"])
