@@ -43,7 +43,7 @@ bench: $(BENCH_READY) ## Measure small hours, this project beside others (five m
 	@$(BIN)/python -m bench.growth --rows 100000 500000 --changes 5000 --rounds 1
 	@$(BIN)/python -m bench.month --days 2 --changes-per-hour 200
 
-bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (hours, on a quiet machine)
+bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
 	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --publish
 	@$(BIN)/python -m bench.month --publish
