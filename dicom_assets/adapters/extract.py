@@ -12,7 +12,8 @@ from dicom_assets.core.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.schema import CHANGE_FEED
 
 BATCH_BYTES = 128 * 2**20
-"""Size of the rows that are held before they are written: whole hours, so an hour larger than this is held whole."""
+"""Size of the rows that are held before they are written. They are written by whole hours; an hour larger than this is
+written in parts, so that memory does not grow with it."""
 
 
 class Feed(Protocol):
@@ -39,10 +40,16 @@ class HourRead:
         """Entries of the hour."""
         return self.actions.total()
 
+    def with_page(self, entries: list[Entry]) -> "HourRead":
+        """The same with one page more."""
+        actions = Counter(entry.action for entry in entries)
+        states = Counter(entry.state for entry in entries)
+        return HourRead(self.hour, self.actions + actions, self.states + states, self.pages + 1)
+
 
 @dataclass(frozen=True)
 class Extraction:
-    """The entries of a window, read as they are iterated: batches of whole hours, at least one."""
+    """The entries of a window, read as they are iterated: batches of whole hours, or of parts of one; at least one."""
 
     feed: Feed
     window: Window
@@ -58,21 +65,37 @@ class Extraction:
             FeedEntryError: an entry has no place in the tables.
             ServiceError: the service refused, was not reached, or answered with something else than pages.
         """
-        held = [CHANGE_FEED.schema.empty_table()]
-        held_bytes = 0
+        held = _Held()
         for hour in self.window.hours():
             read_at = self.now()
-            actions: Counter[str] = Counter()
-            states: Counter[str] = Counter()
-            pages = 0
-            for pages, entries in enumerate(self.feed.fetch_pages(hour), start=1):  # noqa: B007
-                rows = build_change_feed(entries, read_at)
-                held.append(rows)
-                held_bytes += rows.nbytes
-                actions.update(entry.action for entry in entries)
-                states.update(entry.state for entry in entries)
-            self.report(HourRead(hour, actions, states, pages))
-            if held_bytes >= BATCH_BYTES:
-                yield pa.concat_tables(held)
-                held, held_bytes = [CHANGE_FEED.schema.empty_table()], 0
-        yield pa.concat_tables(held)
+            read = HourRead(hour, Counter(), Counter(), 0)
+            of_hour = _Held()
+            for entries in self.feed.fetch_pages(hour):
+                of_hour.add(build_change_feed(entries, read_at))
+                read = read.with_page(entries)
+                if of_hour.size_bytes >= BATCH_BYTES:
+                    if held.size_bytes:
+                        yield held.take()
+                    yield of_hour.take()
+            self.report(read)
+            held.add(of_hour.take())
+            if held.size_bytes >= BATCH_BYTES:
+                yield held.take()
+        yield held.take()
+
+
+class _Held:
+    """Rows that wait to be written."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+        self.size_bytes = 0
+
+    def add(self, rows: pa.Table) -> None:
+        self._parts.append(rows)
+        self.size_bytes += rows.nbytes
+
+    def take(self) -> pa.Table:
+        rows = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._parts])
+        self._parts, self.size_bytes = [], 0
+        return rows

@@ -108,9 +108,9 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
         if not all(values):
             sequence = entries[[bool(value) for value in values].index(False)].sequence
             raise FeedEntryError(
-                f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so nothing of "
-                "its window was stored. Ask the service's operator for this sequence; once it is mended, materialise "
-                "the window again."
+                f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so the run "
+                "stopped at its window; what was stored before stays. Ask the service's operator for this sequence; "
+                "once it is mended, materialise the window again."
             )
     timestamps = parse_timestamps(entries)
     columns = [
@@ -143,8 +143,8 @@ def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
             return parse_timestamps(entries[half:])
         raise FeedEntryError(
             f"Entry {entries[0].sequence} of the change feed has a timestamp that is not ISO 8601 with a time zone, "
-            "so nothing of its window was stored. Check that DICOM_SERVICE_URL is a DICOM service with API version 2 "
-            "or later."
+            "so the run stopped at its window; what was stored before stays. Check that DICOM_SERVICE_URL is a DICOM "
+            "service with API version 2 or later."
         ) from error
 
 

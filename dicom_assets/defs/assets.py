@@ -1,5 +1,6 @@
 """The five assets, in the order in which a change reaches them."""
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from dicom_assets.core.schema import Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 from dicom_assets.defs.partitions import partition_key, to_window
+from dicom_assets.defs.progress import Progress
 from dicom_assets.defs.resources import DicomServiceResource
 
 POOL = "dicom_lake"
@@ -58,11 +60,14 @@ def build_assets(
         Reading an hour again replaces its rows by what the service says now; an entry that turned up late is added,
         none is lost.
         """
+        window = to_window(context.partition_time_window)
+        progress = Progress(window, context.log.info, time.monotonic)
 
         def report(read: HourRead) -> None:
             context.add_asset_metadata(describe_hour(read), partition_key=partition_key(read.hour))
+            progress.advance(read)
 
-        return dg.MaterializeResult(value=dicom_service.extract(to_window(context.partition_time_window), report))
+        return dg.MaterializeResult(value=dicom_service.extract(window, report))
 
     @dg.asset(**common("instance"))
     def instance(change_feed: HoursOf) -> dg.MaterializeResult[Any]:

@@ -60,9 +60,25 @@ def test_hours_without_entries_are_one_batch_without_rows():
 
 
 def test_batches_are_whole_hours(monkeypatch):
+    feed = Feed({0: [[(1, CREATE)], [(2, CREATE)]], 1: [[(3, CREATE)]], 3: [[(4, CREATE)]], 4: [[(5, CREATE)]]})
+    one_row = next(iter(Extraction(feed, hours(1), lambda: START, lambda read: None))).nbytes
+    monkeypatch.setattr(extract, "BATCH_BYTES", 2.5 * one_row)
+    assert run(feed, hours(0, 5))[0] == [[1, 2, 3], [4, 5]]
+
+
+def test_an_hour_larger_than_a_batch_is_written_in_parts(monkeypatch):
     monkeypatch.setattr(extract, "BATCH_BYTES", 1)
-    feed = Feed({0: [[(1, CREATE)], [(2, CREATE)]], 1: [[(3, CREATE)]], 3: [[(4, CREATE)]]})
-    assert run(feed, hours(0, 5))[0] == [[1, 2], [3], [4], []]
+    feed = Feed({0: [[(1, CREATE)], [(2, CREATE), (3, CREATE)]], 2: [[(4, CREATE)]]})
+    batches, reports = run(feed, hours(0, 3))
+    assert batches == [[1], [2, 3], [4], []]
+    assert [read.entries for read in reports] == [3, 0, 1]
+
+
+def test_hours_before_a_large_one_are_written_first(monkeypatch):
+    feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)], [(3, CREATE)]]})
+    one_row = next(iter(Extraction(feed, hours(0), lambda: START, lambda read: None))).nbytes
+    monkeypatch.setattr(extract, "BATCH_BYTES", 1.5 * one_row)
+    assert run(feed, hours(0, 2))[0] == [[1], [2, 3], []]
 
 
 def test_small_hours_share_a_batch(monkeypatch):
