@@ -188,6 +188,16 @@ class Snapshot:
             return self.files_of_window(desired.rows)
         return self.files_of_studies(pc.unique(desired.keys[_STUDY]))
 
+    def concerned(self, rows: pa.Table, file: DataFile) -> pa.ChunkedArray:
+        """For each of some rows or keys whether a file may hold its key; what is looked up in a file stays small so."""
+        if "windowStart" in self.table.schema.names:
+            least, greatest = file.ranges.get("sequence", (None, None))
+            if least is None or greatest is None:
+                return pc.is_valid(rows["sequence"])
+            return pc.and_(pc.greater_equal(rows["sequence"], least), pc.less_equal(rows["sequence"], greatest))
+        studies = self._studies.of_file(file)
+        return pc.is_valid(rows[_STUDY]) if studies is None else pc.is_in(rows[_STUDY], value_set=studies)
+
 
 class StudyCache:
     """Which studies each file holds. A file never changes, so that what was read of it once stays true."""
@@ -212,6 +222,10 @@ class StudyCache:
         with ThreadPoolExecutor() as pool:
             known.update(zip((file.name for file in unknown), pool.map(read, unknown), strict=True))
         return [file for file in files if pc.any(pc.is_in(known[file.name], value_set=studies)).as_py()]
+
+    def of_file(self, file: DataFile) -> pa.Array | None:
+        """The studies of a file; None where they are not known."""
+        return self._studies.get(file.name)
 
 
 class Lake:
@@ -413,16 +427,19 @@ class _Plan:
     def prepare(self, desired: Desired) -> None:
         """Writes the files that the commit will name."""
         snapshot, table = self._snapshot, self._snapshot.table
-        missing = pa.chunked_array([pa.repeat(pa.scalar(True), len(desired.rows))])
+        places = pa.array(range(len(desired.rows)), pa.int64())
+        found = [places.slice(0, 0)]
         for file in snapshot.candidates(desired):
             stored = snapshot.folder.read(file, snapshot.schema)
-            change = merge_rows(stored, desired, table)
-            missing = pc.and_not(missing, change.found)
+            concerned = snapshot.concerned(desired.rows, file)
+            part = Desired(desired.keys.filter(snapshot.concerned(desired.keys, file)), desired.rows.filter(concerned))
+            change = merge_rows(stored, part, table)
+            found.append(places.filter(concerned.combine_chunks()).filter(change.found.combine_chunks()))
             if not change.is_empty:
                 self.updated += change.updated
                 self.deleted += change.deleted
                 self.adds.extend(snapshot.folder.write(change.rows))
                 self.removes.append(file.removal())
-        new = desired.rows.filter(missing)
+        new = desired.rows.filter(pc.invert(pc.is_in(places, value_set=pa.concat_arrays(found))))
         self.inserted = len(new)
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema)))

@@ -3,19 +3,22 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.parquet import DataFile
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.instance import build_instances, is_live, newest_entries
 from dicom_assets.core.merge import Desired, key_ids
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
 
-_ENVELOPE = tuple(name for name in CHANGE_FEED.schema.names if name not in ("filePath", "metadata"))
+_OWN = (*INSTANCE.key, "sequence", "ingestedAt", "windowStart")
+_DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
 _ENDLESS = 2**63 - 1
+_FILE = "_file"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ def is_within(times: pa.ChunkedArray, window: Window) -> pa.ChunkedArray:
     """For each time whether it lies in the window."""
     start, end = (pa.scalar(time, times.type) for time in (window.start, window.end))
     return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+
+
+def _holds(rows: pa.Table, column: str, values: pa.Array) -> pa.ChunkedArray:
+    return pc.is_in(rows[column], value_set=values)
 
 
 class InstancesOfWindow:
@@ -76,33 +83,40 @@ class InstancesOfWindow:
         none = Desired(keys, self._table.schema.empty_table())
         if feed is None:
             return none
-        own = newest_entries(read_window(feed, self._window, _ENVELOPE))
+        own = newest_entries(read_window(feed, self._window, _OWN))
         if not len(own):
             return none
         least, studies, ids = pc.min(own["sequence"]), pc.unique(own["studyInstanceUid"]), key_ids(own, INSTANCE.key)
+        del own  # of an hour of a million changes, this and what follows are not held at once
 
         def concerns(rows: pa.Table) -> pa.ChunkedArray:
             recent = pc.greater_equal(rows["sequence"], least)
             return pc.and_(recent, pc.is_in(rows["studyInstanceUid"], value_set=studies))
 
         files = [file for file in feed.files if file.may_hold("sequence", least.as_py(), _ENDLESS)]
-        parts = list(feed.read(_ENVELOPE, files=files, where=concerns))
-        entries = pa.concat_tables([rows for _, rows in parts])
+        parts = list(feed.read(_DECIDING, files=files, where=concerns))
+        entries = pa.concat_tables(
+            [rows.append_column(_FILE, pa.repeat(place, len(rows))) for place, (_, rows) in enumerate(parts)]
+        )
+        files = [file for file, _ in parts]
+        del parts
         newest = newest_entries(entries.filter(pc.is_in(key_ids(entries, INSTANCE.key), value_set=ids)))
-        live = newest.filter(is_live(newest))["sequence"]
-        holding = [file for file, rows in parts if pc.any(pc.is_in(rows["sequence"], value_set=live)).as_py()]
-        return Desired(newest.select(keys.schema.names), self._build_rows(feed, holding, live))
+        live = newest.filter(is_live(newest)).select(["sequence", _FILE])
+        return Desired(newest.select(keys.schema.names), self._build_rows(feed, files, live))
 
     def is_current(self) -> bool:
         """Whether no entry was stored since the last `build`."""
         return self._lake.version(CHANGE_FEED) == self._version
 
-    def _build_rows(self, feed: Snapshot, files: list[Any], sequences: pa.ChunkedArray) -> pa.Table:
+    def _build_rows(self, feed: Snapshot, files: list[DataFile], live: pa.Table) -> pa.Table:
         built = [self._table.schema.empty_table()]
-        for _, entries in feed.read(files=files, where=lambda rows: pc.is_in(rows["sequence"], value_set=sequences)):
-            rows, failures = build_instances(entries, self._table)
-            built.append(rows)
-            self.failures += failures
+        for place, file in enumerate(files):
+            sequences = live["sequence"].filter(pc.equal(live[_FILE], place))
+            wanted = partial(_holds, column="sequence", values=sequences)
+            for _, entries in feed.read(files=[file] if len(sequences) else [], where=wanted):
+                rows, failures = build_instances(entries, self._table)
+                built.append(rows)
+                self.failures += failures
         return pa.concat_tables(built)
 
 
@@ -129,13 +143,11 @@ class AggregateOfWindow:
         self._version = None if instance is None else instance.version
         if instance is None or not len(keys):
             return Desired(keys, self._table.schema.empty_table())
-        studies, ids = pc.unique(keys["studyInstanceUid"]), key_ids(keys, self._table.key)
-
-        def concerns(rows: pa.Table) -> pa.ChunkedArray:
-            return pc.is_in(key_ids(rows, self._table.key), value_set=ids)
-
-        instances = instance.read_table(files=instance.files_of_studies(studies), where=concerns)
-        return Desired(keys, self._build_rows(instances))
+        studies = pc.unique(keys["studyInstanceUid"])
+        of_studies = partial(_holds, column="studyInstanceUid", values=studies)
+        instances = instance.read_table(files=instance.files_of_studies(studies), where=of_studies)
+        concerned = pc.is_in(key_ids(instances, self._table.key), value_set=key_ids(keys, self._table.key))
+        return Desired(keys, self._build_rows(instances.filter(concerned)))
 
     def is_current(self) -> bool:
         """Whether no instance changed since the last `build`."""
