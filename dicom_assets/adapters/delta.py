@@ -14,7 +14,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -28,6 +27,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, group_small_files
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.adapters.study_index import STUDY, StudyIndex
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
 from dicom_assets.core.schema import Table
@@ -35,7 +35,6 @@ from dicom_assets.core.schema import Table
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 30
-_STUDY = "studyInstanceUid"
 _RANGED = ("sequence", "windowStart")
 """Columns whose ranges prune files."""
 
@@ -92,7 +91,7 @@ class Written:
 class Snapshot:
     """One version of a table."""
 
-    def __init__(self, table: Table, delta: DeltaTable, files: Files, studies: "StudyCache") -> None:
+    def __init__(self, table: Table, delta: DeltaTable, files: Files, studies: StudyIndex) -> None:
         self.table = table
         self.delta = delta
         self.folder = files
@@ -186,7 +185,7 @@ class Snapshot:
             return []
         if "windowStart" in self.table.schema.names:
             return self.files_of_window(desired.rows)
-        return self.files_of_studies(pc.unique(desired.keys[_STUDY]))
+        return self.files_of_studies(pc.unique(desired.keys[STUDY]))
 
     def concerned(self, rows: pa.Table, file: DataFile) -> pa.ChunkedArray:
         """For each of some rows or keys whether a file may hold its key; what is looked up in a file stays small so."""
@@ -196,36 +195,7 @@ class Snapshot:
                 return pc.is_valid(rows["sequence"])
             return pc.and_(pc.greater_equal(rows["sequence"], least), pc.less_equal(rows["sequence"], greatest))
         studies = self._studies.of_file(file)
-        return pc.is_valid(rows[_STUDY]) if studies is None else pc.is_in(rows[_STUDY], value_set=studies)
-
-
-class StudyCache:
-    """Which studies each file holds. A file never changes, so that what was read of it once stays true."""
-
-    LIMIT = 4_000_000
-    """Study UIDs kept, at most."""
-
-    def __init__(self) -> None:
-        self._studies: dict[str, pa.Array] = {}
-
-    def find(self, folder: Files, files: Sequence[DataFile], schema: pa.Schema, studies: pa.Array) -> list[DataFile]:
-        """The files that hold one of the studies."""
-        column = pa.schema([schema.field(_STUDY)])
-        if sum(map(len, self._studies.values())) > self.LIMIT:
-            self._studies = {}
-        known = self._studies
-        unknown = [file for file in files if file.name not in known]
-
-        def read(file: DataFile) -> pa.Array:
-            return pc.unique(folder.read(file, column, dictionaries=[_STUDY])[_STUDY]).cast(pa.string())
-
-        with ThreadPoolExecutor() as pool:
-            known.update(zip((file.name for file in unknown), pool.map(read, unknown), strict=True))
-        return [file for file in files if pc.any(pc.is_in(known[file.name], value_set=studies)).as_py()]
-
-    def of_file(self, file: DataFile) -> pa.Array | None:
-        """The studies of a file; None where they are not known."""
-        return self._studies.get(file.name)
+        return pc.is_valid(rows[STUDY]) if studies is None else pc.is_in(rows[STUDY], value_set=studies)
 
 
 class Lake:
@@ -242,7 +212,7 @@ class Lake:
         self.storage = storage
         self._paths = paths
         self._retention_hours = retention_hours
-        self._studies = StudyCache()
+        self._studies = StudyIndex()
 
     def uri(self, table: Table) -> str:
         """Location of a table."""

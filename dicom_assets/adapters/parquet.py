@@ -91,6 +91,19 @@ class Files:
             start, end = len(rows) * part // parts, len(rows) * (part + 1) // parts
             yield self._write_file(rows.slice(start, end - start), data_change)
 
+    def read_aside(self, name: str) -> bytes | None:
+        """A file that lies beside the table's own; None where there is none."""
+        with self._storage.explained(self._path, "read"):
+            try:
+                return obstore.get(self._store, name).bytes().to_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write_aside(self, name: str, content: bytes) -> None:
+        """Writes or replaces a file that lies beside the table's own."""
+        with self._storage.explained(self._path, "write"):
+            obstore.put(self._store, name, content)
+
     def delete(self, actions: Sequence[AddAction]) -> None:
         """Deletes files that no commit names."""
         obstore.delete(self._store, [action.path for action in actions])

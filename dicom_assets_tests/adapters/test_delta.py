@@ -12,8 +12,8 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters import delta, parquet
-from dicom_assets.adapters.delta import Given, Lake, Snapshot, StudyCache
+from dicom_assets.adapters import delta, parquet, study_index
+from dicom_assets.adapters.delta import Given, Lake, Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
@@ -223,7 +223,7 @@ def test_file_without_statistics_is_read_all_the_same(lake):
 
 
 def test_studies_of_many_files_are_found_again_after_they_were_forgotten(lake, monkeypatch):
-    monkeypatch.setattr(StudyCache, "LIMIT", 1)
+    monkeypatch.setattr(study_index, "LIMIT", 1)
     for uid in "1234":
         store(lake, study(uid))
     for uid in "1234":

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from dicom_assets.adapters import parquet
+from dicom_assets.adapters import parquet, study_index
 from dicom_assets.core.change_feed import HOUR
 from dicom_assets.core.schema import CHANGE_FEED, TABLES
 from dicom_assets.emulator.errors import InstanceExistsError
@@ -118,6 +118,7 @@ def check(history, order, joined_files: int) -> None:
         world = World(service, build_lake(folder))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", joined_files)
+            patch.setattr(study_index, "UNKNOWN_FILES", joined_files)
             play(world, history, order)
         expected, found = world.expected(), read_tables(world.lake)
         for name, rows in expected.items():

@@ -1,0 +1,85 @@
+"""Which studies each file of a table holds, so that a run need not look into every file to find a few instances.
+
+A file never changes and its name never comes again: what was read of it once stays true. What is known is kept in
+memory, and in a file beside the table that is no part of it. Where that file is missing, old or broken, the table's
+files themselves are asked.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.adapters.parquet import DataFile, Files
+from dicom_assets.core.errors import LakeUnavailableError
+
+STUDY = "studyInstanceUid"
+NAME = "_studies/index.arrow"
+"""Below the table's folder; Delta takes no notice of names that begin with an underscore."""
+
+UNKNOWN_FILES = 16
+"""Files that are asked one by one; where there are more, the file beside the table is worth reading, and writing."""
+
+LIMIT = 4_000_000
+"""Study UIDs kept in memory, at most."""
+
+
+class StudyIndex:
+    """What is known of the files of a lake's tables."""
+
+    def __init__(self) -> None:
+        self._studies: dict[str, pa.Array] = {}
+
+    def find(self, folder: Files, files: Sequence[DataFile], schema: pa.Schema, studies: pa.Array) -> list[DataFile]:
+        """The files that hold one of the studies.
+
+        Args:
+            folder: the table's.
+            files: those to choose from: all live ones of the table.
+            schema: the table's.
+            studies: UIDs.
+        """
+        if sum(map(len, self._studies.values())) > LIMIT:
+            self._studies = {}
+        known = self._studies
+        if sum(file.name not in known for file in files) > UNKNOWN_FILES:
+            known.update(_load(folder))
+        unknown = [file for file in files if file.name not in known]
+        column = pa.schema([schema.field(STUDY)])
+
+        def read(file: DataFile) -> pa.Array:
+            return pc.unique(folder.read(file, column, dictionaries=[STUDY])[STUDY]).cast(pa.string())
+
+        with ThreadPoolExecutor() as pool:
+            known.update(zip((file.name for file in unknown), pool.map(read, unknown), strict=True))
+        if len(unknown) > UNKNOWN_FILES:
+            _save(folder, {file.name: known[file.name] for file in files})
+        return [file for file in files if pc.any(pc.is_in(known[file.name], value_set=studies)).as_py()]
+
+    def of_file(self, file: DataFile) -> pa.Array | None:
+        """The studies of a file; None where they are not known."""
+        return self._studies.get(file.name)
+
+
+def _load(folder: Files) -> dict[str, pa.Array]:
+    content = folder.read_aside(NAME)
+    with suppress(pa.ArrowInvalid, KeyError):
+        if content is not None:
+            index = pa.ipc.open_file(pa.py_buffer(content)).read_all().combine_chunks()
+            studies = index["studies"].chunk(0)
+            return {name: studies[place].values for place, name in enumerate(index["name"].to_pylist())}
+    return {}
+
+
+def _save(folder: Files, studies: dict[str, pa.Array]) -> None:
+    values = list(studies.values())
+    offsets = pa.array([0, *pc.cumulative_sum(pa.array(map(len, values))).to_pylist()], pa.int32())
+    lists = pa.ListArray.from_arrays(offsets, pa.concat_arrays(values))
+    index = pa.table({"name": pa.array(studies.keys(), pa.string()), "studies": lists})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, index.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(index)
+    with suppress(LakeUnavailableError):  # it only saves time
+        folder.write_aside(NAME, sink.getvalue().to_pybytes())

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from dicom_assets.adapters import study_index
+from dicom_assets.adapters.parquet import Files
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.core.schema import STUDY
+from dicom_assets_tests.adapters.lakes import build_lake, data_files, read, store, study
+
+UIDS = "123456"
+
+
+@pytest.fixture(autouse=True)
+def few_files(monkeypatch):
+    monkeypatch.setattr(study_index, "UNKNOWN_FILES", 3)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A table of six files, each of one study, written by a lake that is gone."""
+    lake = build_lake(tmp_path)
+    for uid in UIDS:
+        store(lake, study(uid))
+    store(build_lake(tmp_path), study("1", patientSex="F"))
+    return tmp_path
+
+
+@pytest.fixture
+def looks(monkeypatch) -> list[str]:
+    """Files whose studies were looked up in the file itself."""
+    names: list[str] = []
+
+    def counted(self, file, schema, *, dictionaries=(), original=Files.read):
+        if dictionaries:
+            names.append(file.name)
+        return original(self, file, schema, dictionaries=dictionaries)
+
+    monkeypatch.setattr(Files, "read", counted)
+    return names
+
+
+def test_a_new_run_looks_only_into_files_it_knows_nothing_of(folder, looks):
+    assert (folder / "study" / study_index.NAME).exists()
+    assert store(build_lake(folder), study("3", patientSex="M")).updated == 1
+    assert len(looks) == 1  # the file that the last run wrote
+    assert len(read(build_lake(folder))) == len(UIDS)
+
+
+@pytest.mark.parametrize("content", [b"", b"not Arrow", b"ARROW1\0\0"])
+def test_a_broken_index_is_passed_over(folder, looks, content):
+    (folder / "study" / study_index.NAME).write_bytes(content)
+    assert store(build_lake(folder), study("3", patientSex="M")).updated == 1
+    assert len(looks) == len(UIDS)
+
+
+def test_an_index_of_another_shape_is_passed_over(folder, looks):
+    with pa.ipc.new_file(str(folder / "study" / study_index.NAME), pa.schema([("other", pa.string())])):
+        pass
+    assert store(build_lake(folder), study("3", patientSex="M")).updated == 1
+
+
+def test_a_lost_index_is_written_again(folder, looks):
+    (folder / "study" / study_index.NAME).unlink()
+    store(build_lake(folder), study("3", patientSex="M"))
+    assert (folder / "study" / study_index.NAME).exists()
+
+
+def test_an_index_that_cannot_be_written_is_done_without(folder, monkeypatch):
+    (folder / "study" / study_index.NAME).unlink()
+
+    def refuse(self, name, content):
+        raise LakeUnavailableError("no space left")
+
+    monkeypatch.setattr(Files, "write_aside", refuse)
+    assert store(build_lake(folder), study("3", patientSex="M")).updated == 1
+
+
+def test_delta_takes_no_notice_of_the_index(folder):
+    table = DeltaTable(folder / "study")
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+    assert (folder / "study" / study_index.NAME).exists()
+    assert len(data_files(build_lake(folder))) == len(UIDS)
+    assert DeltaTable(folder / "study").count() == len(UIDS)
+
+
+def test_nothing_lies_aside_where_nothing_was_put(tmp_path):
+    build_lake(tmp_path).open_or_create(STUDY)
+    assert Files(Storage(str(tmp_path)), "study").read_aside(study_index.NAME) is None
