@@ -10,6 +10,7 @@ from dicom_assets.adapters.delta import Derivation, Given, Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.extract import Extraction
+from dicom_assets.adapters.memory import choose_memory_pool
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.file_index import build_file_index
@@ -19,6 +20,9 @@ from dicom_assets.core.study import build_studies
 
 FILES = "abfss://files@bench.dfs.core.windows.net"
 Seconds = dict[str, float]
+
+
+choose_memory_pool()
 
 
 def open_lake(folder: str) -> Lake:

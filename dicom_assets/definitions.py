@@ -9,6 +9,7 @@ import dagster as dg
 from dicom_assets.adapters.credentials import Credential, TokenAuth, build_credential
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
+from dicom_assets.adapters.memory import choose_memory_pool
 from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.assets import build_assets
@@ -64,6 +65,7 @@ def build_lake(settings: Settings) -> Lake:
 
 def build_definitions(settings: Settings) -> dg.Definitions:
     """Everything Dagster is to know, for these settings."""
+    choose_memory_pool()
     lake = build_lake(settings)
     tables = {table.name: table for table in extend_tables(settings.extra_columns)}
     partitions = build_partitions(settings.first_hour, settings.end_time)

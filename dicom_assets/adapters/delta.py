@@ -410,6 +410,7 @@ class _Plan:
                 self.deleted += change.deleted
                 self.adds.extend(snapshot.folder.write(change.rows))
                 self.removes.append(file.removal())
-        new = desired.rows.filter(pc.invert(pc.is_in(places, value_set=pa.concat_arrays(found))))
+        known = pa.concat_arrays(found)
+        new = desired.rows.filter(pc.invert(pc.is_in(places, value_set=known))) if len(known) else desired.rows
         self.inserted = len(new)
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema)))
