@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Protocol
 
@@ -174,17 +175,17 @@ class Snapshot:
         """The files that hold a row of one of the studies."""
         return self._studies.find(self.folder, self.files, self.schema, studies)
 
-    def files_of_window(self, rows: pa.Table) -> list[DataFile]:
-        """The files that may hold a row of the hours of some rows."""
-        span = pc.min_max(rows["windowStart"])
-        return [file for file in self.files if file.may_hold("windowStart", span["min"].as_py(), span["max"].as_py())]
+    def files_of_hours(self, first: datetime, last: datetime) -> list[DataFile]:
+        """The files that may hold a row whose hour starts between the two, both included."""
+        return [file for file in self.files if file.may_hold("windowStart", first, last)]
 
     def candidates(self, desired: Desired) -> list[DataFile]:
         """The files that may hold a row of one of the desired keys."""
         if not len(desired.keys):
             return []
         if "windowStart" in self.table.schema.names:
-            return self.files_of_window(desired.rows)
+            span = pc.min_max(desired.rows["windowStart"])
+            return self.files_of_hours(span["min"].as_py(), span["max"].as_py())
         return self.files_of_studies(pc.unique(desired.keys[STUDY]))
 
     def concerned(self, rows: pa.Table, file: DataFile) -> pa.ChunkedArray:

@@ -39,7 +39,7 @@ class HoursOf:
 
 def read_window(feed: Snapshot, window: Window, columns: tuple[str, ...] | None = None) -> pa.Table:
     """The window's rows of `change_feed`; `windowStart` must be among the columns."""
-    files = [file for file in feed.files if file.may_hold("windowStart", window.start, window.end)]
+    files = feed.files_of_hours(window.start, window.end)
     return feed.read_table(columns, files=files, where=lambda rows: is_within(rows["windowStart"], window))
 
 
