@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-from dicom_assets.adapters.delta import Derivation, Given, Lake
+from dicom_assets.adapters.delta import Derivation, Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.extract import Extraction
@@ -14,7 +14,7 @@ from dicom_assets.adapters.memory import choose_memory_pool
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES
+from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 
@@ -33,8 +33,8 @@ def parse_window(start: str, end: str) -> Window:
     return Window(datetime.fromisoformat(start), datetime.fromisoformat(end))
 
 
-def extraction(client: DicomService, window: Window) -> Extraction:
-    return Extraction(client, window, lambda: datetime.now(UTC), lambda _: None)
+def extraction(client: DicomService, window: Window, instance: Table | None = None) -> Extraction:
+    return Extraction(client, window, lambda: datetime.now(UTC), lambda _: None, instance)
 
 
 def run_chain(client: DicomService, lake: Lake, window: Window) -> Seconds:
@@ -48,8 +48,8 @@ def run_chain(client: DicomService, lake: Lake, window: Window) -> Seconds:
     }
     seconds: Seconds = {}
     with stopwatch(seconds, CHANGE_FEED.name):
-        for rows in extraction(client, window):
-            lake.write(CHANGE_FEED, Given(rows, CHANGE_FEED))
+        for given in extraction(client, window, INSTANCE):
+            lake.write(CHANGE_FEED, given)
     for table in TABLES[1:]:
         with stopwatch(seconds, table.name):
             lake.write(table, derivations[table.name])

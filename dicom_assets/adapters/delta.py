@@ -26,6 +26,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, group_small_files
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.adapters.study_index import STUDY, StudyIndex
@@ -58,12 +59,14 @@ class Given:
 
     rows: pa.Table
     table: Table
+    attributes: pa.Table | None = None
+    """What the rows' metadata says, row beside row, where it was decoded already."""
 
     def build(self) -> Desired:
         """The rows, each key once, in the table's columns and types."""
         rows = align_rows(self.rows, self.table.schema)
         names = [*self.table.key, *([self.table.fence] if self.table.fence else [])]
-        return Desired(rows.select(names), rows)
+        return Desired(rows.select(names), rows, self.attributes)
 
     def is_current(self) -> bool:
         """Always: there is no source that could move."""
@@ -214,6 +217,7 @@ class Lake:
         self._paths = paths
         self._retention_hours = retention_hours
         self._studies = StudyIndex()
+        self._decoded = Decoded()
 
     def uri(self, table: Table) -> str:
         """Location of a table."""
@@ -233,7 +237,7 @@ class Lake:
         except TableNotFoundError:
             return None
         self._check_is_ours(table, delta)
-        return Snapshot(table, delta, Files(self.storage, path), self._studies)
+        return Snapshot(table, delta, Files(self.storage, path, self._decoded), self._studies)
 
     def open_or_create(self, table: Table) -> Snapshot:
         """The table's newest version, after creating it or adding the columns it lacks, as need be."""
@@ -412,6 +416,9 @@ class _Plan:
                 self.adds.extend(snapshot.folder.write(change.rows))
                 self.removes.append(file.removal())
         known = pa.concat_arrays(found)
-        new = desired.rows.filter(pc.invert(pc.is_in(places, value_set=known))) if len(known) else desired.rows
+        new, attributes = desired.rows, desired.attributes
+        if len(known):
+            is_new = pc.invert(pc.is_in(places, value_set=known))
+            new, attributes = new.filter(is_new), None if attributes is None else attributes.filter(is_new)
         self.inserted = len(new)
-        self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema)))
+        self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema), attributes=attributes))

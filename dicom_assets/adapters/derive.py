@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from dicom_assets.adapters.delta import Lake, Snapshot
 from dicom_assets.adapters.parquet import DataFile
 from dicom_assets.core.change_feed import Window
-from dicom_assets.core.instance import build_instances, is_live, newest_entries
+from dicom_assets.core.dicom_json import METADATA, attributes_schema
+from dicom_assets.core.instance import build_instances, is_live, newest_entries, read_attributes
 from dicom_assets.core.merge import Desired, key_ids
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
 
@@ -112,12 +113,23 @@ class InstancesOfWindow:
         built = [self._table.schema.empty_table()]
         for place, file in enumerate(files):
             sequences = live["sequence"].filter(pc.equal(live[_FILE], place))
-            wanted = partial(_holds, column="sequence", values=sequences)
-            for _, entries in feed.read(files=[file] if len(sequences) else [], where=wanted):
-                rows, failures = build_instances(entries, self._table)
-                built.append(rows)
-                self.failures += failures
+            if not len(sequences):
+                continue
+            rows, failures = build_instances(*self._read_entries(feed, file, sequences), self._table)
+            built.append(rows)
+            self.failures += failures
         return pa.concat_tables(built)
+
+    def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> tuple[pa.Table, pa.Table]:
+        """A file's entries of these sequences and what their metadata says, which is read only where it is not known."""
+        attributes = feed.folder.attributes_of(file, attributes_schema(self._table.attributes))
+        names = [name for name in feed.schema.names if name != METADATA or attributes is None]
+        entries = feed.folder.read(file, pa.schema([feed.schema.field(name) for name in names]))
+        wanted = _holds(entries, "sequence", sequences)
+        if not pc.all(wanted).as_py():
+            entries = entries.filter(wanted)
+            attributes = None if attributes is None else attributes.filter(wanted)
+        return entries, read_attributes(entries, self._table) if attributes is None else attributes
 
 
 class AggregateOfWindow:

@@ -8,8 +8,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from dicom_assets.adapters.delta import Given
 from dicom_assets.core.change_feed import Entry, Window, build_change_feed
-from dicom_assets.core.schema import CHANGE_FEED
+from dicom_assets.core.instance import read_attributes
+from dicom_assets.core.schema import CHANGE_FEED, Table
 
 BATCH_BYTES = 128 * 2**20
 """Size of the rows that are held before they are written. They are written by whole hours; an hour larger than this is
@@ -57,19 +59,21 @@ class Extraction:
     """The time, with a zone."""
     report: Callable[[HourRead], None]
     """Told of every hour that was read."""
+    instance: Table | None = None
+    """`instance`, where its attributes are wanted next: they are decoded while pages arrive."""
 
-    def __iter__(self) -> Iterator[pa.Table]:
+    def __iter__(self) -> Iterator[Given]:
         """Rows of `change_feed`, each sequence once, in the order of the hours.
 
         Raises:
             FeedEntryError: an entry has no place in the tables.
             ServiceError: the service refused, was not reached, or answered with something else than pages.
         """
-        held = _Held()
+        held = _Held(self.instance)
         for hour in self.window.hours():
             read_at = self.now()
             read = HourRead(hour, Counter(), Counter(), 0)
-            of_hour = _Held()
+            of_hour = _Held(self.instance)
             for entries in self.feed.fetch_pages(hour):
                 of_hour.add(build_change_feed(entries, read_at))
                 read = read.with_page(entries)
@@ -78,7 +82,7 @@ class Extraction:
                         yield held.take()
                     yield of_hour.take()
             self.report(read)
-            held.add(of_hour.take())
+            held.add_all(of_hour)
             if held.size_bytes >= BATCH_BYTES:
                 yield held.take()
         yield held.take()
@@ -87,15 +91,25 @@ class Extraction:
 class _Held:
     """Rows that wait to be written."""
 
-    def __init__(self) -> None:
-        self._parts: list[pa.Table] = []
+    def __init__(self, instance: Table | None) -> None:
+        self._instance = instance
+        self._rows: list[pa.Table] = []
+        self._attributes: list[pa.Table] = []
         self.size_bytes = 0
 
     def add(self, rows: pa.Table) -> None:
-        self._parts.append(rows)
+        self._rows.append(rows)
+        if self._instance is not None:
+            self._attributes.append(read_attributes(rows, self._instance))
         self.size_bytes += rows.nbytes
 
-    def take(self) -> pa.Table:
-        rows = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._parts])
-        self._parts, self.size_bytes = [], 0
-        return rows
+    def add_all(self, others: "_Held") -> None:
+        self._rows += others._rows
+        self._attributes += others._attributes
+        self.size_bytes += others.size_bytes
+
+    def take(self) -> Given:
+        rows = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._rows])
+        attributes = pa.concat_tables(self._attributes) if self._attributes else None
+        self._rows, self._attributes, self.size_bytes = [], [], 0
+        return Given(rows, CHANGE_FEED, attributes)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
+from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
 
 ROWS_PER_FILE = 20_000
@@ -51,9 +52,10 @@ class DataFile:
 class Files:
     """The files in a table's folder."""
 
-    def __init__(self, storage: Storage, path: str) -> None:
+    def __init__(self, storage: Storage, path: str, decoded: Decoded | None = None) -> None:
         self._storage = storage
         self._path = path
+        self._decoded = decoded or Decoded()
         self._store = storage.open_store(path)
 
     def read(self, file: DataFile, schema: pa.Schema, *, dictionaries: Sequence[str] = ()) -> pa.Table:
@@ -80,8 +82,16 @@ class Files:
         ]
         return pa.table(arrays, names=schema.names) if dictionaries else pa.Table.from_arrays(arrays, schema=schema)
 
-    def write(self, rows: pa.Table, *, data_change: bool = True) -> Iterator[AddAction]:
-        """Writes the rows in their order, as files of a bounded size; gives the log's action for each."""
+    def write(
+        self, rows: pa.Table, *, attributes: pa.Table | None = None, data_change: bool = True
+    ) -> Iterator[AddAction]:
+        """Writes the rows in their order, as files of a bounded size; gives the log's action for each.
+
+        Args:
+            rows: any number of them.
+            attributes: what their metadata says, row beside row, kept in memory for the files' next readers.
+            data_change: False for rows that the table had before.
+        """
         if not len(rows):
             return
         row_bytes = max(1, rows.nbytes // len(rows))
@@ -89,7 +99,14 @@ class Files:
         parts = -(-len(rows) // step)
         for part in range(parts):
             start, end = len(rows) * part // parts, len(rows) * (part + 1) // parts
-            yield self._write_file(rows.slice(start, end - start), data_change)
+            action = self._write_file(rows.slice(start, end - start), data_change)
+            if attributes is not None:
+                self._decoded.keep(action.path, attributes.slice(start, end - start))
+            yield action
+
+    def attributes_of(self, file: DataFile, schema: pa.Schema) -> pa.Table | None:
+        """What the metadata of the file's rows says, row beside row; None where it has to be read for that."""
+        return self._decoded.find(file.name, schema)
 
     def read_aside(self, name: str) -> bytes | None:
         """A file that lies beside the table's own; None where there is none."""

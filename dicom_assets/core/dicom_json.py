@@ -7,7 +7,6 @@ Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 6.2 (value represen
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -21,21 +20,17 @@ from dicom_assets.core.schema import TIMESTAMP, Column
 METADATA = "metadata"
 """Name under which metadata that is no DICOM JSON object is counted."""
 
-
-class _Element(msgspec.Struct, gc=False):
-    Value: list[Any] | None = None
-
-
-_MALFORMED = _Element([object()])
-"""Stands for an element that is no DICOM JSON element: its value converts to nothing."""
+FAILURES = "failures"
+"""The column of `build_attributes` that names, for each row, the columns whose values could not be converted."""
 
 _UNDECODABLE = (msgspec.DecodeError, RecursionError)
 """What the decoder raises for a text that is no JSON, has another shape, or is nested without end."""
 
-_Row = tuple[_Element | None, ...]
+_UNCONVERTIBLE = (*_UNDECODABLE, ValueError, TypeError, OverflowError)
+"""What is raised for an element or a value that has no place in its column."""
 
 
-def build_attributes(metadata: Iterable[bytes | None], columns: Sequence[Column]) -> tuple[pa.Table, Counter[str]]:
+def build_attributes(metadata: Iterable[bytes | None], columns: Sequence[Column]) -> pa.Table:
     """One row per metadata text: the first value of each column's element, in the column's type.
 
     Args:
@@ -43,101 +38,120 @@ def build_attributes(metadata: Iterable[bytes | None], columns: Sequence[Column]
         columns: with a tag or a path of tags. A column of a list type takes all values of its element.
 
     Returns:
-        A table with the columns, in order, and the number of values per column that could not be converted. Metadata
-        that is no DICOM JSON object gives a row of nulls and counts under `metadata`.
+        A table with the columns, in order, and `failures`: the name of a column once for each of its values that could
+        not be converted, null where there is none. Metadata that is no DICOM JSON object gives a row of nulls and
+        counts under `metadata`.
     """
-    failures: Counter[str] = Counter()
+    failures: dict[int, list[str]] = {}
     tags = list(dict.fromkeys(column.path[0] for column in columns))
-    rows = _decode_rows(metadata, tags, failures)
-    arrays = [
-        _convert(_pick(rows, tags.index(column.path[0]), column.path[1:]), column, failures) for column in columns
-    ]
-    return pa.Table.from_arrays(arrays, schema=pa.schema([column.arrow for column in columns])), failures
+    rows = _split(metadata, tags, failures)
+    texts = dict(zip(tags, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(tags, ())
+    arrays = [_convert([bytes(text) for text in texts[column.path[0]]], column, failures) for column in columns]
+    failed = pa.array([failures.get(row) for row in range(len(rows))], pa.list_(pa.string()))
+    return pa.Table.from_arrays([*arrays, failed], schema=attributes_schema(columns))
 
 
-def _decode_rows(metadata: Iterable[bytes | None], tags: list[str], failures: Counter[str]) -> list[_Row]:
-    nothing: _Row = (None,) * len(tags)
-    decode, astuple = _decoder(tuple(tags)).decode, msgspec.structs.astuple
-    rows: list[_Row] = []
+def attributes_schema(columns: Sequence[Column]) -> pa.Schema:
+    """The columns that `build_attributes` gives."""
+    return pa.schema([*(column.arrow for column in columns), (FAILURES, pa.list_(pa.string()))])
+
+
+def _split(
+    metadata: Iterable[bytes | None], tags: list[str], failures: dict[int, list[str]]
+) -> list[tuple[msgspec.Raw, ...]]:
+    """For each metadata text the texts of the elements of these tags; empty for one that is missing."""
+    nothing = (msgspec.Raw(),) * len(tags)
+    decode, astuple = _splitter(tuple(tags)).decode, msgspec.structs.astuple
+    rows: list[tuple[msgspec.Raw, ...]] = []
     for text in metadata:
-        if text is None:
-            rows.append(nothing)
-            continue
-        try:
-            rows.append(astuple(decode(text)))
-        except _UNDECODABLE:
-            row = _decode_leniently(text, tags)
-            if row is None:
-                failures[METADATA] += 1
-            rows.append(row or nothing)
+        row = nothing
+        if text is not None:
+            try:
+                row = astuple(decode(text))
+            except _UNDECODABLE:
+                failures[len(rows)] = [METADATA]
+        rows.append(row)
     return rows
 
 
 @lru_cache
-def _decoder(tags: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
-    """Decodes only the elements of these tags; the others are skipped over."""
-    members = [(f"_{tag}", _Element | None, None) for tag in tags]
+def _splitter(tags: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Finds the elements of these tags, and skips over the others; none is decoded."""
+    members = [(f"_{tag}", msgspec.Raw, msgspec.Raw()) for tag in tags]
     return msgspec.json.Decoder(msgspec.defstruct("Elements", members, rename=lambda name: name[1:], gc=False))
 
 
-def _decode_leniently(text: bytes, tags: list[str]) -> _Row | None:
-    """The elements of an object in which some element has the wrong shape; None for what is no object."""
-    try:
-        elements = msgspec.json.decode(text)
-    except _UNDECODABLE:
-        return None
-    return tuple(_element(elements.get(tag)) for tag in tags) if isinstance(elements, dict) else None
+def _convert(texts: list[bytes], column: Column, failures: dict[int, list[str]]) -> pa.Array:
+    values = _Values(column)
+    converted = [values[text] for text in texts]
+    if values.failures:
+        for row, text in enumerate(texts):
+            if text in values.failures:
+                failures.setdefault(row, []).extend([column.name] * values.failures[text])
+    return pa.array(converted, column.type)
 
 
-def _element(member: object) -> _Element | None:
-    if member is None:
-        return None
-    if not isinstance(member, dict):
-        return _MALFORMED
-    values = member.get("Value")
-    return _Element(values) if values is None or isinstance(values, list) else _MALFORMED
+class _Values(dict[bytes, Any]):
+    """Values of a column by the element's text: the instances of a series share most texts, and each is decoded once."""
 
+    def __init__(self, column: Column) -> None:
+        super().__init__()
+        self.failures: dict[bytes, int] = {}
+        """How many of its values could not be converted, for those texts that have such."""
+        self._path = column.path[1:]
+        self._is_list = pa.types.is_list(column.type)
+        self._to_type = _CONVERTERS[column.type.value_type if self._is_list else column.type]
 
-def _pick(rows: list[_Row], place: int, path: tuple[str, ...]) -> list[list[Any] | None]:
-    """The values of one element in every row; below the top level, of the first item of each sequence on the path."""
-    picked = [None if (element := row[place]) is None else element.Value for row in rows]
-    for tag in path:
-        picked = [_descend(values, tag) for values in picked]
-    return picked
-
-
-def _descend(values: list[Any] | None, tag: str) -> list[Any] | None:
-    if not values or values[0] is None:
-        return None
-    element = _element(values[0].get(tag)) if isinstance(values[0], dict) else _MALFORMED
-    return None if element is None else element.Value
-
-
-def _convert(picked: list[list[Any] | None], column: Column, failures: Counter[str]) -> pa.Array:
-    if pa.types.is_list(column.type):
-        convert = _counting(_CONVERTERS[column.type.value_type], column, failures)
-        return pa.array([values and [convert(value) for value in values] for values in picked], column.type)
-    firsts = [values[0] if values else None for values in picked]
-    if column.type in _NATIVE and {type(value) for value in firsts} <= {_NATIVE[column.type], type(None)}:
+    def __missing__(self, text: bytes) -> Any:
+        values, failed, converted = None, 0, []
         try:
-            return pa.array(firsts, column.type)
-        except (pa.ArrowInvalid, OverflowError):
-            pass  # a number too large for the column: found and counted below
-    convert = _counting(_CONVERTERS[column.type], column, failures)
-    return pa.array([convert(value) for value in firsts], column.type)
+            values = self._find(text)
+        except _UNCONVERTIBLE:
+            failed = 1
+        for value in values or () if self._is_list else (values or ())[:1]:
+            try:
+                converted.append(None if value is None else self._to_type(value))
+            except _UNCONVERTIBLE:
+                converted.append(None)
+                failed += 1
+        if failed:
+            self.failures[text] = failed
+        self[text] = (None if values is None else converted) if self._is_list else next(iter(converted), None)
+        return self[text]
+
+    def _find(self, text: bytes) -> list[Any] | None:
+        """The values of the element; below the top level, of the first item of each sequence on the path."""
+        values = _values_of(msgspec.json.decode(text)) if text else None
+        for tag in self._path:
+            values = _values_of(_member(values[0], tag)) if values else None
+        return values
 
 
-def _counting(convert: Callable[[Any], Any], column: Column, failures: Counter[str]) -> Callable[[Any], Any]:
-    def convert_or_count(value: object) -> object:
-        if value is None:
-            return None
-        try:
-            return convert(value)
-        except (ValueError, TypeError, OverflowError):
-            failures[column.name] += 1
-            return None
+def _values_of(element: object) -> list[Any] | None:
+    """The values of a DICOM JSON element; None for an element that is missing or has none.
 
-    return convert_or_count
+    Raises:
+        TypeError: this is no DICOM JSON element.
+    """
+    if element is None:
+        return None
+    values = element.get("Value") if isinstance(element, dict) else element
+    if values is None or (isinstance(values, list) and isinstance(element, dict)):
+        return values
+    raise TypeError
+
+
+def _member(item: object, tag: str) -> object:
+    """An element of a sequence's item; None where either is missing.
+
+    Raises:
+        TypeError: this is no item.
+    """
+    if item is None:
+        return None
+    if not isinstance(item, dict):
+        raise TypeError
+    return item.get(tag)
 
 
 def _text(value: object) -> str | None:
@@ -194,21 +208,17 @@ _DATE = re.compile(r"(\d{4})(\.?)(\d{2})\2(\d{2})", re.ASCII)
 _DATE_TIME = re.compile(r"\d{14}(\.\d{1,6})?[+-]\d{4}", re.ASCII)
 
 
-@lru_cache(maxsize=65536)
-def _date_of_text(text: str) -> date | None:
+def _date(value: object) -> date | None:
+    """DA in its form YYYYMMDD or the old YYYY.MM.DD."""
+    if not isinstance(value, str):
+        raise TypeError
+    text = value.strip()
     if not text:
         return None
     match = _DATE.fullmatch(text)
     if match is None:
         raise ValueError
     return date(int(match[1]), int(match[3]), int(match[4]))
-
-
-def _date(value: object) -> date | None:
-    """DA in its form YYYYMMDD or the old YYYY.MM.DD."""
-    if not isinstance(value, str):
-        raise TypeError
-    return _date_of_text(value.strip())
 
 
 def _date_time(value: object) -> datetime | None:
@@ -232,6 +242,3 @@ _CONVERTERS: dict[pa.DataType, Callable[[Any], Any]] = {
     pa.date32(): _date,
     TIMESTAMP: _date_time,
 }
-
-_NATIVE: dict[pa.DataType, type] = {pa.string(): str, pa.int32(): int, pa.int64(): int}
-"""JSON's own types that need no conversion."""

@@ -5,7 +5,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.dicom_json import build_attributes
+from dicom_assets.core.dicom_json import FAILURES, build_attributes
 from dicom_assets.core.fold import newest_rows
 from dicom_assets.core.schema import INSTANCE, Table
 
@@ -25,21 +25,31 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
     return pc.invert(pc.or_(deleting, pc.equal(pc.utf8_lower(entries["state"]), "deleted")))
 
 
-def build_instances(entries: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:
+def read_attributes(entries: pa.Table, table: Table = INSTANCE) -> pa.Table:
+    """What the metadata of each entry says, row beside row: see `build_attributes`.
+
+    Args:
+        entries: rows of `change_feed`, at least its `metadata`.
+        table: `instance`, with the users' columns if they have any.
+    """
+    return build_attributes(entries["metadata"].cast(pa.binary()).to_pylist(), table.attributes)
+
+
+def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:
     """One row per entry, each the newest of a live instance.
 
     Args:
-        entries: rows of `change_feed`, one per instance.
+        entries: rows of `change_feed`, one per instance; their metadata is not looked at.
+        attributes: what `read_attributes` gave for each of them.
         table: `instance`, with the users' columns if they have any.
 
     Returns:
         Rows of the `instance` table, in the entries' order, and the values per column that could not be converted.
     """
-    texts = entries["metadata"].cast(pa.binary()).to_pylist()
-    attributes, failures = build_attributes(texts, table.attributes)
     rows = entries.select([*INSTANCE.key, "sequence", "timestamp", "filePath"]).rename_columns(
         {"timestamp": "lastModifiedTimestamp"}
     )
     for column in table.attributes:
         rows = rows.append_column(column.arrow, attributes[column.name])
+    failures = Counter(pc.list_flatten(attributes[FAILURES]).to_pylist())
     return rows.select(table.schema.names).cast(table.schema), failures

@@ -16,6 +16,8 @@ class Desired:
     """The keys, each once; beside the key's columns the table's fence where it has one."""
     rows: pa.Table
     """The rows, at most one per key and each of one of the keys."""
+    attributes: pa.Table | None = None
+    """What the rows' metadata says, row beside row, where it was decoded already. It is not stored."""
 
 
 @dataclass(frozen=True)

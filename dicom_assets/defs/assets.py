@@ -67,7 +67,11 @@ def build_assets(
             context.add_asset_metadata(describe_hour(read), partition_key=partition_key(read.hour))
             progress.advance(read)
 
-        return dg.MaterializeResult(value=dicom_service.extract(window, report))
+        selection = context.run.asset_selection
+        decodes = selection is None or dg.AssetKey("instance") in selection
+        return dg.MaterializeResult(
+            value=dicom_service.extract(window, report, tables["instance"] if decodes else None)
+        )
 
     @dg.asset(**common("instance"))
     def instance(change_feed: HoursOf) -> dg.MaterializeResult[Any]:

@@ -22,7 +22,7 @@ class DeltaIOManager(dg.IOManager):
     """Stores an asset's output in the Delta table of its name, and loads a table's rows for the run's hours.
 
     An output is a `Derivation` (what the table must hold for some keys), an Arrow table of rows, or an iterable of
-    Arrow tables, each a commit of its own. Rows of other keys are left alone, whatever the partition.
+    either, each a commit of its own. Rows of other keys are left alone, whatever the partition.
 
     An input is loaded as its annotation says: `pyarrow.Table`, `pyarrow.RecordBatchReader`, `polars.LazyFrame`,
     `deltalake.DeltaTable` (the whole table), or `HoursOf` (nothing is read). A row belongs to the hour of its
@@ -82,7 +82,9 @@ def _to_derivations(obj: Any, table: Table) -> Iterable[Derivation]:
         return [obj]
     if isinstance(obj, pa.RecordBatchReader):
         obj = obj.read_all()
-    return [Given(obj, table)] if isinstance(obj, pa.Table) else (Given(rows, table) for rows in obj)
+    if isinstance(obj, pa.Table):
+        return [Given(obj, table)]
+    return (Given(part, table) if isinstance(part, pa.Table) else part for part in obj)
 
 
 def _describe(results: list[Written]) -> dict[str, Any]:

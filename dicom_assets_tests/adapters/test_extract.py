@@ -36,7 +36,7 @@ class Feed:
 def run(feed: Feed, window: Window) -> tuple[list[list[int]], list[HourRead]]:
     reports: list[HourRead] = []
     clock = iter(START + timedelta(days=1, seconds=second) for second in range(99))
-    batches = list(Extraction(feed, window, lambda: next(clock), reports.append))
+    batches = [given.rows for given in Extraction(feed, window, lambda: next(clock), reports.append)]
     for rows in batches:
         assert rows.schema.equals(CHANGE_FEED.schema)
     return [rows["sequence"].to_pylist() for rows in batches], reports
@@ -61,7 +61,7 @@ def test_hours_without_entries_are_one_batch_without_rows():
 
 def test_batches_are_whole_hours(monkeypatch):
     feed = Feed({0: [[(1, CREATE)], [(2, CREATE)]], 1: [[(3, CREATE)]], 3: [[(4, CREATE)]], 4: [[(5, CREATE)]]})
-    one_row = next(iter(Extraction(feed, hours(1), lambda: START, lambda read: None))).nbytes
+    one_row = next(iter(Extraction(feed, hours(1), lambda: START, lambda read: None))).rows.nbytes
     monkeypatch.setattr(extract, "BATCH_BYTES", 2.5 * one_row)
     assert run(feed, hours(0, 5))[0] == [[1, 2, 3], [4, 5]]
 
@@ -76,7 +76,7 @@ def test_an_hour_larger_than_a_batch_is_written_in_parts(monkeypatch):
 
 def test_hours_before_a_large_one_are_written_first(monkeypatch):
     feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)], [(3, CREATE)]]})
-    one_row = next(iter(Extraction(feed, hours(0), lambda: START, lambda read: None))).nbytes
+    one_row = next(iter(Extraction(feed, hours(0), lambda: START, lambda read: None))).rows.nbytes
     monkeypatch.setattr(extract, "BATCH_BYTES", 1.5 * one_row)
     assert run(feed, hours(0, 2))[0] == [[1], [2, 3], []]
 
@@ -84,7 +84,7 @@ def test_hours_before_a_large_one_are_written_first(monkeypatch):
 def test_small_hours_share_a_batch(monkeypatch):
     one = run(Feed({0: [[(1, CREATE)]]}), hours(0))[0]
     assert one == [[1]]
-    rows = next(iter(Extraction(Feed({0: [[(1, CREATE)]]}), hours(0), lambda: START, lambda read: None)))
+    rows = next(iter(Extraction(Feed({0: [[(1, CREATE)]]}), hours(0), lambda: START, lambda read: None))).rows
     monkeypatch.setattr(extract, "BATCH_BYTES", rows.nbytes + 1)
     feed = Feed({hour: [[(hour, CREATE)]] for hour in range(5)})
     assert run(feed, hours(0, 5))[0] == [[0, 1], [2, 3], [4]]
@@ -102,9 +102,9 @@ def test_time_of_reading_is_taken_before_the_hour_is_read():
             events.append("feed")
             return super().fetch_pages(window)
 
-    (rows,) = Extraction(Told({0: [[(1, CREATE)], [(2, CREATE)]]}), hours(0), now, lambda read: None)
+    (given,) = Extraction(Told({0: [[(1, CREATE)], [(2, CREATE)]]}), hours(0), now, lambda read: None)
     assert events == ["clock", "feed"]
-    assert rows["ingestedAt"].to_pylist() == [START + timedelta(days=1)] * 2
+    assert given.rows["ingestedAt"].to_pylist() == [START + timedelta(days=1)] * 2
 
 
 def test_bad_entry_stops_the_reading_before_its_hour_is_given_out(monkeypatch):
@@ -119,7 +119,7 @@ def test_bad_entry_stops_the_reading_before_its_hour_is_given_out(monkeypatch):
     feed.fetch_pages = broken
     reports: list[HourRead] = []
     batches = iter(Extraction(feed, hours(0, 3), lambda: START, reports.append))
-    assert next(batches)["sequence"].to_pylist() == [1]
+    assert next(batches).rows["sequence"].to_pylist() == [1]
     with pytest.raises(FeedEntryError, match=r"^Entry 9 "):
         next(batches)
     assert [read.hour for read in reports] == [hours(0)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from dicom_assets.adapters.delta import Given, Lake
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.extract import Extraction
 from dicom_assets.adapters.storage import Storage
@@ -57,6 +57,8 @@ class World:
     read: list[dict] = field(default_factory=list)
     """Every entry that was read from the service, in the order of reading."""
     page_size: int = 3
+    decodes_early: bool = True
+    """Whether attributes are decoded at extraction, or when they are wanted."""
 
     def fetch_pages(self, window: Window):
         """The feed of the service, as the client gives it."""
@@ -76,8 +78,8 @@ class World:
             now = iter(range(10**6))
             base = datetime.now(UTC)
             clock = lambda: base + timedelta(microseconds=next(now))  # noqa: E731
-            for rows in Extraction(self, window, clock, lambda read: None):
-                self.lake.write(table, Given(rows, table))
+            for given in Extraction(self, window, clock, lambda read: None, INSTANCE if self.decodes_early else None):
+                self.lake.write(table, given)
         else:
             self.lake.write(table, derivation(self.lake, name, window))
 
