@@ -121,7 +121,7 @@ class InstancesOfWindow:
         return pa.concat_tables(built)
 
     def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> tuple[pa.Table, pa.Table]:
-        """A file's entries of these sequences and what their metadata says, which is read only where it is not known."""
+        """A file's entries of these sequences and what their metadata says, read only where that is not known."""
         attributes = feed.folder.attributes_of(file, attributes_schema(self._table.attributes))
         names = [name for name in feed.schema.names if name != METADATA or attributes is None]
         entries = feed.folder.read(file, pa.schema([feed.schema.field(name) for name in names]))

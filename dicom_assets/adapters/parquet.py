@@ -4,8 +4,10 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import obstore
@@ -20,6 +22,9 @@ ROWS_PER_FILE = 20_000
 """About an hour of a large hospital: what a merge rewrites when it touches one row."""
 BYTES_PER_FILE = 64 * 2**20
 """Size of a file's rows in memory, at most; on disk a tenth of it or so."""
+
+CONCURRENT_FILES = 2
+"""Files that are written at the same time: each is a core's work, and holds its rows once more while it is."""
 
 JOINED_FILES = 8
 """Small files that are joined, at least: an hour of a small hospital is a file, and files cost every run."""
@@ -97,12 +102,15 @@ class Files:
         row_bytes = max(1, rows.nbytes // len(rows))
         step = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // row_bytes))
         parts = -(-len(rows) // step)
-        for part in range(parts):
-            start, end = len(rows) * part // parts, len(rows) * (part + 1) // parts
-            action = self._write_file(rows.slice(start, end - start), data_change)
-            if attributes is not None:
-                self._decoded.keep(action.path, attributes.slice(start, end - start))
-            yield action
+        edges = [len(rows) * part // parts for part in range(parts + 1)]
+        spans = [(start, end - start) for start, end in pairwise(edges)]
+        with ThreadPoolExecutor(CONCURRENT_FILES) as pool:
+            for span, action in zip(
+                spans, pool.map(lambda span: self._write_file(rows.slice(*span), data_change), spans), strict=True
+            ):
+                if attributes is not None:
+                    self._decoded.keep(action.path, attributes.slice(*span))
+                yield action
 
     def attributes_of(self, file: DataFile, schema: pa.Schema) -> pa.Table | None:
         """What the metadata of the file's rows says, row beside row; None where it has to be read for that."""

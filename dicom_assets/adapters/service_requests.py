@@ -238,7 +238,9 @@ class ServiceRequests:
                 f"Change feed request failed: {status}, a redirect, for {where}. A DICOM service never redirects: "
                 "check DICOM_SERVICE_URL."
             )
-        if "html" in response.headers.get("Content-Type", "").lower() or response.content.lstrip().startswith(b"<"):
+        if "html" in response.headers.get("Content-Type", "").lower() or response.content[:64].lstrip().startswith(
+            b"<"
+        ):
             raise UnreadablePageError(
                 f"Change feed request failed: an HTML page instead of JSON from {where}. A portal or proxy answers "
                 "there: check DICOM_SERVICE_URL."

@@ -3,6 +3,7 @@
 Source: the DICOM service's change feed, API v2 and later.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -73,10 +74,12 @@ def parse_page(content: bytes) -> list[Entry]:
     Raises:
         msgspec.DecodeError: the content is no JSON in UTF-8, or no list of entries. Its message holds no value of it.
     """
-    try:
-        content.decode()  # the decoder does not look into the metadata that it skips
-    except UnicodeDecodeError as error:
-        raise msgspec.DecodeError(f"invalid UTF-8 at byte {error.start}") from None
+    whole = pa.py_buffer(content)
+    ends = pa.py_buffer(array("i", [0, len(content)]))
+    try:  # the decoder does not look into the metadata that it skips
+        pa.StringArray.from_buffers(1, ends, whole).validate(full=True)
+    except pa.ArrowInvalid:
+        raise msgspec.DecodeError("invalid UTF-8") from None
     return _page_decoder.decode(content)
 
 
@@ -102,11 +105,13 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
     Raises:
         FeedEntryError: an entry has no UID where its key needs one, or a timestamp that is none; names the sequence.
     """
-    keys = [[getattr(entry, name) for entry in entries] for name in _KEY_MEMBERS]
-    keys[0] = [name or DEFAULT_PARTITION for name in keys[0]]
+    members = zip(*map(msgspec.structs.astuple, entries), strict=True) if entries else [()] * len(_MEMBERS)
+    of = dict(zip(_MEMBERS, members, strict=True))
+    of["partition_name"] = tuple(name or DEFAULT_PARTITION for name in of["partition_name"])
+    keys = [of[name] for name in ("partition_name", "study_instance_uid", "series_instance_uid", "sop_instance_uid")]
     for column, values in zip(KEY, keys, strict=True):
         if not all(values):
-            sequence = entries[[bool(value) for value in values].index(False)].sequence
+            sequence = of["sequence"][[bool(value) for value in values].index(False)]
             raise FeedEntryError(
                 f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so the run "
                 "stopped at its window; what was stored before stays. Ask the service's operator for this sequence; "
@@ -115,12 +120,10 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
     timestamps = parse_timestamps(entries)
     columns = [
         *(pa.array(values, pa.string()) for values in keys),
-        pa.array([entry.sequence for entry in entries], pa.int64()),
+        pa.array(of["sequence"], pa.int64()),
         timestamps,
-        pa.array([entry.action for entry in entries], pa.string()),
-        pa.array([entry.state for entry in entries], pa.string()),
-        pa.array([entry.file_path for entry in entries], pa.string()),
-        pa.array([_metadata_text(entry) for entry in entries], pa.binary()).cast(pa.string()),
+        *(pa.array(of[name], pa.string()) for name in ("action", "state", "file_path")),
+        pa.array(list(map(_text_or_none, of["metadata"])), pa.binary()).cast(pa.string()),
         pc.floor_temporal(timestamps, unit="hour"),
         pa.repeat(pa.scalar(read_at, TIMESTAMP), len(entries)),
     ]
@@ -148,9 +151,9 @@ def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
         ) from error
 
 
-_KEY_MEMBERS = ("partition_name", "study_instance_uid", "series_instance_uid", "sop_instance_uid")
+_MEMBERS = Entry.__struct_fields__
 
 
-def _metadata_text(entry: Entry) -> bytes | None:
-    text = bytes(entry.metadata)
+def _text_or_none(metadata: msgspec.Raw) -> bytes | None:
+    text = bytes(metadata)
     return None if text in (b"", b"null") else text

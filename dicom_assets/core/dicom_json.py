@@ -92,7 +92,7 @@ def _convert(texts: list[bytes], column: Column, failures: dict[int, list[str]])
 
 
 class _Values(dict[bytes, Any]):
-    """Values of a column by the element's text: the instances of a series share most texts, and each is decoded once."""
+    """Values of a column by the element's text: instances of a series share most texts, and each is decoded once."""
 
     def __init__(self, column: Column) -> None:
         super().__init__()

@@ -3,15 +3,17 @@ from functools import partial
 
 import pytest
 
-from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters import derive
+from dicom_assets.adapters.delta import Given, Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow, read_window
 from dicom_assets.core.change_feed import HOUR, Window
 from dicom_assets.core.file_index import build_file_index
+from dicom_assets.core.instance import read_attributes
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 from dicom_assets_tests.adapters.lakes import build_lake, instance_of, store
-from dicom_assets_tests.core.rows import START, entry
+from dicom_assets_tests.core.rows import START, build_entries, entry
 
 
 @pytest.fixture
@@ -137,3 +139,49 @@ def test_aggregates_are_of_all_instances_of_the_keys_that_changed(lake, table, b
     assert desired.rows["studyInstanceUid"].to_pylist() == ["1"]
     if "instanceCount" in table.schema.names:
         assert desired.rows["instanceCount"].to_pylist() == [2]
+
+
+def feed_decoded(lake: Lake, *rows: dict) -> None:
+    entries = build_entries(*rows)
+    lake.write(CHANGE_FEED, Given(entries, CHANGE_FEED, read_attributes(entries)))
+
+
+def forbid_reading(monkeypatch) -> None:
+    def read(entries, table):
+        raise AssertionError("metadata was read")
+
+    monkeypatch.setattr(derive, "read_attributes", read)
+
+
+def test_metadata_that_was_decoded_before_is_not_read_again(lake, monkeypatch):
+    bad = {"00200013": {"vr": "IS", "Value": ["x"]}}
+    changes = [
+        change(0, 1, "1", metadata={"00080060": {"vr": "CS", "Value": ["CT"]}}),
+        change(0, 2, "2", metadata=bad),
+        change(0, 3, "1", action="Delete", metadata=None),
+        change(0, 4, "3", metadata={"00080060": {"vr": "CS", "Value": ["MR"]}}),
+    ]
+    feed_decoded(lake, *changes)
+    forbid_reading(monkeypatch)
+    derivation = InstancesOfWindow(HoursOf(lake, hours(0)))
+    rows = {row["sopInstanceUid"]: row for row in derivation.build().rows.to_pylist()}
+    assert {name: row["modality"] for name, row in rows.items()} == {"2": None, "3": "MR"}
+    assert derivation.failures == {"instanceNumber": 1}
+
+
+def test_of_entries_that_are_stored_already_the_new_ones_are_known(lake, monkeypatch):
+    feed(lake, change(0, 1, "1"))
+    known = {"00080060": {"vr": "CS", "Value": ["MR"]}}
+    feed_decoded(lake, change(0, 1, "1"), change(0, 2, "2", metadata=known))
+    with monkeypatch.context() as patch:
+        forbid_reading(patch)
+        with pytest.raises(AssertionError, match="metadata was read"):
+            instances(lake, hours(0))
+    rows = InstancesOfWindow(HoursOf(lake, hours(0))).build().rows.to_pylist()
+    assert {row["sopInstanceUid"]: row["modality"] for row in rows} == {"1": None, "2": "MR"}
+
+
+def test_another_process_reads_the_metadata(lake, tmp_path):
+    feed_decoded(lake, change(0, 1, "1", metadata={"00080060": {"vr": "CS", "Value": ["CT"]}}))
+    rows = InstancesOfWindow(HoursOf(build_lake(tmp_path), hours(0))).build().rows
+    assert rows["modality"].to_pylist() == ["CT"]

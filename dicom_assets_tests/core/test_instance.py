@@ -1,11 +1,16 @@
 import itertools
+from collections import Counter
 
 import pyarrow as pa
 import pytest
 
-from dicom_assets.core.instance import build_instances, is_live, newest_entries
-from dicom_assets.core.schema import INSTANCE, Column, Grain, extend_tables
+from dicom_assets.core.instance import build_instances, is_live, newest_entries, read_attributes
+from dicom_assets.core.schema import INSTANCE, Column, Grain, Table, extend_tables
 from dicom_assets_tests.core.rows import build_entries, entry, moment
+
+
+def build(entries: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter]:
+    return build_instances(entries, read_attributes(entries, table), table)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +55,7 @@ def test_entry_becomes_a_row_with_its_attributes():
         "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]},
         "00280010": {"vr": "US", "Value": [512]},
     }
-    table, failures = build_instances(build_entries(entry(5, metadata=metadata, filePath="a.dcm")))
+    table, failures = build(build_entries(entry(5, metadata=metadata, filePath="a.dcm")))
     assert table.schema.equals(INSTANCE.schema, check_metadata=True)
     (row,) = table.to_pylist()
     assert {name: value for name, value in row.items() if value is not None} == {
@@ -72,13 +77,13 @@ def test_entry_becomes_a_row_with_its_attributes():
 def test_rows_keep_the_entries_order_and_no_value_drops_one():
     texts = ["[]", None, '{"00200013":{"Value":["x"]}}', "{}"]
     entries = build_entries(*(entry(9 - number, metadata=text) for number, text in enumerate(texts)))
-    table, failures = build_instances(entries)
+    table, failures = build(entries)
     assert table["sequence"].to_pylist() == [9, 8, 7, 6]
     assert failures == {"metadata": 1, "instanceNumber": 1}
 
 
 def test_no_entries_are_no_rows():
-    table, failures = build_instances(build_entries())
+    table, failures = build(build_entries())
     assert table.schema.equals(INSTANCE.schema)
     assert (len(table), failures.total()) == (0, 0)
 
@@ -86,5 +91,5 @@ def test_no_entries_are_no_rows():
 def test_columns_of_the_users_are_filled():
     kvp = Column("kvp", pa.float64(), "Peak kilovoltage", "00180060")
     extended = extend_tables([(kvp, Grain.INSTANCE)])[1]
-    table, _ = build_instances(build_entries(entry(metadata={"00180060": {"Value": ["120.5"]}})), extended)
+    table, _ = build(build_entries(entry(metadata={"00180060": {"Value": ["120.5"]}})), extended)
     assert table["kvp"].to_pylist() == [120.5]
