@@ -37,6 +37,8 @@ from dicom_assets.core.schema import Table
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 30
+COMMITS_PER_CHECKPOINT = 10
+"""Whoever opens a table reads its log from the last checkpoint on, and every run opens the tables some twelve times."""
 _RANGED = ("sequence", "windowStart")
 """Columns whose ranges prune files."""
 
@@ -262,6 +264,16 @@ class Lake:
         snapshot = self.open(table)
         return None if snapshot is None else snapshot.version
 
+    def has_version(self, table: Table, version: int | None) -> bool:
+        """Whether that is the table's newest version still; of None, whether it does still not exist.
+
+        Much cheaper than to open the table: its log is asked for the next commit.
+        """
+        if version is None:
+            return self.open(table) is None
+        path = self._paths[table.name]
+        return not Files(self.storage, path).has(f"_delta_log/{version + 1:020}.json")
+
     def write(self, table: Table, derivation: Derivation) -> Written:
         """Brings the table to hold what the derivation says; no commit where it does already.
 
@@ -292,7 +304,7 @@ class Lake:
                 time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
                 continue
             if derivation.is_current():
-                final = self._join_small_files(table) if commits else snapshot
+                final = self._join_small_files(self._refresh(snapshot)) if commits else snapshot
                 return Written(
                     final.version, inserted, updated, deleted, commits, conflicts, bytes_written,
                     final.row_count, final.size_bytes, len(final.files),
@@ -302,13 +314,12 @@ class Lake:
             "writers at a time (the pool's limit in dagster.yaml), then run this again: nothing is half-written."
         )
 
-    def _join_small_files(self, table: Table) -> Snapshot:
+    def _join_small_files(self, snapshot: Snapshot) -> Snapshot:
         """Joins small files where there are enough; returns the table's newest version.
 
         So the number of files, and with it the cost of a run, does not grow with the number of runs. Where another
         writer is quicker, the files wait for the next time.
         """
-        snapshot = self.open_or_create(table)
         plan = _Plan(snapshot)
         for group in group_small_files(snapshot.files):
             rows = snapshot.read_table(files=group)
@@ -319,8 +330,14 @@ class Lake:
         try:
             self._commit(snapshot, plan.actions)
         except CommitFailedError:
-            self._discard(table, plan.adds)
-        return self.open_or_create(table)
+            self._discard(snapshot.table, plan.adds)
+        return self._refresh(snapshot)
+
+    def _refresh(self, snapshot: Snapshot) -> Snapshot:
+        """The newest version, for the snapshot's only holder: it is not to be used any more."""
+        with self.storage.explained(self._paths[snapshot.table.name], "open"):
+            snapshot.delta.update_incremental()
+        return Snapshot(snapshot.table, snapshot.delta, snapshot.folder, self._studies)
 
     def _commit(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
         with self.storage.explained(self._paths[snapshot.table.name], "commit to"):
@@ -352,6 +369,7 @@ class Lake:
                 configuration={
                     "delta.deletedFileRetentionDuration": retention,
                     "delta.logRetentionDuration": retention,
+                    "delta.checkpointInterval": str(COMMITS_PER_CHECKPOINT),
                     "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
                 },
                 storage_options=self.storage.options(),

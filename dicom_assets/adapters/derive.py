@@ -107,7 +107,7 @@ class InstancesOfWindow:
 
     def is_current(self) -> bool:
         """Whether no entry was stored since the last `build`."""
-        return self._lake.version(CHANGE_FEED) == self._version
+        return self._lake.has_version(CHANGE_FEED, self._version)
 
     def _build_rows(self, feed: Snapshot, files: list[DataFile], live: pa.Table) -> pa.Table:
         built = [self._table.schema.empty_table()]
@@ -163,4 +163,4 @@ class AggregateOfWindow:
 
     def is_current(self) -> bool:
         """Whether no instance changed since the last `build`."""
-        return self._hours.lake.version(INSTANCE) == self._version
+        return self._hours.lake.has_version(INSTANCE, self._version)

@@ -105,9 +105,9 @@ class Files:
         edges = [len(rows) * part // parts for part in range(parts + 1)]
         spans = [(start, end - start) for start, end in pairwise(edges)]
         with ThreadPoolExecutor(CONCURRENT_FILES) as pool:
-            for span, action in zip(
-                spans, pool.map(lambda span: self._write_file(rows.slice(*span), data_change), spans), strict=True
-            ):
+            write_all = pool.map if parts > 1 else map
+            actions = write_all(lambda span: self._write_file(rows.slice(*span), data_change), spans)
+            for span, action in zip(spans, actions, strict=True):
                 if attributes is not None:
                     self._decoded.keep(action.path, attributes.slice(*span))
                 yield action
@@ -115,6 +115,15 @@ class Files:
     def attributes_of(self, file: DataFile, schema: pa.Schema) -> pa.Table | None:
         """What the metadata of the file's rows says, row beside row; None where it has to be read for that."""
         return self._decoded.find(file.name, schema)
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name lies in the folder or below."""
+        with self._storage.explained(self._path, "read"):
+            try:
+                obstore.head(self._store, name)
+            except FileNotFoundError:
+                return False
+        return True
 
     def read_aside(self, name: str) -> bytes | None:
         """A file that lies beside the table's own; None where there is none."""

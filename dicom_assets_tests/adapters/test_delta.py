@@ -65,6 +65,7 @@ def test_table_is_created_with_comments_not_null_description_and_retention(tmp_p
     assert stored.metadata().configuration == {
         "delta.deletedFileRetentionDuration": "interval 48 hours",
         "delta.logRetentionDuration": "interval 48 hours",
+        "delta.checkpointInterval": "10",
         "delta.dataSkippingStatsColumns": ",".join(
             column.name
             for column in table.columns
@@ -625,3 +626,21 @@ def test_joining_that_loses_to_another_writer_is_left_for_the_next_time(lake, mo
     store(lake, study("2"))
     assert by_study(read(lake)) == {"1": None, "2": None, "3": None}
     assert data_files(lake) >= live_files(lake)
+
+
+def test_log_has_a_checkpoint_every_ten_commits(lake):
+    for number in range(11):
+        store(lake, study(str(number)))
+    last = json.loads((Path(lake.uri(STUDY)) / "_delta_log" / "_last_checkpoint").read_text())
+    assert last["version"] == 10
+
+
+def test_version_is_the_newest_until_the_next_commit(lake):
+    assert lake.has_version(STUDY, None)
+    store(lake, study("1"))
+    version = lake.version(STUDY)
+    assert lake.has_version(STUDY, version)
+    assert not lake.has_version(STUDY, None)
+    store(lake, study("2"))
+    assert not lake.has_version(STUDY, version)
+    assert lake.has_version(STUDY, lake.version(STUDY))

@@ -66,6 +66,10 @@ class GatedLake(Lake):
         self._turns.gate(self._who)
         return super().open(table)
 
+    def has_version(self, table: Table, version: int | None) -> bool:
+        self._turns.gate(self._who)
+        return super().has_version(table, version)
+
     def _commit(self, snapshot, actions) -> None:
         self._turns.gate(self._who)
         super()._commit(snapshot, actions)
