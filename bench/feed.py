@@ -41,6 +41,8 @@ _SLOTS = {
     "current": ("00181151", "IS"),
 }
 """Tag and VR of what differs from instance to instance."""
+_BRIEF = ("00080016", "00080060", "00080070")
+"""SOP class, modality and manufacturer: what brief metadata takes from a file."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Spec:
     """Instances that exist before the feed begins, a multiple of `study_size`."""
     scattered: bool = False
     """Updates and deletes of single instances all over the history, instead of whole studies of the last hours."""
+    brief: bool = False
+    """About 1 KB of metadata, most of it wanted in the tables, instead of all that a scanner writes."""
 
     @property
     def folder(self) -> Path:
@@ -258,7 +262,7 @@ class _Renderer:
     def _metadata(self, number: int) -> bytes:
         size = self.spec.study_size
         study, series = number // size, number // (size // _SERIES_PER_STUDY)
-        text, slots = _series_text(study, series, self.versions.get(number, 1))
+        text, slots = _series_text(study, series, self.versions.get(number, 1), brief=self.spec.brief)
         place = number % size
         noise = number * 0x9E3779B97F4A7C15 % 2**63  # what differs from image to image, as a scanner's values do
         values = {
@@ -300,7 +304,7 @@ def _count_live(created: int, size: int, dead: Counter[int]) -> int:
 
 
 @lru_cache(maxsize=64)
-def _series_text(study: int, series: int, version: int) -> tuple[bytes, list[str]]:
+def _series_text(study: int, series: int, version: int, *, brief: bool) -> tuple[bytes, list[str]]:
     """The JSON of a series' instances, with `%s` where instances differ, and what goes there."""
     modality = "CT" if is_ct(study) else "MR"
     values = {**study_values(study), **series_values(series)}
@@ -308,8 +312,9 @@ def _series_text(study: int, series: int, version: int) -> tuple[bytes, list[str
         values["00100020"] = ("LO", f"C{version}{study:07d}")
         values["00081030"] = ("LO", f"Corrected {version - 1}")
     templates = _templates()[modality]
+    template = templates[series % len(templates)]
     metadata = {
-        **templates[series % len(templates)],
+        **({tag: template[tag] for tag in _BRIEF} if brief else template),
         **{tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()},
         **{tag: {"vr": vr, "Value": [f"@{slot}@"]} for slot, (tag, vr) in _SLOTS.items()},
         "00080033": {"vr": "TM", "Value": ["1012@second@"]},

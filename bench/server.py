@@ -1,16 +1,20 @@
 """A DICOM service that has nothing to do: slices of a rendered feed, one `sendall` a page.
 
-    python -m bench.server FOLDER
+    python -m bench.server FOLDER [SCANNED_PER_SECOND]
 
 prints its URL and serves until its standard input ends. A page is one piece of `entries.bin`, whatever the window, the
 offset and the limit, so that a request costs the server a copy of its bytes. Without metadata it is a piece of every
 entry.
+
+The real service goes through all rows of the window before the offset. Here they are only counted, which `/scanned`
+tells; with a number of rows scanned a second, a page is that much later.
 """
 
 import mmap
 import socket
 import sys
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +29,11 @@ _FIELDS = 3  # of an entry in the index: where it begins, where its metadata beg
 class Pages:
     """The pages of a rendered feed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scanned_per_second: float) -> None:
+        self._scanned_per_second = scanned_per_second
+        self._lock = threading.Lock()
+        self.scanned = 0
+        """Rows of the windows that were gone through for all pages so far."""
         with (folder / "entries.bin").open("rb") as entries:
             self._entries = mmap.mmap(entries.fileno(), 0, prot=mmap.PROT_READ)
         self._index = memoryview((folder / "index.bin").read_bytes()).cast("q")
@@ -36,8 +44,9 @@ class Pages:
         end = len(self._times)
         if "endTime" in query:
             end = bisect_left(self._times, _microseconds(query["endTime"][0]))
-        first += int(query.get("offset", ["0"])[0])
+        start, first = first, first + int(query.get("offset", ["0"])[0])
         end = min(end, first + int(query.get("limit", ["100"])[0]))
+        self._scan(max(0, end - start))
         if first >= end:
             return b"[]"
         if query.get("includeMetadata", ["true"])[0].lower() == "false":
@@ -46,6 +55,12 @@ class Pages:
 
     def latest(self) -> bytes:
         return self._envelope(len(self._times) - 1) if len(self._times) else b"null"
+
+    def _scan(self, rows: int) -> None:
+        with self._lock:
+            self.scanned += rows
+        if self._scanned_per_second:
+            time.sleep(rows / self._scanned_per_second)
 
     def _envelope(self, number: int) -> bytes:
         begin, metadata = self._index[number * _FIELDS : number * _FIELDS + 2]
@@ -73,6 +88,8 @@ def _answer(connection: socket.socket, pages: Pages) -> None:
                 status, body = b"200 OK", pages.page(parse_qs(url.query))
             elif url.path == "/v2/changefeed/latest":
                 status, body = b"200 OK", pages.latest()
+            elif url.path == "/scanned":
+                status, body = b"200 OK", b"%d" % pages.scanned
             else:
                 status, body = b"404 Not Found", b"null"
             head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
@@ -80,9 +97,9 @@ def _answer(connection: socket.socket, pages: Pages) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, scanned_per_second: float = 0) -> Iterator[str]:
     """Serves a rendered feed from a process of its own until the block ends; gives its URL."""
-    command = [sys.executable, "-m", "bench.server", str(folder)]
+    command = [sys.executable, "-m", "bench.server", str(folder), str(scanned_per_second)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
         assert process.stdin
         assert process.stdout
@@ -92,8 +109,8 @@ def serving(folder: Path) -> Iterator[str]:
             process.stdin.close()
 
 
-def main(folder: str) -> None:
-    pages = Pages(Path(folder))
+def main(folder: str, scanned_per_second: str = "0") -> None:
+    pages = Pages(Path(folder), float(scanned_per_second))
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
 
     def accept() -> None:
@@ -107,4 +124,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])
