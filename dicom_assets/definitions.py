@@ -9,7 +9,7 @@ import dagster as dg
 from dicom_assets.adapters.credentials import Credential, TokenAuth, build_credential
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.adapters.memory import choose_memory_pool
+from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.assets import build_assets
@@ -67,6 +67,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """Everything Dagster is to know, for these settings."""
     choose_memory_pool()
     lake = build_lake(settings)
+    memory = MemoryLimit(settings.max_memory_mb)
     tables = {table.name: table for table in extend_tables(settings.extra_columns)}
     partitions = build_partitions(settings.first_hour, settings.end_time)
     uris = {name: lake.uri(table) for name, table in tables.items()}
@@ -77,8 +78,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         assets=assets,
         asset_checks=build_checks(lake),
         resources={
-            "delta": DeltaIOManager(lake, tables),
-            "dicom_service": DicomServiceResource(lambda: open_client(settings), lambda: datetime.now(UTC)),
+            "delta": DeltaIOManager(lake, tables, memory),
+            "dicom_service": DicomServiceResource(lambda: open_client(settings), lambda: datetime.now(UTC), memory),
         },
         executor=dg.in_process_executor,
     )

@@ -27,6 +27,7 @@ from pydantic import (
 
 from dicom_assets import setting_rules as rules
 from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication
+from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.schema import TABLES, Column, Grain
 
@@ -86,6 +87,13 @@ class Settings(BaseModel):
     )
     max_concurrent_requests: Annotated[int, _whole(1, 64, "more at once only make the service answer 429")] = Field(
         8, description="Pages of one window that are requested at the same time, 1 to 64."
+    )
+    max_memory_mb: Annotated[
+        int, _whole(LEAST_MEGABYTES, 1_000_000, "the process alone takes most of 512, and some must be left for work")
+    ] = Field(
+        DEFAULT_MEGABYTES,
+        description="Megabytes of memory that a run should do with, at least 768: hours and ranges that need more are "
+        "stored in parts.",
     )
     start_time: _Hour = Field(
         None,

@@ -197,6 +197,7 @@ NUMBERS = [
     ("DICOM_BATCH_SIZE", 1, 200),
     ("DICOM_MAX_CONCURRENT_REQUESTS", 1, 64),
     ("DICOM_WINDOW_DELAY_MINUTES", 0, 10_080),
+    ("DICOM_MAX_MEMORY_MB", 768, 1_000_000),
     ("DICOM_RETENTION_HOURS", 1, 87_600),
 ]
 
@@ -473,6 +474,7 @@ def test_rows_describe_every_setting():
         "DICOM_API_VERSION": "2",
         "DICOM_BATCH_SIZE": "200",
         "DICOM_MAX_CONCURRENT_REQUESTS": "8",
+        "DICOM_MAX_MEMORY_MB": "2048",
         "DICOM_WINDOW_DELAY_MINUTES": "15",
         "DICOM_STORAGE_URL": "./data",
         "DICOM_CONTAINER_NAME": "dicom",

@@ -423,9 +423,11 @@ class _Plan:
         places = pa.array(range(len(desired.rows)), pa.int64())
         found = [places.slice(0, 0)]
         for file in snapshot.candidates(desired):
-            stored = snapshot.folder.read(file, snapshot.schema)
             concerned = snapshot.concerned(desired.rows, file)
             part = Desired(desired.keys.filter(snapshot.concerned(desired.keys, file)), desired.rows.filter(concerned))
+            if not len(part.keys):
+                continue  # as the files of an hour's other parts, which need not be read
+            stored = snapshot.folder.read(file, snapshot.schema)
             change = merge_rows(stored, part, table)
             found.append(places.filter(concerned.combine_chunks()).filter(change.found.combine_chunks()))
             if not change.is_empty:

@@ -1,7 +1,7 @@
 """What each table must hold for the instances that changed in a window, read from the tables before it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,20 +28,54 @@ class HoursOf:
 
     lake: Lake
     window: Window
+    studies: pa.Array | None = None
+    """UIDs: only the changes in these are meant; without, all."""
+
+    def in_parts(self, entries: int) -> Iterator["HoursOf"]:
+        """The same hours study by study, so that each part has about so many entries; a study is never split.
+
+        A study that turns up only now is in none of the parts: whoever stored its entries will ask for it.
+        """
+        feed = self.lake.open(CHANGE_FEED)
+        files = [] if feed is None else feed.files_of_hours(self.window.start, self.window.end)
+        if feed is None or sum(file.rows for file in files) <= entries:
+            yield self
+            return
+        sizes: Counter[str] = Counter()
+        concerns = partial(_concerns, window=self.window, studies=self.studies)
+        for _, rows in feed.read(("studyInstanceUid", "windowStart"), files=files, where=concerns):
+            for study in rows["studyInstanceUid"].value_counts():
+                sizes[study["values"].as_py()] += study["counts"].as_py()
+        held, size = [], 0
+        for study, count in sizes.items():
+            held.append(study)
+            size += count
+            if size >= entries:
+                yield HoursOf(self.lake, self.window, pa.array(held))
+                held, size = [], 0
+        if held:
+            yield HoursOf(self.lake, self.window, pa.array(held))
 
     def changed_keys(self, key: tuple[str, ...]) -> pa.Table:
         """The keys that the feed's entries of these hours are about, each once."""
         feed = self.lake.open(CHANGE_FEED)
         if feed is None:
             return pa.schema([CHANGE_FEED.schema.field(name) for name in key]).empty_table()
-        rows = read_window(feed, self.window, (*key, "windowStart"))
+        rows = read_window(feed, self.window, (*key, "windowStart"), self.studies)
         return rows.select(key).group_by(list(key)).aggregate([])
 
 
-def read_window(feed: Snapshot, window: Window, columns: tuple[str, ...] | None = None) -> pa.Table:
-    """The window's rows of `change_feed`; `windowStart` must be among the columns."""
+def read_window(
+    feed: Snapshot, window: Window, columns: tuple[str, ...] | None = None, studies: pa.Array | None = None
+) -> pa.Table:
+    """The window's rows of `change_feed`, of all studies or of some; `windowStart` must be among the columns."""
     files = feed.files_of_hours(window.start, window.end)
-    return feed.read_table(columns, files=files, where=lambda rows: is_within(rows["windowStart"], window))
+    return feed.read_table(columns, files=files, where=partial(_concerns, window=window, studies=studies))
+
+
+def _concerns(rows: pa.Table, window: Window, studies: pa.Array | None) -> pa.ChunkedArray:
+    inside = is_within(rows["windowStart"], window)
+    return inside if studies is None else pc.and_(inside, _holds(rows, "studyInstanceUid", studies))
 
 
 def is_within(times: pa.ChunkedArray, window: Window) -> pa.ChunkedArray:
@@ -68,23 +102,26 @@ class InstancesOfWindow:
             hours: of `change_feed`.
             table: `instance`, with the users' columns if they have any.
         """
-        self._lake = hours.lake
-        self._window = hours.window
+        self._hours = hours
         self._table = table
         self._version: int | None = None
         self.failures: Counter[str] = Counter()
         """Values per column that could not be converted, at the last `build`."""
 
+    def in_parts(self, entries: int) -> "Iterator[InstancesOfWindow]":
+        """The same in parts, each of about so many entries of the feed."""
+        return (InstancesOfWindow(part, self._table) for part in self._hours.in_parts(entries))
+
     def build(self) -> Desired:
         """The window's keys and their live rows."""
-        feed = self._lake.open(CHANGE_FEED)
+        feed = self._hours.lake.open(CHANGE_FEED)
         self._version = None if feed is None else feed.version
         self.failures = Counter()
         keys = pa.schema([CHANGE_FEED.schema.field(name) for name in (*INSTANCE.key, "sequence")]).empty_table()
         none = Desired(keys, self._table.schema.empty_table())
         if feed is None:
             return none
-        own = newest_entries(read_window(feed, self._window, _OWN))
+        own = newest_entries(read_window(feed, self._hours.window, _OWN, self._hours.studies))
         if not len(own):
             return none
         least, studies, ids = pc.min(own["sequence"]), pc.unique(own["studyInstanceUid"]), key_ids(own, INSTANCE.key)
@@ -107,7 +144,7 @@ class InstancesOfWindow:
 
     def is_current(self) -> bool:
         """Whether no entry was stored since the last `build`."""
-        return self._lake.has_version(CHANGE_FEED, self._version)
+        return self._hours.lake.has_version(CHANGE_FEED, self._version)
 
     def _build_rows(self, feed: Snapshot, files: list[DataFile], live: pa.Table) -> pa.Table:
         built = [self._table.schema.empty_table()]
@@ -147,6 +184,10 @@ class AggregateOfWindow:
         self._table = table
         self._build_rows = build_rows
         self._version: int | None = None
+
+    def in_parts(self, entries: int) -> "Iterator[AggregateOfWindow]":
+        """The same in parts, each of about so many entries of the feed."""
+        return (AggregateOfWindow(part, self._table, self._build_rows) for part in self._hours.in_parts(entries))
 
     def build(self) -> Desired:
         """The window's keys and their rows."""

@@ -9,13 +9,10 @@ from typing import Protocol
 import pyarrow as pa
 
 from dicom_assets.adapters.delta import Given
+from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.instance import read_attributes
 from dicom_assets.core.schema import CHANGE_FEED, Table
-
-BATCH_BYTES = 128 * 2**20
-"""Size of the rows that are held before they are written. They are written by whole hours; an hour larger than this is
-written in parts, so that memory does not grow with it."""
 
 
 class Feed(Protocol):
@@ -61,6 +58,11 @@ class Extraction:
     """Told of every hour that was read."""
     instance: Table | None = None
     """`instance`, where its attributes are wanted next: they are decoded while pages arrive."""
+    batch_bytes: int = MemoryLimit().batch_bytes
+    """Size of the rows that are held before they are given out. They are given out by whole hours; an hour larger than
+    this comes in parts, so that memory does not grow with it."""
+    advance: Callable[[HourRead, datetime], None] | None = None
+    """Told of every page: what was read of its hour so far, and the time that was reached."""
 
     def __iter__(self) -> Iterator[Given]:
         """Rows of `change_feed`, each sequence once, in the order of the hours.
@@ -77,13 +79,15 @@ class Extraction:
             for entries in self.feed.fetch_pages(hour):
                 of_hour.add(build_change_feed(entries, read_at))
                 read = read.with_page(entries)
-                if of_hour.size_bytes >= BATCH_BYTES:
+                if self.advance is not None:
+                    self.advance(read, of_hour.reached)
+                if of_hour.size_bytes >= self.batch_bytes:
                     if held.size_bytes:
                         yield held.take()
                     yield of_hour.take()
             self.report(read)
             held.add_all(of_hour)
-            if held.size_bytes >= BATCH_BYTES:
+            if held.size_bytes >= self.batch_bytes:
                 yield held.take()
         yield held.take()
 
@@ -102,6 +106,12 @@ class _Held:
         if self._instance is not None:
             self._attributes.append(read_attributes(rows, self._instance))
         self.size_bytes += rows.nbytes
+
+    @property
+    def reached(self) -> datetime:
+        """The time of the last row."""
+        time: datetime = self._rows[-1]["timestamp"][-1].as_py()
+        return time
 
     def add_all(self, others: "_Held") -> None:
         self._rows += others._rows

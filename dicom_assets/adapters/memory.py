@@ -1,8 +1,39 @@
-"""Where Arrow's memory comes from."""
+"""Where Arrow's memory comes from, and how much of the work is held in it at a time."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 import pyarrow as pa
+
+DEFAULT_MEGABYTES = 2048
+LEAST_MEGABYTES = 768
+_PROCESS_MEGABYTES = 512
+"""Of the process itself: Python, Dagster, the libraries, the pages that are read ahead, and one file of a table."""
+_COPIES = 12
+"""Sizes of a batch that are held while it is written, at most: its rows, what its metadata says, the files' content."""
+_ENTRY_BYTES = 2048
+"""What deriving a table holds for an entry of the feed, at most: keys of it and of its instance, and a row."""
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """The memory that a process should do with. Work that needs more is done in parts, each of them stored."""
+
+    megabytes: int = DEFAULT_MEGABYTES
+
+    @property
+    def batch_bytes(self) -> int:
+        """Size of the feed's rows that are held before they are stored."""
+        return self._work_bytes // _COPIES
+
+    @property
+    def entries(self) -> int:
+        """Entries of the feed that a table is derived from at a time."""
+        return self._work_bytes // _ENTRY_BYTES
+
+    @property
+    def _work_bytes(self) -> int:
+        return (self.megabytes - _PROCESS_MEGABYTES) * 2**20
 
 
 def choose_memory_pool() -> None:

@@ -69,9 +69,8 @@ def build_assets(
 
         selection = context.run.asset_selection
         decodes = selection is None or dg.AssetKey("instance") in selection
-        return dg.MaterializeResult(
-            value=dicom_service.extract(window, report, tables["instance"] if decodes else None)
-        )
+        wanted = tables["instance"] if decodes else None
+        return dg.MaterializeResult(value=dicom_service.extract(window, report, wanted, progress.advance_within))
 
     @dg.asset(**common("instance"))
     def instance(change_feed: HoursOf) -> dg.MaterializeResult[Any]:

@@ -3,6 +3,7 @@
 Our own, since dagster-delta's merge knows neither deletes nor a fence, and looks for a key in one partition only.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,9 +14,11 @@ import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Derivation, Given, Lake, Snapshot, Written
 from dicom_assets.adapters.derive import HoursOf, is_within
+from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.partitions import to_window
+from dicom_assets.defs.progress import Writing
 
 
 class DeltaIOManager(dg.IOManager):
@@ -29,23 +32,32 @@ class DeltaIOManager(dg.IOManager):
     `windowStart`, or else of its `lastModifiedTimestamp`.
     """
 
-    def __init__(self, lake: Lake, tables: Mapping[str, Table]) -> None:
+    def __init__(self, lake: Lake, tables: Mapping[str, Table], memory: MemoryLimit | None = None) -> None:
         """An IO manager.
 
         Args:
             lake: where the tables lie.
             tables: by asset name.
+            memory: what a derivation that can be made in parts should do with.
         """
         self.lake = lake
         self._tables = tables
+        self._memory = memory or MemoryLimit()
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Brings the table to hold the output, and tells Dagster what that did."""
         table = self._table(context.asset_key)
-        results = [self.lake.write(table, derivation) for derivation in _to_derivations(obj, table)]
+        derivations = _to_derivations(obj, table, self._memory.entries)
+        writing = Writing(table.name, len(derivations) if isinstance(derivations, list) else None, context.log.info)
+        results: list[Written] = []
+        failures: Counter[str] | None = None
+        for derivation in derivations:
+            with writing.part():
+                results.append(self.lake.write(table, derivation))
+            if hasattr(derivation, "failures"):
+                failures = (failures or Counter()) + derivation.failures
         results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
         context.add_output_metadata(_describe(results))
-        failures = getattr(obj, "failures", None)
         if failures is not None:
             context.add_output_metadata({"conversion_failures": failures.total()})
             context.add_output_metadata({f"conversion_failures/{name}": count for name, count in failures.items()})
@@ -77,7 +89,10 @@ class DeltaIOManager(dg.IOManager):
         return self._tables[name]
 
 
-def _to_derivations(obj: Any, table: Table) -> Iterable[Derivation]:
+def _to_derivations(obj: Any, table: Table, entries: int) -> Iterable[Derivation]:
+    """A list, but where their number shows at the end only."""
+    if hasattr(obj, "in_parts"):
+        return list(obj.in_parts(entries))
     if hasattr(obj, "build"):
         return [obj]
     if isinstance(obj, pa.RecordBatchReader):

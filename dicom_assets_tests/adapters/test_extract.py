@@ -3,7 +3,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dicom_assets.adapters import extract
 from dicom_assets.adapters.extract import Extraction, HourRead
 from dicom_assets.core.change_feed import HOUR, Entry, Window
 from dicom_assets.core.errors import FeedEntryError
@@ -33,10 +32,10 @@ class Feed:
             ]
 
 
-def run(feed: Feed, window: Window) -> tuple[list[list[int]], list[HourRead]]:
+def run(feed: Feed, window: Window, **options) -> tuple[list[list[int]], list[HourRead]]:
     reports: list[HourRead] = []
     clock = iter(START + timedelta(days=1, seconds=second) for second in range(99))
-    batches = [given.rows for given in Extraction(feed, window, lambda: next(clock), reports.append)]
+    batches = [given.rows for given in Extraction(feed, window, lambda: next(clock), reports.append, **options)]
     for rows in batches:
         assert rows.schema.equals(CHANGE_FEED.schema)
     return [rows["sequence"].to_pylist() for rows in batches], reports
@@ -59,35 +58,31 @@ def test_hours_without_entries_are_one_batch_without_rows():
     assert run(Feed({}), hours(0, 2))[0] == [[]]
 
 
-def test_batches_are_whole_hours(monkeypatch):
+def test_batches_are_whole_hours():
     feed = Feed({0: [[(1, CREATE)], [(2, CREATE)]], 1: [[(3, CREATE)]], 3: [[(4, CREATE)]], 4: [[(5, CREATE)]]})
     one_row = next(iter(Extraction(feed, hours(1), lambda: START, lambda read: None))).rows.nbytes
-    monkeypatch.setattr(extract, "BATCH_BYTES", 2.5 * one_row)
-    assert run(feed, hours(0, 5))[0] == [[1, 2, 3], [4, 5]]
+    assert run(feed, hours(0, 5), batch_bytes=2.5 * one_row)[0] == [[1, 2, 3], [4, 5]]
 
 
-def test_an_hour_larger_than_a_batch_is_written_in_parts(monkeypatch):
-    monkeypatch.setattr(extract, "BATCH_BYTES", 1)
+def test_an_hour_larger_than_a_batch_is_written_in_parts():
     feed = Feed({0: [[(1, CREATE)], [(2, CREATE), (3, CREATE)]], 2: [[(4, CREATE)]]})
-    batches, reports = run(feed, hours(0, 3))
+    batches, reports = run(feed, hours(0, 3), batch_bytes=1)
     assert batches == [[1], [2, 3], [4], []]
     assert [read.entries for read in reports] == [3, 0, 1]
 
 
-def test_hours_before_a_large_one_are_written_first(monkeypatch):
+def test_hours_before_a_large_one_are_written_first():
     feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)], [(3, CREATE)]]})
     one_row = next(iter(Extraction(feed, hours(0), lambda: START, lambda read: None))).rows.nbytes
-    monkeypatch.setattr(extract, "BATCH_BYTES", 1.5 * one_row)
-    assert run(feed, hours(0, 2))[0] == [[1], [2, 3], []]
+    assert run(feed, hours(0, 2), batch_bytes=1.5 * one_row)[0] == [[1], [2, 3], []]
 
 
-def test_small_hours_share_a_batch(monkeypatch):
+def test_small_hours_share_a_batch():
     one = run(Feed({0: [[(1, CREATE)]]}), hours(0))[0]
     assert one == [[1]]
     rows = next(iter(Extraction(Feed({0: [[(1, CREATE)]]}), hours(0), lambda: START, lambda read: None))).rows
-    monkeypatch.setattr(extract, "BATCH_BYTES", rows.nbytes + 1)
     feed = Feed({hour: [[(hour, CREATE)]] for hour in range(5)})
-    assert run(feed, hours(0, 5))[0] == [[0, 1], [2, 3], [4]]
+    assert run(feed, hours(0, 5), batch_bytes=rows.nbytes + 1)[0] == [[0, 1], [2, 3], [4]]
 
 
 def test_time_of_reading_is_taken_before_the_hour_is_read():
@@ -107,8 +102,7 @@ def test_time_of_reading_is_taken_before_the_hour_is_read():
     assert given.rows["ingestedAt"].to_pylist() == [START + timedelta(days=1)] * 2
 
 
-def test_bad_entry_stops_the_reading_before_its_hour_is_given_out(monkeypatch):
-    monkeypatch.setattr(extract, "BATCH_BYTES", 1)
+def test_bad_entry_stops_the_reading_before_its_hour_is_given_out():
     feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)]]})
     whole = feed.fetch_pages
 
@@ -118,8 +112,19 @@ def test_bad_entry_stops_the_reading_before_its_hour_is_given_out(monkeypatch):
 
     feed.fetch_pages = broken
     reports: list[HourRead] = []
-    batches = iter(Extraction(feed, hours(0, 3), lambda: START, reports.append))
+    batches = iter(Extraction(feed, hours(0, 3), lambda: START, reports.append, batch_bytes=1))
     assert next(batches).rows["sequence"].to_pylist() == [1]
     with pytest.raises(FeedEntryError, match=r"^Entry 9 "):
         next(batches)
     assert [read.hour for read in reports] == [hours(0)]
+
+
+def test_every_page_is_told_with_the_time_that_it_reached():
+    told = []
+    feed = Feed({0: [[(1, CREATE), (2, CREATE)], [(3, DELETE)]], 1: [[(4, CREATE)]]})
+    run(feed, hours(0, 2), advance=lambda read, reached: told.append((read.hour, read.pages, read.entries, reached)))
+    assert told == [
+        (hours(0), 1, 2, START),
+        (hours(0), 2, 3, START),
+        (hours(1), 1, 1, START + HOUR),
+    ]
