@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-from dicom_assets.adapters.delta import Derivation, Lake
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.extract import Extraction
-from dicom_assets.adapters.memory import choose_memory_pool
+from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.file_index import build_file_index
@@ -19,7 +19,9 @@ from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 
 FILES = "abfss://files@bench.dfs.core.windows.net"
+MEMORY = MemoryLimit()
 Seconds = dict[str, float]
+Cost = dict[str, float]
 
 
 choose_memory_pool()
@@ -33,27 +35,33 @@ def parse_window(start: str, end: str) -> Window:
     return Window(datetime.fromisoformat(start), datetime.fromisoformat(end))
 
 
-def extraction(client: DicomService, window: Window, instance: Table | None = None) -> Extraction:
-    return Extraction(client, window, lambda: datetime.now(UTC), lambda _: None, instance)
+def extraction(
+    client: DicomService, window: Window, instance: Table | None = None, memory: MemoryLimit = MEMORY
+) -> Extraction:
+    return Extraction(client, window, lambda: datetime.now(UTC), lambda _: None, instance, memory.batch_bytes)
 
 
-def run_chain(client: DicomService, lake: Lake, window: Window) -> Seconds:
-    """Brings the window into all five tables; gives the seconds spent on each."""
+def run_chain(client: DicomService, lake: Lake, window: Window, memory: MemoryLimit = MEMORY) -> dict[str, Cost]:
+    """Brings the window into all five tables; gives what each took."""
     hours = HoursOf(lake, window)
-    derivations: dict[str, Derivation] = {
+    derivations: dict[str, InstancesOfWindow | AggregateOfWindow] = {
         INSTANCE.name: InstancesOfWindow(hours),
         SERIES.name: AggregateOfWindow(hours, SERIES, build_series),
         STUDY.name: AggregateOfWindow(hours, STUDY, build_studies),
         FILE_INDEX.name: AggregateOfWindow(hours, FILE_INDEX, partial(build_file_index, file_system=FILES)),
     }
-    seconds: Seconds = {}
-    with stopwatch(seconds, CHANGE_FEED.name):
-        for given in extraction(client, window, INSTANCE):
-            lake.write(CHANGE_FEED, given)
-    for table in TABLES[1:]:
-        with stopwatch(seconds, table.name):
-            lake.write(table, derivations[table.name])
-    return seconds
+    costs: dict[str, Cost] = {}
+    for table in TABLES:
+        given = extraction(client, window, INSTANCE, memory)
+        parts = given if table is CHANGE_FEED else derivations[table.name].in_parts(memory.entries)
+        wall, cpu = time.perf_counter(), time.process_time()
+        commits = sum(lake.write(table, part).commits for part in parts)
+        costs[table.name] = {
+            "seconds": round(time.perf_counter() - wall, 4),
+            "cpu_seconds": round(time.process_time() - cpu, 4),
+            "commits": commits,
+        }
+    return costs
 
 
 @contextmanager

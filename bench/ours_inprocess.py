@@ -17,8 +17,9 @@ from dicom_assets.adapters.dicom_service import DicomService  # noqa: E402
 def main(url: str, folder: str, start: str, end: str) -> None:
     started = time.perf_counter()
     with DicomService(url) as client:
-        tables = run_chain(client, open_lake(folder), parse_window(start, end))
+        costs = run_chain(client, open_lake(folder), parse_window(start, end))
     seconds = time.perf_counter() - started
+    tables = {name: cost["seconds"] for name, cost in costs.items()}
     print(json.dumps({"seconds": seconds, "import_seconds": started - began, "tables": tables}))
 
 

@@ -12,7 +12,7 @@ from dicom_assets.core.instance import read_attributes
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
-from dicom_assets_tests.adapters.lakes import build_lake, instance_of, store
+from dicom_assets_tests.adapters.lakes import build_lake, instance_of, read, store
 from dicom_assets_tests.core.rows import START, build_entries, entry
 
 
@@ -185,3 +185,44 @@ def test_another_process_reads_the_metadata(lake, tmp_path):
     feed_decoded(lake, change(0, 1, "1", metadata={"00080060": {"vr": "CS", "Value": ["CT"]}}))
     rows = InstancesOfWindow(HoursOf(build_lake(tmp_path), hours(0))).build().rows
     assert rows["modality"].to_pylist() == ["CT"]
+
+
+# In parts
+
+
+def feed_of_studies(lake: Lake, studies: int, instances: int) -> None:
+    """An hour with instances of one study after the other."""
+    rows = [
+        change(0, study * instances + number, f"{study}.{number}", studyInstanceUid=str(study))
+        for study in range(studies)
+        for number in range(instances)
+    ]
+    lake.write(CHANGE_FEED, Given(build_entries(*rows), CHANGE_FEED))
+
+
+def test_hours_that_fit_are_one_part(lake):
+    assert list(HoursOf(lake, hours(0)).in_parts(1)) == [HoursOf(lake, hours(0))]
+    feed_of_studies(lake, 3, 2)
+    assert list(HoursOf(lake, hours(0)).in_parts(6)) == [HoursOf(lake, hours(0))]
+
+
+def test_parts_have_whole_studies_and_about_as_many_entries_as_asked_for(lake):
+    feed_of_studies(lake, 5, 3)
+    feed(lake, change(1, 99, studyInstanceUid="of another hour"))
+    parts = HoursOf(lake, hours(0)).in_parts(4)
+    assert [part.studies.to_pylist() for part in parts] == [["0", "1"], ["2", "3"], ["4"]]
+
+
+@pytest.mark.parametrize("entries", [1, 4, 100])
+def test_parts_make_the_same_tables_as_the_whole(lake, entries):
+    feed_of_studies(lake, 5, 3)
+    feed(lake, change(1, 20, "2.1", studyInstanceUid="2", action="Delete"))
+    for derivation, table in (
+        (InstancesOfWindow(HoursOf(lake, hours(0))), INSTANCE),
+        (AggregateOfWindow(HoursOf(lake, hours(0)), STUDY, build_studies), STUDY),
+    ):
+        assert sum(lake.write(table, part).commits for part in derivation.in_parts(entries)) == {1: 5, 4: 3}.get(
+            entries, 1
+        )
+    assert len(read(lake, INSTANCE)) == 14
+    assert {row["studyInstanceUid"]: row["instanceCount"] for row in read(lake)} == dict.fromkeys("0134", 3) | {"2": 2}

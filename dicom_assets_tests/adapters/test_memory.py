@@ -1,6 +1,13 @@
 import subprocess
 import sys
 
+import pytest
+
+from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES, MemoryLimit
+from dicom_assets.core.schema import CHANGE_FEED
+from dicom_assets_tests.adapters.lakes import build_lake, store
+from dicom_assets_tests.core.rows import START, entry
+
 CODE = """
 import pyarrow as pa
 from dicom_assets.adapters.memory import choose_memory_pool
@@ -26,3 +33,42 @@ def test_memory_comes_from_jemalloc_where_there_is_one():
 def test_memory_comes_from_where_it_came_where_there_is_none():
     before, after, _ = pools(absent=True)
     assert after == before
+
+
+MOST_HELD = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from dicom_assets.adapters.derive import HoursOf, InstancesOfWindow
+from dicom_assets.core.change_feed import HOUR, Window
+from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets_tests.core.rows import START
+hours = HoursOf(build_lake(Path(sys.argv[1])), Window(START, START + HOUR))
+parts = [len(part.build().rows) for part in InstancesOfWindow(hours).in_parts(int(sys.argv[2]))]
+print(len(parts), sum(parts), pa.default_memory_pool().max_memory())
+"""
+
+
+def test_fewer_entries_at_a_time_hold_less_memory(tmp_path):
+    lake, instances, files = build_lake(tmp_path), 12_000, 12
+    rows = [
+        entry(number, windowStart=START, studyInstanceUid=str(number // 100), sopInstanceUid=str(number))
+        for number in range(instances)
+    ]
+    for file in range(files):
+        store(lake, *rows[file * instances // files : (file + 1) * instances // files], table=CHANGE_FEED)
+    held = {}
+    for entries in (instances, instances // 12):
+        command = [sys.executable, "-c", MOST_HELD, str(tmp_path), str(entries)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        parts, found, bytes_held = map(int, done.stdout.split())
+        assert found == instances
+        held[parts] = bytes_held
+    assert held[12] < held[1] / 2
+
+
+@pytest.mark.parametrize("megabytes", [LEAST_MEGABYTES, DEFAULT_MEGABYTES, 64_000])
+def test_work_in_parts_leaves_room_for_the_process(megabytes):
+    limit = MemoryLimit(megabytes)
+    assert 0 < limit.batch_bytes < (megabytes - 500) * 2**20 / 10
+    assert 0 < 1500 * limit.entries < (megabytes - 500) * 2**20

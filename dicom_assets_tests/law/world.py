@@ -59,6 +59,8 @@ class World:
     page_size: int = 3
     decodes_early: bool = True
     """Whether attributes are decoded at extraction, or when they are wanted."""
+    entries_at_once: int = 10**6
+    """That a table is derived from."""
 
     def fetch_pages(self, window: Window):
         """The feed of the service, as the client gives it."""
@@ -81,7 +83,8 @@ class World:
             for given in Extraction(self, window, clock, lambda read: None, INSTANCE if self.decodes_early else None):
                 self.lake.write(table, given)
         else:
-            self.lake.write(table, derivation(self.lake, name, window))
+            for part in derivation(self.lake, name, window).in_parts(self.entries_at_once):
+                self.lake.write(table, part)
 
     def run_chain(self, window: Window) -> None:
         for name in CHAIN:
