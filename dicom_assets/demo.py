@@ -13,8 +13,10 @@ import dagster as dg
 import pyarrow as pa
 from deltalake import QueryBuilder
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
 from rich.table import Table as Grid
+from rich.text import Text
 
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.core.errors import DicomAssetsError
@@ -31,6 +33,8 @@ HOURS_PER_RUN = 4
 MODALITIES = "SELECT modality, count(*) AS instances FROM instance GROUP BY modality ORDER BY instances DESC, modality"
 FILES = "SELECT sopInstanceUid, filePath FROM instance LIMIT 5"
 
+_FEW = 10
+"""A second: below it the rate has a decimal."""
 _TO_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -106,6 +110,22 @@ def _refuse_foreign_tables(service: Service, lake: Lake, settings: Settings) -> 
         )
 
 
+class Pace(ProgressColumn):
+    """How many a second and how long still; in the end, how long it took."""
+
+    def render(self, task: Task) -> Text:
+        """Its text; empty before there is a rate."""
+        if task.finished:
+            return Text(f"in {_duration(task.finished_time)}")
+        if not task.speed:
+            return Text()
+        return Text(f"{task.speed:,.{int(task.speed < _FEW)}f}/s, {_duration(task.time_remaining)} left")
+
+
+def _duration(seconds: float | None) -> timedelta:
+    return timedelta(seconds=round(seconds or 0))
+
+
 @contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
     columns = (
@@ -113,7 +133,7 @@ def _progress(console: Console) -> Iterator[Progress]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[count]}", justify="right"),
-        TimeElapsedColumn(),
+        Pace(Column(no_wrap=True, min_width=len("12,345/s, 0:00:00 left"))),
     )
     with Progress(*columns, console=console, expand=True) as progress:
         yield progress
@@ -123,7 +143,7 @@ def _fill(service: Service, day: Day, progress: Progress) -> None:
     if service.change_count():
         progress.console.print("The embedded DICOM service has its day already.")
         return
-    task = progress.add_task("Filling the embedded DICOM service", total=None, count="changes")
+    task = progress.add_task("Filling the DICOM service", total=None, count="changes")
 
     def report(done: int, total: int) -> None:
         progress.update(task, completed=done, total=total, count=f"{done:,} of {total:,} changes")
@@ -134,7 +154,7 @@ def _fill(service: Service, day: Day, progress: Progress) -> None:
 def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -> Totals:
     """All assets for all hours of the day, some hours a run, recorded where the UI finds them."""
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
-    task = progress.add_task("Bringing its change feed into the tables", total=day.hours, count="hours")
+    task = progress.add_task("Filling the Delta tables", total=day.hours, count="hours")
     totals = Totals()
     with dg.DagsterInstance.from_config(str(home)) as instance:
         _free_slots(instance)

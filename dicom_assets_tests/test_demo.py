@@ -11,8 +11,9 @@ import time
 import dagster as dg
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
-from dicom_assets.demo import DemoError, run_demo
+from dicom_assets.demo import DemoError, Pace, run_demo
 from dicom_assets.embedded import Day, open_service, prepare_home
 from dicom_assets.emulator.errors import EmulatorStartError
 
@@ -50,6 +51,7 @@ def test_demo_fills_the_tables_and_a_second_run_changes_nothing(demo):
     held = {table: rows_of(first, table) for table in TABLES}
     assert held["change_feed"][0] >= held["instance"][0] == held["file_index"][0] > 0
     assert f"{held['change_feed'][0]:,} changes" in first
+    assert re.search(r"Filling the Delta tables .* 6 of 6 hours in 0:0\d:\d\d", first)
     assert "SELECT modality, count(*) AS instances FROM instance" in first
     assert re.search(r"│ CT +│ +[\d,]+ │", first)
     assert "SELECT sopInstanceUid, filePath FROM instance LIMIT 5" in first
@@ -143,3 +145,18 @@ def test_interrupted_demo_says_that_it_can_go_on(tmp_path):
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Delta tables" in again.stdout
     assert again.stderr == ""
+
+
+@pytest.mark.parametrize(("steps", "shown"), [(300, "150/s, 0:00:09 left"), (10, "5.0/s, 0:05:18 left")])
+def test_bar_shows_rate_and_time_left_and_in_the_end_how_long_it_took(steps, shown):
+    now = 0.0
+    progress = Progress(get_time=lambda: now)
+    progress.add_task("", total=1600)
+    (task,) = progress.tasks
+    assert Pace().render(task).plain == ""
+    for now in (0.0, 2.0):
+        progress.advance(task.id, steps if now else 1)
+    assert Pace().render(task).plain == shown
+    now = 63.0
+    progress.update(task.id, completed=1600)
+    assert Pace().render(task).plain == "in 0:01:03"
