@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.check import count_rows, expected_counts, size_of
-from bench.feed import CACHE, Spec, open_feed
+from bench.feed import CACHE, Feed, Spec, open_feed
 from bench.measure import ROOT, as_json, measure, save
 from bench.server import serving
 
@@ -28,6 +28,20 @@ def run_hour(url: str, folder: str, start: str, end: str, megabytes: str) -> Non
     print(json.dumps({"tables": costs}))
 
 
+def run_under(megabytes: int, feed: Feed, cache: Path = CACHE) -> dict[str, Any]:
+    """What the hour takes under a limit."""
+    with tempfile.TemporaryDirectory(dir=cache) as folder, serving(feed.folder) as url:
+        arguments = [url, folder, feed.start, feed.end, str(megabytes)]
+        measured = as_json(measure([sys.executable, "-m", "bench.million", "run", *arguments]))
+        return {
+            "limit_mb": megabytes,
+            **measured,
+            "tables": measured["said"]["tables"],
+            "is_correct": count_rows(Path(folder)) == expected_counts(feed),
+            "bytes_written": size_of(Path(folder)),
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="An hour of a million changes, under limits of memory.")
     parser.add_argument("--changes", type=int, default=1_000_000)
@@ -37,25 +51,13 @@ def main() -> None:
     feed = open_feed(Spec(options.changes, brief=True))
     cases: list[dict[str, Any]] = []
     for limit in options.limits:
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder, serving(feed.folder) as url:
-            arguments = [url, folder, feed.start, feed.end, str(limit)]
-            measured = as_json(measure([sys.executable, "-m", "bench.million", "run", *arguments]))
-            tables = measured.pop("said")["tables"]
-            is_correct = count_rows(Path(folder)) == expected_counts(feed)
-            cases.append(
-                {
-                    "limit_mb": limit,
-                    **measured,
-                    "tables": tables,
-                    "is_correct": is_correct,
-                    "bytes_written": size_of(Path(folder)),
-                }
-            )
+        case = run_under(limit, feed)
+        cases.append(case)
         print(
-            f"limit {limit:,} MB: peak {measured['peak_mib']:,.0f} MiB, {measured['wall_seconds']:.1f} s, "
-            f"{measured['cpu_seconds']:.1f} CPU s{'' if is_correct else ', NOT CORRECT'}"
+            f"limit {limit:,} MiB: peak {case['peak_mib']:,.0f} MiB, {case['wall_seconds']:.1f} s, "
+            f"{case['cpu_seconds']:.1f} CPU s{'' if case['is_correct'] else ', NOT CORRECT'}"
         )
-        for name, cost in tables.items():
+        for name, cost in case["tables"].items():
             print(f"    {name:12} {cost['cpu_seconds']:6.1f} CPU s, {cost['commits']} commits", flush=True)
     result = {"changes": feed.changes, "bytes": feed.size_bytes, "cases": cases}
     path = save("million", result, publish=options.publish)

@@ -98,6 +98,23 @@ def _rows_of(case: dict[str, Any]) -> int:
     return int(case["rows"])
 
 
+def draw_deep(result: dict[str, Any], path: Path) -> None:
+    """Rows that the service goes through, by the entries of the window."""
+    with figure(path) as axes:
+        entries = [case["entries"] for case in result["cases"]]
+        for way, colour, label in (("parts", OURS, "in parts"), ("one", SECOND, "at one go")):
+            axes.plot(
+                entries, [case[way]["rows_scanned"] for case in result["cases"]], color=colour, marker="o", label=label
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(entries, [_short(size) for size in entries])
+        axes.minorticks_off()
+        axes.set_xlabel("entries in the window")
+        axes.set_title("Rows that the service goes through")
+        axes.legend(frameon=False, loc="upper left")
+
+
 def draw_month(result: dict[str, Any], path: Path) -> None:
     """What an hour costs, day by day."""
     with figure(path) as axes:

@@ -17,7 +17,7 @@ from bench.measure import LATEST, PUBLISHED, ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "images"
-_NAMES = ("hour", "growth", "month", "year")
+_NAMES = ("hour", "growth", "month", "year", "deep", "million")
 _MISSING = "Not measured yet."
 
 Result = dict[str, Any]
@@ -139,6 +139,46 @@ def year_table(result: Result) -> str:
     )
 
 
+def deep_table(result: Result) -> str:
+    """Windows of more and more entries, in parts and at one go."""
+    rows = []
+    for case in result["cases"]:
+        parts, one = case["parts"], case["one"]
+        rows.append(
+            (
+                f"{case['entries']:,}",
+                f"{parts['rows_scanned']:,}",
+                f"{one['rows_scanned']:,}",
+                f"{one['rows_scanned'] / parts['rows_scanned']:.1f}",
+                f"{parts['seconds']:.1f}",
+                f"{one['seconds']:.1f}",
+                "yes" if case["is_correct"] else "**no**",
+            )
+        )
+    return _grid(
+        ("entries", "rows scanned, in parts", "at one go", "ratio", "seconds, in parts", "at one go", "correct"), rows
+    )
+
+
+def million_table(result: Result) -> str:
+    """A huge hour under limits of memory: what it takes, and of that each table."""
+    tables = list(result["cases"][0]["tables"])
+    return _grid(
+        ("limit", "peak memory", "seconds", "CPU s", *(f"`{name}` CPU s (commits)" for name in tables), "correct"),
+        [
+            (
+                f"{case['limit_mb']:,} MiB",
+                f"{case['peak_mib']:,.0f} MiB",
+                f"{case['wall_seconds']:.0f}",
+                f"{case['cpu_seconds']:.0f}",
+                *(f"{case['tables'][name]['cpu_seconds']:.1f} ({case['tables'][name]['commits']})" for name in tables),
+                "yes" if case["is_correct"] else "**no**",
+            )
+            for case in result["cases"]
+        ],
+    )
+
+
 def targets_of_hour(result: Result) -> Iterable[Target]:
     """Of single hours."""
 
@@ -198,6 +238,16 @@ def targets_of_month(result: Result) -> Iterable[Target]:
     yield Target("(f) an hour of the last day at most 1.3 × one of the first", f"{ratio:.2f} ×", ratio <= 1.3)
 
 
+def targets_of_million(result: Result) -> Iterable[Target]:
+    """Of an hour that is larger than memory."""
+    for case in result["cases"]:
+        yield Target(
+            f"an hour of {result['changes']:,} changes within {case['limit_mb']:,} MiB",
+            f"{case['peak_mib']:,.0f} MiB",
+            case["peak_mib"] <= case["limit_mb"],
+        )
+
+
 def targets_table(results: dict[str, Result]) -> str:
     """All targets whose figures there are."""
     parts: dict[str, Callable[[Result], Iterable[Target]]] = {
@@ -205,6 +255,7 @@ def targets_table(results: dict[str, Result]) -> str:
         "growth": targets_of_growth,
         "year": targets_of_year,
         "month": targets_of_month,
+        "million": targets_of_million,
     }
     rows = [target.row for name, build in parts.items() if name in results for target in build(results[name])]
     return _grid(("target", "measured", ""), rows) if rows else _MISSING
@@ -272,13 +323,19 @@ def main() -> None:
         name: json.loads(path.read_text()) for name in _NAMES if (path := Path(source / f"{name}.json")).exists()
     }
     text = DOCUMENT.read_text()
-    builders = {"hour": hour_table, "growth": growth_table, "month": month_table, "year": year_table}
+    builders = {
+        "hour": hour_table,
+        "growth": growth_table,
+        "month": month_table,
+        "year": year_table,
+        "deep": deep_table,
+        "million": million_table,
+    }
     for name, build in builders.items():
-        text = _fill_in(
-            text,
-            name,
-            f"{_plot(name, results[name], images)}\n\n{build(results[name])}" if name in results else _MISSING,
-        )
+        content = build(results[name]) if name in results else _MISSING
+        if name in results and name in _ALTERNATIVES:
+            content = f"{_plot(name, results[name], images)}\n\n{content}"
+        text = _fill_in(text, name, content)
     text = _fill_in(text, "summary", hour_summary(results["hour"]) if "hour" in results else _MISSING)
     text = _fill_in(text, "targets", targets_table(results))
     target.write_text(_fill_in(text, "about", about(results)))
@@ -298,6 +355,7 @@ _ALTERNATIVES = {
     "growth": "CPU and memory of the same hour by rows in the table before it; the figures are in the table below.",
     "month": "Seconds of an hour, day by day.",
     "year": "Seconds of each range run, and the memory after it.",
+    "deep": "Rows scanned by entries in the window, in parts and at one go; the figures are in the table below.",
 }
 
 

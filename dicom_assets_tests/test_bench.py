@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bench import deep, million, run
 from bench import feed as feeds
-from bench import run
 from bench.check import count_rows, expected_counts, is_correct
 from bench.feed import Feed, Spec, open_feed
 from bench.history import ROWS_PER_HOUR, build_history
 from bench.measure import ROOT, measure
-from bench.report import hour_table
+from bench.report import deep_table, hour_table, million_table
 from bench.server import serving
 
 pytestmark = pytest.mark.benchmark
@@ -108,3 +108,21 @@ def test_hour_into_a_history(tmp_path, monkeypatch):
     with serving(feed.folder) as url:
         measure([sys.executable, "-m", "bench.ours_inprocess", url, str(lake), feed.start, feed.end])
     assert count_rows(lake) == expected_counts(feed)
+
+
+def test_rows_scanned_for_windows_in_parts_and_at_one_go_are_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(feeds, "CACHE", tmp_path)
+    monkeypatch.setattr(deep, "PAGES_PER_PART", 2)
+    cases = deep.compare([400, 2000], 1e7)
+    *_, last = deep_table({"cases": cases}).splitlines()
+    assert cases[1]["one"]["rows_scanned"] >= 200 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9 + 10) + 2000  # and a proof
+    assert last.startswith("| 2,000 | 5,000 | ")  # five times a page, another, and a proof behind them
+    assert last.endswith("| yes |")
+
+
+def test_an_hour_under_a_limit_of_memory_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(feeds, "CACHE", tmp_path)
+    case = million.run_under(1024, open_feed(replace(SPEC, brief=True)), tmp_path)
+    line = million_table({"cases": [case]}).splitlines()[-1]
+    assert line.startswith("| 1,024 MiB | ")
+    assert line.endswith("| yes |")
