@@ -8,6 +8,7 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
+from dicom_assets.adapters import memory
 from dicom_assets.core.schema import TABLES
 from dicom_assets.definitions import build_definitions, build_lake
 from dicom_assets.emulator.history import write_history
@@ -83,6 +84,16 @@ def test_a_range_in_one_run_gives_the_tables_of_the_law_and_again_changes_nothin
     run(settings, instance, tags=RANGE)
     run(settings, instance, partition_key=KEYS[2])
     assert versions(settings) == before
+
+
+def test_a_range_that_does_not_fit_into_memory_is_stored_in_parts(settings, instance, service, monkeypatch):
+    monkeypatch.setattr(memory, "_ENTRY_BYTES", 2**27)
+    monkeypatch.setattr(memory, "_COPIES", 2**14)
+    result = run(settings, instance, tags=RANGE)
+    check_law(settings, service)
+    for name in CHAIN:
+        first, *_ = result.asset_materializations_for_node(name)
+        assert first.metadata["commits"].value > 1, name
 
 
 def test_hours_one_by_one_backwards_give_the_same_tables(settings, instance, service):
