@@ -177,7 +177,7 @@ def test_change_feed_is_merged_by_sequence_and_keeps_when_unchanged_content_was_
 # Pruning
 
 
-def test_only_files_of_the_hour_are_read_for_it(lake, monkeypatch):
+def test_only_files_of_the_hour_that_may_hold_its_sequences_are_read_for_it(lake, monkeypatch):
     for hour in range(3):
         store(lake, entry(3600 * hour), table=CHANGE_FEED)
     reads = []
@@ -186,6 +186,8 @@ def test_only_files_of_the_hour_are_read_for_it(lake, monkeypatch):
         or read(self, file, *given, **named)
     )  # fmt: skip
     store(lake, entry(3601), table=CHANGE_FEED)
+    assert reads == []
+    store(lake, entry(3600, state="Replaced"), table=CHANGE_FEED)
     assert len(reads) == 1
     assert len(live_files(lake, CHANGE_FEED)) == 4
 
