@@ -1,7 +1,7 @@
 """The code location: settings from the environment, wired into assets."""
 
 import warnings
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import dagster as dg
@@ -13,10 +13,10 @@ from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.assets import build_assets
-from dicom_assets.defs.checks import build_checks
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
+from dicom_assets.defs.watch import build_watch
 from dicom_assets.settings import Settings, load_settings
 
 
@@ -70,16 +70,16 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     memory = MemoryLimit(settings.max_memory_mb)
     tables = {table.name: table for table in extend_tables(settings.extra_columns)}
     partitions = build_partitions(settings.first_hour, settings.end_time)
-    uris = {name: lake.uri(table) for name, table in tables.items()}
+    delay = timedelta(minutes=settings.window_delay_minutes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill policies, which a range in one run needs
-        assets = build_assets(tables, partitions, uris, settings.file_url_prefix)
+        assets = build_assets(tables, partitions, lake, settings.file_url_prefix, delay=delay, memory=memory)
     return dg.Definitions(
         assets=assets,
-        asset_checks=build_checks(lake),
+        schedules=build_watch(lake, partitions, delay, lambda: datetime.now(UTC)),
         resources={
             "delta": DeltaIOManager(lake, tables, memory),
-            "dicom_service": DicomServiceResource(lambda: open_client(settings), lambda: datetime.now(UTC), memory),
+            "dicom_service": DicomServiceResource(lambda: open_client(settings), lambda: datetime.now(UTC)),
         },
         executor=dg.in_process_executor,
     )

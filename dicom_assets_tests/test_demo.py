@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from dicom_assets.core.agreement import Agreement
 from dicom_assets.demo import DemoError, Pace, run_demo
 from dicom_assets.embedded import Day, open_service, prepare_home
 from dicom_assets.emulator.errors import EmulatorStartError
@@ -102,8 +103,9 @@ def test_demo_refuses_tables_that_another_service_filled(demo, tmp_path):
 
 
 def test_demo_says_when_tables_disagree(demo, monkeypatch):
-    monkeypatch.setattr("dicom_assets.defs.checks._rows", lambda lake, table: -1)
-    with pytest.raises(DemoError, match=r"files_agree.* failed|instance_counts_agree.* failed"):
+    wrong = Agreement(expected=2, missing=1)
+    monkeypatch.setattr("dicom_assets.defs.checks.compare_touched", lambda lake, keys, table: (wrong, wrong))
+    with pytest.raises(DemoError, match=r"series\.agrees_with_instance.* failed"):
         demo()
 
 

@@ -13,8 +13,10 @@ commit names.
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Protocol
@@ -92,6 +94,8 @@ class Written:
     size_bytes: int = 0
     """Size of the table's live files."""
     file_count: int = 0
+    seconds: "Counter[str]" = field(default_factory=Counter)
+    """By stage: derive, merge, commit, join (of small files). Lost attempts count too."""
 
 
 class Snapshot:
@@ -287,13 +291,19 @@ class Lake:
             LakeUnavailableError: storage refuses.
         """
         inserted = updated = deleted = commits = conflicts = bytes_written = 0
+        seconds: Counter[str] = Counter()
         for attempt in range(ATTEMPTS):
             snapshot = self.open_or_create(table)
             plan = _Plan(snapshot)
             try:
-                plan.prepare(derivation.build())
+                with _timed(seconds, "derive"):
+                    desired = derivation.build()
+                with _timed(seconds, "merge"):
+                    plan.prepare(desired)
+                del desired
                 if plan.actions:
-                    self._commit(snapshot, plan.actions)
+                    with _timed(seconds, "commit"):
+                        self._commit(snapshot, plan.actions)
                     commits += 1
                     inserted, updated = inserted + plan.inserted, updated + plan.updated
                     deleted, bytes_written = deleted + plan.deleted, bytes_written + plan.bytes_written
@@ -304,10 +314,11 @@ class Lake:
                 time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
                 continue
             if derivation.is_current():
-                final = self._join_small_files(self._refresh(snapshot)) if commits else snapshot
+                with _timed(seconds, "join"):
+                    final = self._join_small_files(self._refresh(snapshot)) if commits else snapshot
                 return Written(
                     final.version, inserted, updated, deleted, commits, conflicts, bytes_written,
-                    final.row_count, final.size_bytes, len(final.files),
+                    final.row_count, final.size_bytes, len(final.files), seconds,
                 )  # fmt: skip
         raise CommitConflictError(
             f"Could not write {self.uri(table)}: other writers or moving sources won {ATTEMPTS} attempts. Run fewer "
@@ -398,6 +409,16 @@ class Lake:
                 f"The table at {self.uri(table)} is not the {table.name} table of this project: {problem}. Nothing was "
                 f"written to it. Move it away, or choose another place with DICOM_{table.name.upper()}_TABLE_PATH."
             )
+
+
+@contextmanager
+def _timed(seconds: "Counter[str]", stage: str) -> Iterator[None]:
+    """Adds the time that the block takes to the stage's."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - began  # type: ignore[assignment]  # counters count floats too
 
 
 class _Plan:

@@ -136,6 +136,16 @@ class DicomService:
             for sequence in [sequence for sequence, time_ in seen.items() if time_ < start]:
                 del seen[sequence]
 
+    def holds_exactly(self, entries: int, window: Window) -> bool:
+        """Whether the window has that many entries now; one request for two entries at most, whatever their number.
+
+        Raises:
+            ServiceError: as `fetch_pages`, but for FeedMovedError.
+        """
+        with self._reading() as stop:
+            last = self._fetch_page(window, max(0, entries - 1), 2, False, stop)
+        return len(last) == min(entries, 1)
+
     def _fetch_part(
         self, window: Window, seen: dict[int, datetime], *, include_metadata: bool
     ) -> Generator[list[Entry], None, datetime]:

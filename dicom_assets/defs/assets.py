@@ -1,21 +1,53 @@
 """The five assets, in the order in which a change reaches them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
-from dicom_assets.adapters.extract import HourRead
+from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.file_index import build_file_index
 from dicom_assets.core.schema import Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
-from dicom_assets.defs.partitions import partition_key, to_window
+from dicom_assets.defs.checks import SPECS, check_agreement, check_feed, check_instances, check_values
+from dicom_assets.defs.freshness import build_freshness_policy
+from dicom_assets.defs.lineage import build_lineage
+from dicom_assets.defs.observed import Observed, Reading
+from dicom_assets.defs.partitions import to_window
 from dicom_assets.defs.progress import Progress
 from dicom_assets.defs.resources import DicomServiceResource
+
+Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
+"""What an asset gives: its rows, and what its checks found once they were stored."""
+
+OWNERS = ["team:imaging-data"]
+
+_PROJECT = "https://github.com/dicom-assets/dicom_assets/blob/main"
+_STANDARD = "https://dicom.nema.org/medical/dicom/current/output/chtml"
+
+DOCUMENTS = {
+    "change_feed": {
+        "docs": f"{_PROJECT}/docs/architecture.md#1-the-hour-is-read-change_feed",
+        "docs/service": "https://learn.microsoft.com/azure/healthcare-apis/dicom/change-feed-overview",
+        "docs/dicom_json": f"{_STANDARD}/part18/chapter_F.html",
+    },
+    "instance": {
+        "docs": f"{_PROJECT}/docs/architecture.md#2-the-law-is-applied-instance",
+        "docs/dicom": f"{_STANDARD}/part03/chapter_A.html",
+    },
+    **{
+        name: {"docs": f"{_PROJECT}/docs/architecture.md#3-the-rest-follows-series-study-file_index"}
+        for name in ("series", "study", "file_index")
+    },
+}
+"""Links by asset."""
 
 POOL = "dicom_lake"
 """The pool of every step that writes the tables: its limit is how many may do so at a time."""
@@ -24,82 +56,109 @@ POOL = "dicom_lake"
 def build_assets(
     tables: Mapping[str, Table],
     partitions: dg.PartitionsDefinition[str],
-    uris: Mapping[str, str],
+    lake: Lake,
     file_system: str | None,
+    *,
+    delay: timedelta,
+    memory: MemoryLimit,
 ) -> list[dg.AssetsDefinition]:
-    """The assets `change_feed`, `instance`, `series`, `study` and `file_index`.
+    """The assets `change_feed`, `instance`, `series`, `study` and `file_index`, each with the checks of its runs.
 
     Args:
         tables: by name, with the users' columns.
         partitions: hours.
-        uris: location by table name.
+        lake: where the tables lie.
         file_system: what stands before a `filePath` to make its full location; None where it is not known.
+        delay: the wait between the end of an hour and its reading.
+        memory: what reading the feed should do with.
     """
 
     def common(name: str, *kinds: str) -> dict[str, Any]:
         return {
             "group_name": "dicom",
             "io_manager_key": "delta",
-            "kinds": {"deltalake", *kinds},
+            "kinds": {"dicom", "deltalake", *kinds},
+            "owners": OWNERS,
             "partitions_def": partitions,
             "backfill_policy": dg.BackfillPolicy.single_run(),
+            "freshness_policy": build_freshness_policy(delay),
             "pool": POOL,
-            "metadata": {
-                "dagster/table_name": name,
-                "dagster/uri": uris[name],
-                "dagster/column_schema": describe_columns(tables[name]),
-            },
+            "check_specs": SPECS[name],
+            "metadata": describe_table(tables[name], lake.uri(tables[name])),
         }
 
     @dg.asset(**common("change_feed", "azure"))
     def change_feed(
         context: dg.AssetExecutionContext, dicom_service: dg.ResourceParam[DicomServiceResource]
-    ) -> dg.MaterializeResult[Any]:
+    ) -> Results:
         """One row is one entry of the service's change feed, verbatim: its metadata is the DICOM JSON as received.
 
-        Reading an hour again replaces its rows by what the service says now; an entry that turned up late is added,
-        none is lost.
+        Every other table is made from this one, without asking the service again. Reading an hour again replaces its
+        rows by what the service says now; an entry that turned up late is added, none is lost.
         """
         window = to_window(context.partition_time_window)
         progress = Progress(window, context.log.info, time.monotonic)
-
-        def report(read: HourRead) -> None:
-            context.add_asset_metadata(describe_hour(read), partition_key=partition_key(read.hour))
-            progress.advance(read)
-
         selection = context.run.asset_selection
         decodes = selection is None or dg.AssetKey("instance") in selection
-        wanted = tables["instance"] if decodes else None
-        return dg.MaterializeResult(value=dicom_service.extract(window, report, wanted, progress.advance_within))
+        with dicom_service.open_client() as client:
+            reading = Reading(
+                client,
+                window,
+                dicom_service.now,
+                instance=tables["instance"] if decodes else None,
+                batch_bytes=memory.batch_bytes,
+                progress=progress,
+            )
+            yield dg.MaterializeResult(value=reading)
+            yield check_feed(client, lake, window, reading.entries)
 
     @dg.asset(**common("instance"))
-    def instance(change_feed: HoursOf) -> dg.MaterializeResult[Any]:
+    def instance(change_feed: HoursOf) -> Results:
         """One row is one live SOP instance with its current attributes.
 
         Of every instance that changed in the hour it holds the newest entry that was ever read, whichever hour that
-        lies in: hours may run in any order, and again. An instance whose newest entry is a delete has no row.
+        lies in: hours may run in any order, and again. An instance whose newest entry is a delete has no row. A value
+        that cannot be converted is null, and counted.
         """
-        return dg.MaterializeResult(value=InstancesOfWindow(change_feed, tables["instance"]))
+        derived = Observed(InstancesOfWindow(change_feed, tables["instance"]), change_feed.window)
+        yield dg.MaterializeResult(value=derived)
+        yield check_instances(lake, change_feed.window, derived)
+        yield check_values(derived, change_feed.window)
+
+    def aggregate(name: str, hours: HoursOf, build: Callable[[pa.Table], pa.Table]) -> Results:
+        derived = Observed(AggregateOfWindow(hours, tables[name], build), hours.window)
+        yield dg.MaterializeResult(value=derived)
+        yield check_agreement(lake, hours.window, derived, tables[name])
 
     @dg.asset(**common("series"))
-    def series(instance: HoursOf) -> dg.MaterializeResult[Any]:
+    def series(instance: HoursOf) -> Results:
         """One row is one series with at least one live instance, and the attributes of its newest one."""
-        build = partial(build_series, table=tables["series"])
-        return dg.MaterializeResult(value=AggregateOfWindow(instance, tables["series"], build))
+        yield from aggregate("series", instance, partial(build_series, table=tables["series"]))
 
     @dg.asset(**common("study"), deps=[series])
-    def study(instance: HoursOf) -> dg.MaterializeResult[Any]:
+    def study(instance: HoursOf) -> Results:
         """One row is one study with at least one live instance, and the attributes of its newest one."""
-        build = partial(build_studies, table=tables["study"])
-        return dg.MaterializeResult(value=AggregateOfWindow(instance, tables["study"], build))
+        yield from aggregate("study", instance, partial(build_studies, table=tables["study"]))
 
     @dg.asset(**common("file_index"))
-    def file_index(instance: HoursOf) -> dg.MaterializeResult[Any]:
+    def file_index(instance: HoursOf) -> Results:
         """One row is one live instance that has a DICOM file, and where the file lies."""
-        build = partial(build_file_index, file_system=file_system)
-        return dg.MaterializeResult(value=AggregateOfWindow(instance, tables["file_index"], build))
+        yield from aggregate("file_index", instance, partial(build_file_index, file_system=file_system))
 
     return [change_feed, instance, series, study, file_index]
+
+
+def describe_table(table: Table, uri: str) -> dict[str, Any]:
+    """What is known of a table before any run: its place, columns, where they come from, and where to read on."""
+    lineage = build_lineage(table)
+    return {
+        "dagster/table_name": table.name,
+        "dagster/uri": uri,
+        "dagster/column_schema": describe_columns(table),
+        **({} if lineage is None else {"dagster/column_lineage": lineage}),
+        "key": ", ".join(table.key),
+        **{name: dg.MetadataValue.url(url) for name, url in DOCUMENTS[table.name].items()},
+    }
 
 
 def describe_columns(table: Table) -> dg.TableSchema:
@@ -116,13 +175,3 @@ def describe_columns(table: Table) -> dg.TableSchema:
             for column in table.columns
         ]
     )
-
-
-def describe_hour(read: HourRead) -> dict[str, int]:
-    """Numbers of an hour of the feed."""
-    return {
-        "dagster/partition_row_count": read.entries,
-        "pages": read.pages,
-        **{f"action/{name.lower()}": count for name, count in sorted(read.actions.items())},
-        **{f"state/{name.lower()}": count for name, count in sorted(read.states.items())},
-    }

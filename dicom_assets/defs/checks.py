@@ -1,47 +1,208 @@
-"""Checks of the tables against one another."""
+"""Checks of what a run wrote, in the step that wrote it.
+
+So they hold for each asset by itself, whichever others run with it, and the pool keeps other writers out until they are
+done. They look at what the run touched, and so cost the same in a lake of any size; `watch.py` looks at all of it. What
+other hours own may be behind, since assets may be run one by one and in any order: a warning, which blocks nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
-import pyarrow.compute as pc
 
+from dicom_assets.adapters.agreement import compare_instances, compare_touched
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.core.schema import FILE_INDEX, INSTANCE, SERIES, STUDY, Table
+from dicom_assets.adapters.recount import CountedFeed, recount
+from dicom_assets.core.agreement import Agreement
+from dicom_assets.core.change_feed import Window
+from dicom_assets.core.schema import CHANGE_FEED, Table
+from dicom_assets.defs.observed import Observed
 
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
-def build_checks(lake: Lake) -> list[dg.AssetChecksDefinition]:
-    """The checks of one lake."""
+NAMED_SEQUENCES = 20
+"""Sequences that a check names, at most."""
 
-    @dg.asset_check(asset="study", additional_deps=["series", "instance"], description="Counts agree between tables.")
-    def instance_counts_agree() -> dg.AssetCheckResult:
-        """Whether series and studies count as many instances as there are, and studies as many series."""
-        counts = {
-            "instances": _rows(lake, INSTANCE),
-            "instances_in_series": _total(lake, SERIES, "instanceCount"),
-            "instances_in_studies": _total(lake, STUDY, "instanceCount"),
-            "series": _rows(lake, SERIES),
-            "series_in_studies": _total(lake, STUDY, "seriesCount"),
-        }
-        passed = (
-            counts["instances"] == counts["instances_in_series"] == counts["instances_in_studies"]
-            and counts["series"] == counts["series_in_studies"]
+TOLERATED_SHARE = 0.05
+"""Of a run's rows: values of a column that cannot be converted, or are absent where DICOM demands them."""
+
+DEMANDED = ("sopClassUid", "modality")
+"""Columns of elements that every instance must have (type 1 in DICOM PS3.3)."""
+
+SPECS = {
+    "change_feed": [
+        dg.AssetCheckSpec(
+            "feed_complete",
+            asset="change_feed",
+            description="Every entry of the run's hours that the service has is stored, once. Blocks what follows if "
+            "an entry that was read is not there, or there twice, or is unknown to the service; warns of entries that "
+            "arrived since.",
+            blocking=True,
         )
-        return dg.AssetCheckResult(passed=passed, metadata=counts)
+    ],
+    "instance": [
+        dg.AssetCheckSpec(
+            "agrees_with_change_feed",
+            asset="instance",
+            description="Every instance that changed in the run's hours has the row that its newest entry says, or "
+            "none, and no second one. Blocks the tables that are made from it.",
+            blocking=True,
+        ),
+        dg.AssetCheckSpec(
+            "values_converted",
+            asset="instance",
+            description=f"Of the run's rows at most {TOLERATED_SHARE:.0%} have a value that could not be converted to "
+            f"its column's type, or none in {' and '.join(DEMANDED)}.",
+        ),
+    ],
+    **{
+        name: [
+            dg.AssetCheckSpec(
+                "agrees_with_instance",
+                asset=name,
+                description="In the studies that changed in the run's hours: no row without its instances, no instance "
+                "without its row, right counts, no key twice. Warns of rows that belong to other hours.",
+            )
+        ]
+        for name in ("series", "study", "file_index")
+    },
+}
+"""The checks of each asset, in its own step."""
 
-    @dg.asset_check(asset="file_index", additional_deps=["instance"], description="Every instance's file is indexed.")
-    def files_agree() -> dg.AssetCheckResult:
-        """Whether the file index has a row for every instance with a file, and no other."""
-        snapshot = lake.open(INSTANCE)
-        with_file = 0 if snapshot is None else pc.count(snapshot.read_table(["filePath"])["filePath"]).as_py()
-        counts = {"instances_with_file": with_file, "files": _rows(lake, FILE_INDEX)}
-        return dg.AssetCheckResult(passed=counts["instances_with_file"] == counts["files"], metadata=counts)
 
-    return [instance_counts_agree, files_agree]
+def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any, int]) -> dg.AssetCheckResult:
+    """Whether the window's entries are stored: those that were read, and those that the service has."""
+    table = lake.open_or_create(CHANGE_FEED)
+    found = recount(feed, table, window, read)
+    broken = found.doubled or found.lost or found.vanished
+    said = [
+        (found.lost, f"{found.lost} entries were read and are not stored: materialise these hours again."),
+        (found.doubled, f"{found.doubled} rows are of entries that have another row: something else wrote this table."),
+        (
+            found.vanished,
+            f"{len(found.vanished)} stored entries are unknown to the service: is DICOM_SERVICE_URL that of another "
+            "service, or was it restored from a backup?",
+        ),
+        (
+            found.missing and not found.lost,
+            f"{len(found.missing)} entries arrived after the hours were read: materialise these hours again.",
+        ),
+        (found.error, f"The service could not be asked for its count. {found.error}"),
+    ]
+    description = " ".join(text for is_so, text in said if is_so)
+    return dg.AssetCheckResult(
+        check_name="feed_complete",
+        passed=not description,
+        severity=ERROR if broken else WARN,
+        description=description or "Every entry is stored, once.",
+        metadata={
+            "window": str(window),
+            "stored": found.stored,
+            "lost": found.lost,
+            "doubled": found.doubled,
+            "missing": len(found.missing),
+            "vanished": len(found.vanished),
+            **_name_sequences("missing_sequences", found.missing),
+            **_name_sequences("vanished_sequences", found.vanished),
+        },
+    )
 
 
-def _rows(lake: Lake, table: Table) -> int:
-    snapshot = lake.open(table)
-    return 0 if snapshot is None else snapshot.row_count
+def check_instances(lake: Lake, window: Window, written: Observed) -> dg.AssetCheckResult:
+    """Whether `instance` holds what was derived for the instances that changed in some hours."""
+    found = sum((compare_instances(lake, desired) for desired in written.kept), Agreement())
+    description, settled = "Every instance that changed has the row that its newest entry says.", True
+    if not found.is_complete:
+        settled = written.is_current()
+        description = f"What this run wrote to instance does not agree with change_feed: {_what_to_do(settled)}"
+    return dg.AssetCheckResult(
+        check_name="agrees_with_change_feed",
+        passed=found.is_complete,
+        severity=ERROR if settled or found.doubled else WARN,
+        description=description,
+        metadata={"window": str(window), **describe_agreement(found), **_name_rest(written)},
+    )
 
 
-def _total(lake: Lake, table: Table, column: str) -> int:
-    snapshot = lake.open(table)
-    return 0 if snapshot is None else pc.sum(snapshot.read_table([column])[column]).as_py() or 0
+def check_values(observed: Observed, window: Window) -> dg.AssetCheckResult:
+    """Whether the values of the run's rows became what their columns hold."""
+    rows = observed.rows or 1
+    failed = {name: round(count / rows, 4) for name, count in observed.failures.items()}
+    nulls = {name: round(count / rows, 4) for name, count in observed.nulls.items() if count}
+    beyond = sorted({name for name, share in failed.items() if share > TOLERATED_SHARE})
+    absent = [name for name in DEMANDED if nulls.get(name, 0) > TOLERATED_SHARE]
+    said = [
+        (beyond, f"Values that cannot be converted: {', '.join(beyond)}. They are null; the feed keeps them as sent."),
+        (absent, f"Values that every instance must have are absent: {', '.join(absent)}."),
+    ]
+    description = " ".join(text for is_so, text in said if is_so)
+    return dg.AssetCheckResult(
+        check_name="values_converted",
+        passed=not description,
+        severity=WARN,
+        description=description or "Values became what their columns hold.",
+        metadata={
+            "window": str(window),
+            "rows": observed.rows,
+            "bound": TOLERATED_SHARE,
+            "failed_shares": failed,
+            "null_shares": nulls,
+        },
+    )
+
+
+def check_agreement(lake: Lake, window: Window, written: Observed, table: Table) -> dg.AssetCheckResult:
+    """Whether a table says of the studies that changed in some hours what `instance` says."""
+    own = whole = Agreement()
+    for desired in written.kept:
+        of_own, of_all = compare_touched(lake, desired.keys, table)
+        own, whole = own + of_own, whole + of_all
+    settled = own.is_complete or written.is_current()
+    if not own.is_complete:
+        description = f"What this run wrote to {table.name} does not agree with instance: {_what_to_do(settled)}"
+    elif not whole.is_complete:
+        description = (
+            f"Rows of {table.name} in the same studies do not agree with instance. They belong to other hours: "
+            f"materialise {table.name} for the hours for which instance was materialised."
+        )
+    else:
+        description = "What the studies of these hours hold agrees with instance."
+    return dg.AssetCheckResult(
+        check_name="agrees_with_instance",
+        passed=whole.is_complete,
+        severity=ERROR if (not own.is_complete and settled) or whole.doubled else WARN,
+        description=description,
+        metadata={
+            "window": str(window),
+            **describe_agreement(whole),
+            "of_these_hours": own.faults,
+            **_name_rest(written),
+        },
+    )
+
+
+def describe_agreement(found: Agreement) -> dict[str, int]:
+    """The numbers of an agreement."""
+    return {
+        "rows_expected": found.expected,
+        "missing": found.missing,
+        "orphans": found.orphans,
+        "different": found.different,
+        "doubled": found.doubled,
+    }
+
+
+def _name_rest(written: Observed) -> dict[str, int]:
+    return {"rows_left_to_the_audit": written.rows_not_kept} if written.rows_not_kept else {}
+
+
+def _name_sequences(name: str, sequences: tuple[int, ...]) -> dict[str, str]:
+    named = ", ".join(map(str, sequences[:NAMED_SEQUENCES]))
+    more = len(sequences) - NAMED_SEQUENCES
+    return {name: named + (f" and {more} more" if more > 0 else "")} if sequences else {}
+
+
+def _what_to_do(settled: bool) -> str:
+    if settled:
+        return "materialise these hours again; if that does not help, restore the table to an earlier version."
+    return "what it is made from was written meanwhile, and the run that did so will write here next."

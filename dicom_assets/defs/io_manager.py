@@ -3,22 +3,29 @@
 Our own, since dagster-delta's merge knows neither deletes nor a fence, and looks for a key in one partition only.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
+from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 
 from dicom_assets.adapters.delta import Derivation, Given, Lake, Snapshot, Written
 from dicom_assets.adapters.derive import HoursOf, is_within
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.schema import Table
-from dicom_assets.defs.partitions import to_window
+from dicom_assets.defs.observed import Told
+from dicom_assets.defs.partitions import partition_key, to_window
+from dicom_assets.defs.preview import build_preview
 from dicom_assets.defs.progress import Writing
+
+RANGE = "range"
+"""Under this the last partition of a range tells what the run did for all of them."""
 
 
 class DeltaIOManager(dg.IOManager):
@@ -47,20 +54,26 @@ class DeltaIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Brings the table to hold the output, and tells Dagster what that did."""
         table = self._table(context.asset_key)
+        cpu = time.process_time()
         derivations = _to_derivations(obj, table, self._memory.entries)
         writing = Writing(table.name, len(derivations) if isinstance(derivations, list) else None, context.log.info)
         results: list[Written] = []
-        failures: Counter[str] | None = None
         for derivation in derivations:
             with writing.part():
                 results.append(self.lake.write(table, derivation))
-            if hasattr(derivation, "failures"):
-                failures = (failures or Counter()) + derivation.failures
         results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
-        context.add_output_metadata(_describe(results))
-        if failures is not None:
-            context.add_output_metadata({"conversion_failures": failures.total()})
-            context.add_output_metadata({f"conversion_failures/{name}": count for name, count in failures.items()})
+        told = obj if isinstance(obj, Told) else None
+        run = (told.describe_run() if told else {}) | _describe(results)
+        run["seconds/cpu"] = round(time.process_time() - cpu, 3)
+        state = _describe_table(results[-1])
+        hours = {partition_key(start): numbers for start, numbers in (told.describe_hours() if told else {}).items()}
+        if context.has_asset_partitions and len(keys := context.asset_partition_keys) > 1:
+            hours[keys[-1]] = hours.get(keys[-1], {}) | state | {RANGE: {"hours": len(keys)} | run}
+            add_partition_metadata(context, hours)
+            return
+        preview = build_preview(table.name, told.sample) if told and told.sample is not None else None
+        of_hour = next(iter(hours.values()), {})
+        context.add_output_metadata(state | run | of_hour | ({} if preview is None else {"preview": preview}))
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The table's rows of the run's hours, in the type that the input is annotated with."""
@@ -102,17 +115,46 @@ def _to_derivations(obj: Any, table: Table, entries: int) -> Iterable[Derivation
     return (Given(part, table) if isinstance(part, pa.Table) else part for part in obj)
 
 
+def numbers_of_run(last: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
+    """What a run did as a whole, from the metadata of its last partition."""
+    if RANGE in last:
+        return dict(cast(Any, last[RANGE].value))
+    return {name: value.value for name, value in last.items()}
+
+
+def add_partition_metadata(context: dg.OutputContext, by_partition: Mapping[str, Mapping[str, Any]]) -> None:
+    """Gives each partition of a range metadata of its own.
+
+    As `AssetExecutionContext.add_asset_metadata` does, which for every single partition lists all of the range: in
+    that of a year a tenth of a second each time.
+    """
+    step = context.step_context
+    own: dict[Any, Mapping[str, Any]] = {
+        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): numbers
+        for key, numbers in by_partition.items()
+    }
+    before = step._metadata_accumulator.per_output_metadata
+    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata={**before, **own})
+
+
 def _describe(results: list[Written]) -> dict[str, Any]:
-    """Numbers of a materialisation; few, since Dagster stores them once for every partition of a range."""
-    last = results[-1]
+    """What the writes did."""
+    seconds = sum((result.seconds for result in results), Counter[str]())
     return {
-        "dagster/row_count": last.row_count,
         "rows_inserted": sum(result.inserted for result in results),
         "rows_updated": sum(result.updated for result in results),
         "rows_deleted": sum(result.deleted for result in results),
         "commits": sum(result.commits for result in results),
         "commits_lost": sum(result.conflicts for result in results),
         "bytes_written": sum(result.bytes_written for result in results),
+        **{f"seconds/{stage}": round(spent, 3) for stage, spent in seconds.items()},
+    }
+
+
+def _describe_table(last: Written) -> dict[str, int]:
+    """The table after the writes."""
+    return {
+        "dagster/row_count": last.row_count,
         "table_version": last.version,
         "table_size_bytes": last.size_bytes,
         "table_files": last.file_count,

@@ -24,6 +24,6 @@ def to_window(span: dg.TimeWindow) -> Window:
     return Window(span.start.astimezone(UTC), span.end.astimezone(UTC))
 
 
-def partition_key(hour: Window) -> str:
-    """The partition that an hour is."""
-    return hour.start.strftime(PARTITION_FORMAT)
+def partition_key(start: datetime) -> str:
+    """The partition of the hour that starts then."""
+    return start.astimezone(UTC).strftime(PARTITION_FORMAT)

@@ -433,6 +433,18 @@ def test_timestamp_without_zone_is_an_error_that_names_the_sequence(server, time
 # The newest entry
 
 
+@pytest.mark.parametrize("present", [0, 1, 7])
+@pytest.mark.parametrize("off_by", [-1, 0, 1])
+def test_count_of_a_window_costs_one_small_request(server, present, off_by):
+    server.entries = [entry(position + 1) for position in range(present)]
+    asked = max(0, present + off_by)
+    with connect(server) as client:
+        assert client.holds_exactly(asked, WINDOW) == (asked == present)
+    (request,) = server.requests
+    assert request.limit == 2
+    assert request.params["includeMetadata"] == "false"
+
+
 def test_latest_is_the_newest_entry(server):
     server.entries = [entry(1), entry(2)]
     with connect(server) as service:

@@ -1,68 +1,313 @@
+"""The checks as runs meet them: the service behind a socket, and something else that changes tables in between."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
 import dagster as dg
 import pytest
+from deltalake import DeltaTable, write_deltalake
+from starlette.requests import Request
+from starlette.responses import Response
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.core.schema import FILE_INDEX, INSTANCE, SERIES, STUDY
-from dicom_assets.core.series import build_series
-from dicom_assets.core.study import build_studies
-from dicom_assets.defs.checks import build_checks
-from dicom_assets_tests.adapters.lakes import build_lake, instance_of, instances, store
+from dicom_assets import definitions
+from dicom_assets.adapters import dicom_service
+from dicom_assets.adapters.service_requests import RetryPolicy
+from dicom_assets.definitions import build_definitions
+from dicom_assets.defs.io_manager import DeltaIOManager
+from dicom_assets.emulator.server import serve
+from dicom_assets.emulator.store import Service
+from dicom_assets.settings import load_settings
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+HOURS = 3
+MARKER = "ZZPATIENTZZ"
+UID = "1.2.276.0.7230010"
+"""Root of all UIDs, which no event may hold."""
+
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+Change = Callable[[DeltaTable], object]
+
+
+def metadata_of(number: int, series: int) -> dict:
+    """Study 0 and 1, with the series that are asked for; everything that may tell of a patient bears the marker."""
+    study = f"{UID}.{number % 2}"
+    texts = ("00081030", "00080050", "00100020", "0008103E")
+    return {
+        "0020000D": {"vr": "UI", "Value": [study]},
+        "0020000E": {"vr": "UI", "Value": [f"{study}.{series}"]},
+        "00080018": {"vr": "UI", "Value": [f"{study}.{series}.{number}"]},
+        "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.2"]},
+        "00080060": {"vr": "CS", "Value": ["CT"]},
+        "00100010": {"vr": "PN", "Value": [{"Alphabetic": MARKER}]},
+        **{tag: {"vr": "LO", "Value": [MARKER]} for tag in texts},
+    }
+
+
+class Hospital:
+    """A service, a lake, runs of the assets; and whatever else gets at the tables."""
+
+    url: str
+
+    def __init__(self, folder: Path, service: Service) -> None:
+        self.folder, self.service = folder, service
+        self.after: dict[str, Change] = {}
+        """What something else does to a table when its asset was stored, once."""
+        self.answer: Callable[[Request], Response | None] = lambda request: None
+        self.materialised: list[str] = []
+        self.seen: list[str] = []
+
+    def intercept(self, request: Request) -> Response | None:
+        return self.answer(request)
+
+    @property
+    def settings(self):
+        return load_settings(
+            {
+                "DICOM_SERVICE_URL": self.url,
+                "DICOM_AUTHENTICATION": "none",
+                "DICOM_START_TIME": START.isoformat(),
+                "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+                "DICOM_STORAGE_URL": str(self.folder / "lake"),
+                "DICOM_BATCH_SIZE": "3",
+            }
+        )
+
+    def table(self, name: str) -> DeltaTable:
+        return DeltaTable(self.folder / "lake/dicom" / name)
+
+    def store(self, hour: int, numbers: range, series: int | None = None, **more) -> None:
+        with self.service.transaction():
+            for number in numbers:
+                at = START + timedelta(hours=hour, milliseconds=number)
+                metadata = metadata_of(number, hour if series is None else series) | more
+                self.service.store_metadata(metadata, at=at, file_path=f"AHDS/{number}.dcm")
+
+    def run(
+        self, *assets: str, hours: tuple[int, int] = (0, 0), success: bool = True
+    ) -> dict[str, dg.AssetCheckEvaluation]:
+        """Materialises; what the checks found, by asset and name."""
+        job = build_definitions(self.settings).resolve_implicit_global_asset_job_def()
+        keys = [(START + timedelta(hours=hour)).strftime("%Y-%m-%d-%H:%M") for hour in hours]
+        tags = {f"dagster/asset_partition_range_{end}": key for end, key in zip(("start", "end"), keys, strict=True)}
+        how = {"partition_key": keys[0]} if keys[0] == keys[1] else {"tags": tags}
+        selection = [dg.AssetKey(name) for name in assets] or None
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = job.execute_in_process(instance=instance, asset_selection=selection, raise_on_error=False, **how)
+            self.seen += [str(event) for event in instance.all_logs(result.run_id)]
+        assert result.success == success
+        events = result.all_events
+        self.materialised = [event.asset_key.path[-1] for event in events if event.is_step_materialization]
+        return {f"{each.asset_key.path[-1]}.{each.check_name}": each for each in result.get_asset_check_evaluations()}
 
 
 @pytest.fixture
-def lake(tmp_path) -> Lake:
-    """Two studies; of three instances two have a file."""
-    lake = build_lake(tmp_path)
-    rows = [instance_of("1", 1, filePath="a"), instance_of("1", 2, filePath="b"), instance_of("2", 3)]
-    store(lake, *rows, table=INSTANCE)
-    store(lake, *build_series(instances(*rows)).to_pylist(), table=SERIES)
-    store(lake, *build_studies(instances(*rows)).to_pylist(), table=STUDY)
-    store(lake, *(row for row in rows if "filePath" in row), table=FILE_INDEX)
-    return lake
+def hospital(tmp_path, monkeypatch) -> Iterator[Hospital]:
+    """Four instances in hour 0, six in hour 1, none in hour 2: of two studies, a series of each in each hour."""
+    quick = RetryPolicy(tries=2, first_wait_seconds=0.001, longest_wait_seconds=0.002)
+    monkeypatch.setattr(dicom_service, "RetryPolicy", lambda: quick)
+    with Service(seed=1) as service:
+        hospital = Hospital(tmp_path, service)
+        hospital.store(0, range(4))
+        hospital.store(1, range(4, 10))
+
+        class Disturbed(DeltaIOManager):
+            def handle_output(self, context, obj) -> None:
+                super().handle_output(context, obj)
+                name = context.asset_key.path[-1]
+                if change := hospital.after.pop(name, None):
+                    change(hospital.table(name))
+
+        monkeypatch.setattr(definitions, "DeltaIOManager", Disturbed)
+        with serve(service, intercept=hospital.intercept) as hospital.url:
+            yield hospital
+    assert hospital.seen
+    for text in hospital.seen:
+        assert MARKER not in text
+        assert UID not in text
 
 
-def evaluate(lake: Lake) -> dict[str, dg.AssetCheckResult]:
-    return {next(iter(check.check_keys)).name: check() for check in build_checks(lake)}
+def numbers(evaluation: dg.AssetCheckEvaluation) -> dict:
+    """What is not zero or empty of a check's metadata."""
+    found = {name: value.value for name, value in evaluation.metadata.items() if value.value}
+    return {name: value for name, value in found.items() if name not in ("window", "bound")}
 
 
-def passed(lake: Lake) -> dict[str, bool]:
-    return {name: result.passed for name, result in evaluate(lake).items()}
+def failing(evaluations: dict[str, dg.AssetCheckEvaluation]) -> dict[str, dg.AssetCheckSeverity]:
+    return {name: each.severity for name, each in evaluations.items() if not each.passed}
 
 
-def test_right_lake_passes(lake):
-    results = evaluate(lake)
-    assert {name: result.passed for name, result in results.items()} == {
-        "instance_counts_agree": True,
-        "files_agree": True,
+def drop(predicate: str) -> Change:
+    return lambda table: table.delete(predicate)
+
+
+def double(table: DeltaTable) -> None:
+    write_deltalake(table, table.to_pyarrow_table().slice(0, 1), mode="append")
+
+
+def alter(**columns) -> Change:
+    def change(table: DeltaTable) -> None:
+        row = table.to_pyarrow_table().slice(0, 1).to_pylist()[0] | columns
+        write_deltalake(
+            table, table.to_pyarrow_table().from_pylist([row], table.to_pyarrow_table().schema), mode="append"
+        )
+
+    return change
+
+
+ALL = {
+    "change_feed.feed_complete", "instance.agrees_with_change_feed", "instance.values_converted",
+    "series.agrees_with_instance", "study.agrees_with_instance", "file_index.agrees_with_instance",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hours", [(0, 0), (2, 2), (0, 2)])
+def test_right_runs_pass_every_check_once(hospital, hours):
+    evaluations = hospital.run(hours=hours)
+    assert evaluations.keys() == ALL
+    assert failing(evaluations) == {}
+    assert all("window" in each.metadata for each in evaluations.values())
+
+
+def test_checks_tell_what_they_counted(hospital):
+    evaluations = hospital.run()
+    assert {name: numbers(each) for name, each in evaluations.items() if not name.endswith("converted")} == {
+        "change_feed.feed_complete": {"stored": 4},
+        "instance.agrees_with_change_feed": {"rows_expected": 4},
+        "series.agrees_with_instance": {"rows_expected": 2},
+        "study.agrees_with_instance": {"rows_expected": 2},
+        "file_index.agrees_with_instance": {"rows_expected": 4},
     }
-    assert {key: value.value for key, value in results["instance_counts_agree"].metadata.items()} == {
-        "instances": 3,
-        "instances_in_series": 3,
-        "instances_in_studies": 3,
-        "series": 2,
-        "series_in_studies": 2,
-    }
-    assert {key: value.value for key, value in results["files_agree"].metadata.items()} == {
-        "instances_with_file": 2,
-        "files": 2,
-    }
+    assert evaluations["series.agrees_with_instance"].metadata["window"].value == "2026-03-01 00:00–01:00Z"
 
 
-def test_lake_without_tables_passes_and_stays_without(tmp_path):
-    assert passed(build_lake(tmp_path)) == {"instance_counts_agree": True, "files_agree": True}
-    assert list(tmp_path.iterdir()) == []
+def test_assets_one_by_one_in_any_order_warn_at_most(hospital):
+    """Nothing blocks and nothing is an error merely because another hour, or another table, was not run yet."""
+    found = {}
+    for name, hour in [("change_feed", 1), ("change_feed", 0), ("instance", 1), ("study", 0), ("series", 1),
+                       ("instance", 0), ("file_index", 0), ("series", 0), ("study", 1), ("file_index", 1)]:  # fmt: skip
+        found |= {(check, hour): each for check, each in hospital.run(name, hours=(hour, hour)).items()}
+    assert {key: each.severity for key, each in found.items() if not each.passed} == {
+        ("file_index.agrees_with_instance", 0): WARN
+    }
+    behind = found["file_index.agrees_with_instance", 0]
+    assert numbers(behind) == {"rows_expected": 10, "missing": 6}
+    assert "materialise file_index for the hours for which instance was materialised" in behind.description
 
 
 @pytest.mark.parametrize(
-    ("table", "predicate", "failing"),
+    ("asset", "change", "check", "found"),
     [
-        (INSTANCE, "sopInstanceUid = '1.1.3'", {"instance_counts_agree"}),
-        (INSTANCE, "sopInstanceUid = '1.1.1'", {"instance_counts_agree", "files_agree"}),
-        (SERIES, "studyInstanceUid = '2'", {"instance_counts_agree"}),
-        (STUDY, "studyInstanceUid = '2'", {"instance_counts_agree"}),
-        (FILE_INDEX, "filePath = 'a'", {"files_agree"}),
+        ("change_feed", drop("filePath = 'AHDS/2.dcm'"), "feed_complete", {"lost": 1, "missing": 1}),
+        ("change_feed", double, "feed_complete", {"doubled": 1}),
+        ("change_feed", alter(sequence=10**9), "feed_complete", {"vanished": 1, "vanished_sequences": "1000000000"}),
+        ("instance", drop("filePath = 'AHDS/2.dcm'"), "agrees_with_change_feed", {"missing": 1}),
+        ("instance", double, "agrees_with_change_feed", {"doubled": 1}),
+        ("instance", lambda table: table.update({"sequence": "7000"}, predicate="filePath = 'AHDS/2.dcm'"),
+         "agrees_with_change_feed", {"different": 1}),
     ],
-)
-def test_row_that_is_missing_fails_the_checks_of_its_table(lake, table, predicate, failing):
-    lake.open(table).delta.delete(predicate)
-    assert {name for name, good in passed(lake).items() if not good} == failing
+)  # fmt: skip
+def test_table_that_others_are_made_from_blocks_them_when_it_is_wrong(hospital, asset, change, check, found):
+    hospital.after[asset] = change
+    evaluations = hospital.run(success=False)
+    assert failing(evaluations) == {f"{asset}.{check}": ERROR}
+    assert found.items() <= numbers(evaluations[f"{asset}.{check}"]).items()
+    assert hospital.materialised == ["change_feed", "instance"][: 1 + (asset == "instance")]
+
+
+@pytest.mark.parametrize(
+    ("asset", "change", "found"),
+    [
+        ("series", drop("studyInstanceUid LIKE '%.0'"), {"missing": 1, "of_these_hours": 1}),
+        ("series", double, {"doubled": 1, "of_these_hours": 1}),
+        ("series", alter(seriesInstanceUid=f"{UID}.9"), {"orphans": 1}),
+        ("series", lambda table: table.update({"instanceCount": "7"}, predicate="studyInstanceUid LIKE '%.0'"),
+         {"different": 1, "of_these_hours": 1}),
+        ("study", lambda table: table.update({"seriesCount": "7"}, predicate="studyInstanceUid LIKE '%.0'"),
+         {"different": 1, "of_these_hours": 1}),
+        ("file_index", drop("filePath = 'AHDS/2.dcm'"), {"missing": 1, "of_these_hours": 1}),
+        ("file_index", double, {"orphans": 1, "of_these_hours": 1}),
+    ],
+)  # fmt: skip
+def test_last_tables_tell_what_is_wrong_and_block_nothing(hospital, asset, change, found):
+    hospital.after[asset] = change
+    evaluations = hospital.run()
+    name = f"{asset}.agrees_with_instance"
+    assert failing(evaluations) == {name: WARN if found == {"orphans": 1} else ERROR}
+    assert {key: value for key, value in numbers(evaluations[name]).items() if key != "rows_expected"} == found
+    assert len(hospital.materialised) == 5
+
+
+def test_row_that_is_wrong_since_the_source_moved_is_a_warning(hospital):
+    hospital.run("change_feed", "instance", hours=(0, 1))
+
+    def move(table: DeltaTable) -> None:
+        hospital.table("instance").delete("filePath = 'AHDS/2.dcm'")
+
+    hospital.after["series"] = move
+    evaluations = hospital.run("series")
+    assert failing(evaluations) == {"series.agrees_with_instance": WARN}
+    assert "will write here next" in evaluations["series.agrees_with_instance"].description
+
+
+def test_late_entry_is_a_warning_that_names_it_and_is_gone_when_the_hour_is_read_again(hospital):
+    hospital.after["change_feed"] = lambda table: hospital.store(0, range(20, 22), series=0)
+    evaluations = hospital.run()
+    late = evaluations["change_feed.feed_complete"]
+    assert failing(evaluations) == {"change_feed.feed_complete": WARN}
+    sequences = {entry["sequence"] for entry in hospital.service.change_feed(limit=100) if "/2" in entry["filePath"]}
+    newest = sorted(sequences)[-2:]
+    assert numbers(late) == {"stored": 4, "missing": 2, "missing_sequences": ", ".join(map(str, newest))}
+    assert late.description == "2 entries arrived after the hours were read: materialise these hours again."
+    assert failing(hospital.run()) == {}
+
+
+def test_many_sequences_are_named_in_part(hospital):
+    hospital.after["change_feed"] = lambda table: hospital.store(0, range(20, 50), series=0)
+    named = hospital.run()["change_feed.feed_complete"].metadata["missing_sequences"].value
+    assert named.endswith(" and 10 more")
+    assert named.count(",") == 19
+
+
+@pytest.mark.parametrize("status", [503, 403])
+def test_service_that_cannot_be_asked_again_is_a_warning_that_says_so(hospital, status):
+    def refuse(request: Request) -> Response | None:
+        return Response(status_code=status) if request.query_params.get("includeMetadata") == "false" and (
+            request.query_params["limit"] == "2"
+        ) else None  # fmt: skip
+
+    hospital.answer = refuse
+    evaluations = hospital.run()
+    assert failing(evaluations) == {"change_feed.feed_complete": WARN}
+    description = evaluations["change_feed.feed_complete"].description
+    assert description.startswith(f"The service could not be asked for its count. Change feed request failed: {status}")
+    hospital.after["change_feed"] = drop("filePath = 'AHDS/2.dcm'")
+    assert failing(hospital.run(success=False)) == {"change_feed.feed_complete": ERROR}
+
+
+def test_lost_entry_of_a_range_is_found_and_its_hour_read_again_heals_it(hospital):
+    hospital.after["change_feed"] = drop("filePath = 'AHDS/7.dcm'")
+    evaluations = hospital.run(hours=(0, 2), success=False)
+    assert numbers(evaluations["change_feed.feed_complete"])["lost"] == 1
+    assert failing(hospital.run(hours=(1, 1))) == {}
+
+
+def test_values_that_cannot_be_converted_or_are_absent_are_a_warning_with_shares(hospital):
+    hospital.store(2, range(30, 32), **{"00080020": {"vr": "DA", "Value": [MARKER]}})
+    hospital.store(2, range(32, 40), **{"00080060": {"vr": "CS"}})
+    evaluations = hospital.run(hours=(2, 2))
+    assert failing(evaluations) == {"instance.values_converted": WARN}
+    found = evaluations["instance.values_converted"]
+    assert found.metadata["failed_shares"].value == {"studyDate": 0.2}
+    assert found.metadata["null_shares"].value.items() >= {"modality": 0.8, "studyDate": 1.0, "laterality": 1.0}.items()
+    assert "sopClassUid" not in found.metadata["null_shares"].value
+    assert "cannot be converted: studyDate." in found.description
+    assert "are absent: modality." in found.description
+
+
+def test_few_values_that_cannot_be_converted_are_within_the_bound(hospital):
+    hospital.store(2, range(30, 31), **{"00080020": {"vr": "DA", "Value": [MARKER]}})
+    hospital.store(2, range(32, 52))
+    evaluations = hospital.run(hours=(2, 2))
+    assert failing(evaluations) == {}
+    assert evaluations["instance.values_converted"].metadata["failed_shares"].value == {"studyDate": 0.0476}

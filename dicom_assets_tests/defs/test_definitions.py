@@ -1,6 +1,8 @@
 """The code location: it loads without any setting, and what Dagster is told stays as it is."""
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -70,11 +72,47 @@ def test_every_table_shows_its_columns_and_place(definitions, tmp_path):
         assert metadata["dagster/uri"] == str(tmp_path / "dicom" / table.name)
 
 
-def test_checks_guard_the_last_tables(definitions):
-    keys = definitions.resolve_asset_graph().asset_check_keys
-    assert {(key.asset_key.to_user_string(), key.name) for key in keys} == {
-        ("study", "instance_counts_agree"),
-        ("file_index", "files_agree"),
+def test_kinds_owners_and_links(definitions):
+    by_name = nodes(definitions)
+    assert {name: node.kinds for name, node in by_name.items()} == {
+        "change_feed": {"azure", "deltalake", "dicom"},
+        **{name: {"deltalake", "dicom"} for name in ("instance", "series", "study", "file_index")},
+    }
+    for node in by_name.values():
+        assert node.owners == ["team:imaging-data"]
+        links = {name: value.value for name, value in node.metadata.items() if name.startswith("docs")}
+        assert links["docs"].startswith("https://")
+        assert all(isinstance(node.metadata[name], dg.UrlMetadataValue) for name in links)
+
+
+def test_links_to_our_documents_lead_somewhere(definitions):
+    root = Path(__file__).parents[2]
+    for node in nodes(definitions).values():
+        path, _, anchor = node.metadata["docs"].value.partition("/blob/main/")[2].partition("#")
+        headings = re.findall(r"^#+ (.*)$", (root / path).read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_descriptions_say_what_a_row_is(definitions):
+    for name, node in nodes(definitions).items():
+        assert node.description.startswith("One row is one "), name
+
+
+def test_assets_are_overdue_after_an_hour_and_three_delays(definitions):
+    for node in nodes(definitions).values():
+        assert node.freshness_policy.fail_window.to_timedelta() == timedelta(hours=1, minutes=45)
+
+
+def test_checks_of_every_asset_and_which_block(definitions):
+    graph = definitions.resolve_asset_graph()
+    checks = {f"{key.asset_key.to_user_string()}.{key.name}": graph.get(key).blocking for key in graph.asset_check_keys}
+    assert checks == {
+        "change_feed.feed_complete": True,
+        "instance.agrees_with_change_feed": True,
+        "instance.values_converted": False,
+        "series.agrees_with_instance": False,
+        "study.agrees_with_instance": False,
+        "file_index.agrees_with_instance": False,
     }
 
 

@@ -13,6 +13,7 @@ from dicom_assets.adapters.derive import HoursOf
 from dicom_assets.core.change_feed import HOUR, Window
 from dicom_assets.core.schema import CHANGE_FEED, STUDY, TABLES
 from dicom_assets.defs.io_manager import DeltaIOManager
+from dicom_assets.defs.observed import Observed
 from dicom_assets.defs.partitions import PARTITION_FORMAT, build_partitions
 from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
 from dicom_assets_tests.core.rows import START, build_rows, entry
@@ -77,6 +78,7 @@ def test_output_is_stored_and_told(lake, value):
     assert metadata.keys() == {
         "dagster/row_count", "rows_inserted", "rows_updated", "rows_deleted", "commits", "commits_lost",
         "bytes_written", "table_version", "table_size_bytes", "table_files",
+        "seconds/derive", "seconds/merge", "seconds/commit", "seconds/join", "seconds/cpu",
     }  # fmt: skip
     assert (metadata["dagster/row_count"], metadata["rows_inserted"]) == (2, 2)
     assert metadata["table_version"] == metadata["commits"] == metadata["table_files"]
@@ -98,12 +100,16 @@ def test_values_that_could_not_be_converted_are_told(lake):
     class Failing(Wanted):
         failures: ClassVar = Counter(rows=2, metadata=1)
 
-    metadata = metadata_of(run(lake, output(lambda: Failing([]))))
+        def in_parts(self, entries: int):
+            yield self
+
+    metadata = metadata_of(run(lake, output(lambda: Observed(Failing([study("1")]), Window(START, START + HOUR)))))
     assert {key: value for key, value in metadata.items() if key.startswith("conversion")} == {
         "conversion_failures": 3,
         "conversion_failures/rows": 2,
         "conversion_failures/metadata": 1,
     }
+    assert metadata["preview"].startswith("| lastModifiedTimestamp | modalitiesInStudy |")
 
 
 def test_asset_without_a_table_is_an_error_that_says_what_to_do(lake):

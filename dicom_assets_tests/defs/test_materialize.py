@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from datetime import timedelta
 
 import dagster as dg
 import pytest
+from dagster._serdes import serialize_value
 
 from dicom_assets.adapters import memory
 from dicom_assets.core.schema import TABLES
@@ -114,27 +116,98 @@ def test_a_subset_before_its_upstream_leaves_empty_tables_not_an_error(settings,
     assert all(rows == [] for rows in read_tables(build_lake(settings)).values())
 
 
-def test_hours_of_a_range_have_their_own_numbers(settings, instance, service):
-    run(settings, instance, "change_feed", tags=RANGE)
-    counts = {}
+def materializations(instance, name: str) -> dict[str, dict]:
+    """The newest metadata of each hour of an asset."""
+    found = {}
     for key in KEYS:
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey("change_feed"), asset_partitions=[key]), limit=1
-        ).records
-        metadata = records[0].asset_materialization.metadata
-        counts[key] = metadata["dagster/partition_row_count"].value
-        actions = {name: value.value for name, value in metadata.items() if name.startswith("action/")}
-        assert sum(actions.values()) == counts[key]
-    for hour, key in enumerate(KEYS):
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(name), asset_partitions=[key])
+        (record,) = instance.fetch_materializations(wanted, limit=1).records
+        found[key] = {key: value.value for key, value in record.asset_materialization.metadata.items()}
+    return found
+
+
+def test_hours_of_a_range_have_their_own_numbers(settings, instance, service):
+    run(settings, instance, tags=RANGE)
+    for hour, (key, metadata) in enumerate(materializations(instance, "change_feed").items()):
         start = START + timedelta(hours=hour)
         found = service.change_feed(start=start, end=start + timedelta(hours=1), limit=10**6, include_metadata=False)
-        assert counts[key] == len(found)
+        assert metadata["dagster/partition_row_count"] == len(found), key
+        assert sum(value for name, value in metadata.items() if name.startswith("action/")) == len(found)
+        assert sum(value for name, value in metadata.items() if name.startswith("state/")) == len(found)
+        assert metadata.get("pages", 0) == -(-len(found) // 200)
+        assert metadata["bytes_received"] > 0
+    tables = read_tables(build_lake(settings))
+    for name, rows in tables.items():
+        of_hour = Counter(row["lastModifiedTimestamp"].hour for row in rows)
+        for hour, metadata in enumerate(materializations(instance, name).values()):
+            assert metadata["dagster/partition_row_count"] == of_hour[hour], (name, hour)
+
+
+def test_an_hour_has_the_same_numbers_alone_as_in_a_range(settings, instance):
+    run(settings, instance, tags=RANGE)
+    of_range = {name: materializations(instance, name) for name in CHAIN}
+    for key in KEYS:
+        run(settings, instance, partition_key=key)
+    for name in CHAIN:
+        alone = materializations(instance, name)
+        for key in KEYS[:-1]:
+            ours, theirs = (numbers[key]["dagster/partition_row_count"] for numbers in (of_range[name], alone))
+            assert ours == theirs, (name, key)
+
+
+def test_numbers_of_a_whole_range_are_told_once(settings, instance):
+    run(settings, instance, tags=RANGE)
+    for name in CHAIN:
+        *others, last = materializations(instance, name).values()
+        assert all("range" not in metadata and "rows_inserted" not in metadata for metadata in others)
+        assert last["range"]["hours"] == HOURS
+        assert last["range"]["rows_inserted"] == last["dagster/row_count"] > 0
+        assert last["range"].keys() >= {"rows_updated", "rows_deleted", "commits", "seconds/merge", "seconds/cpu"}
+        assert "preview" not in last
+    assert last.keys() >= {"table_version", "table_files", "table_size_bytes"}
+
+
+def test_a_single_hour_tells_its_run_and_shows_some_rows(settings, instance, service):
+    run(settings, instance, tags=RANGE)
+    busiest = max(materializations(instance, "change_feed").items(), key=lambda item: item[1]["bytes_received"])[0]
+    run(settings, instance, partition_key=busiest)
+    feed = materializations(instance, "change_feed")[busiest]
+    assert feed["entries"] == feed["dagster/partition_row_count"]
+    assert feed.keys() >= {"pages", "retries", "bytes_received", "seconds/download", "seconds/parse", "seconds/merge"}
+    entries = service.change_feed(limit=10**6)
+    private = {value for entry in entries for value in (entry["studyInstanceUid"], entry["sopInstanceUid"])}
+    for name in CHAIN:
+        preview = materializations(instance, name)[busiest]["preview"]
+        assert 3 <= len(preview.splitlines()) <= 7
+        assert not any(value in preview for value in private)
+
+
+EVENT_BYTES = 2600
+"""Of which Dagster's own are about 1,600: ids, tags, and the lineage of data versions."""
+
+
+def test_events_of_a_range_stay_small(settings, instance):
+    result = run(settings, instance, tags=RANGE)
+    sizes = {}
+    for event in instance.all_logs(result.run_id):
+        if event.is_dagster_event and event.dagster_event.is_step_materialization:
+            sizes[event.dagster_event.asset_key.path[-1], event.dagster_event.partition] = len(serialize_value(event))
+    assert len(sizes) == len(CHAIN) * HOURS
+    assert max(size for (_, key), size in sizes.items() if key != KEYS[-1]) < EVENT_BYTES
+    assert max(sizes.values()) < 2 * EVENT_BYTES
+    assert max(size for (name, key), size in sizes.items() if name != "change_feed" and key != KEYS[-1]) < 2000
 
 
 def test_checks_run_with_the_assets_and_pass(settings, instance):
-    result = run(settings, instance, tags=RANGE)
-    evaluations = {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
-    assert evaluations == {"instance_counts_agree": True, "files_agree": True}
+    evaluations = run(settings, instance, tags=RANGE).get_asset_check_evaluations()
+    assert sorted((each.asset_key.path[-1], each.check_name, each.passed) for each in evaluations) == [
+        ("change_feed", "feed_complete", True),
+        ("file_index", "agrees_with_instance", True),
+        ("instance", "agrees_with_change_feed", True),
+        ("instance", "values_converted", True),
+        ("series", "agrees_with_instance", True),
+        ("study", "agrees_with_instance", True),
+    ]
 
 
 def test_users_columns_are_filled_and_added_later_from_the_stored_feed(environment, instance, service, tmp_path):

@@ -1,0 +1,101 @@
+"""The stored feed of a window held against what was read of it, and against what the service says it holds."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.adapters.delta import Snapshot
+from dicom_assets.adapters.derive import read_window
+from dicom_assets.core.change_feed import Entry, Window
+from dicom_assets.core.errors import ServiceError
+
+PART = timedelta(days=1)
+"""What is counted at once: the service counts through all entries of it."""
+
+
+class CountedFeed(Protocol):
+    """A service whose change feed can be counted."""
+
+    def holds_exactly(self, entries: int, window: Window) -> bool:
+        """Whether the window has that many entries now."""
+        ...
+
+    def fetch_pages(self, window: Window, *, include_metadata: bool) -> Iterable[list[Entry]]:
+        """The window's entries, page by page, each sequence once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recount:
+    """What was found in a window."""
+
+    stored: int = 0
+    """Entries in the table."""
+    doubled: int = 0
+    """Rows of an entry that has another row too."""
+    lost: int = 0
+    """Entries that were read, and are not in the table."""
+    missing: tuple[int, ...] = ()
+    """Sequences that the service has, and the table has not."""
+    vanished: tuple[int, ...] = ()
+    """Sequences that the table has, and the service has not: entries never leave a feed."""
+    error: str | None = None
+    """Why the service could not be asked."""
+
+
+def recount(feed: CountedFeed, table: Snapshot, window: Window, read: Mapping[datetime, int]) -> Recount:
+    """Counts a window's entries once more; where the counts differ, names the sequences.
+
+    One small request for every day tells whether the service has as many entries as the table. Only where it has not
+    they are listed, without their metadata.
+
+    Args:
+        feed: the service.
+        table: `change_feed`.
+        window: whole hours.
+        read: entries that were read, by the start of their hour.
+    """
+    found = Recount()
+    for part in _parts(window):
+        rows = read_window(table, part, ("sequence", "windowStart"))
+        sequences = pc.unique(rows["sequence"])
+        hours = Counter({hour["values"]: hour["counts"] for hour in pc.value_counts(rows["windowStart"]).to_pylist()})
+        found = replace(
+            found,
+            stored=found.stored + len(sequences),
+            doubled=found.doubled + len(rows) - len(sequences),
+            lost=found.lost + sum(max(0, read.get(hour.start, 0) - hours[hour.start]) for hour in part.hours()),
+        )
+        if found.error is None:
+            try:
+                found = _ask(feed, sequences, part, found)
+            except ServiceError as error:
+                found = replace(found, error=str(error))
+    return found
+
+
+def _ask(feed: CountedFeed, sequences: pa.Array, part: Window, found: Recount) -> Recount:
+    if feed.holds_exactly(len(sequences), part):
+        return found
+    served = pa.array(
+        [entry.sequence for page in feed.fetch_pages(part, include_metadata=False) for entry in page], pa.int64()
+    )
+    missing = served.filter(pc.invert(pc.is_in(served, value_set=sequences)))
+    vanished = sequences.filter(pc.invert(pc.is_in(sequences, value_set=served)))
+    return replace(
+        found,
+        missing=(*found.missing, *missing.to_pylist()),
+        vanished=(*found.vanished, *vanished.to_pylist()),
+    )
+
+
+def _parts(window: Window) -> Iterator[Window]:
+    start = window.start
+    while start < window.end:
+        yield Window(start, min(start + PART, window.end))
+        start += PART

@@ -1,0 +1,32 @@
+"""Which columns of the table before it each column is made from."""
+
+import dagster as dg
+
+from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, Table
+
+UPSTREAM = {INSTANCE.name: CHANGE_FEED.name, **dict.fromkeys((SERIES.name, STUDY.name, FILE_INDEX.name), INSTANCE.name)}
+"""The table that another is made from."""
+
+_RENAMED = {
+    (INSTANCE.name, "lastModifiedTimestamp"): "timestamp",
+    (SERIES.name, "instanceCount"): "sopInstanceUid",
+    (STUDY.name, "instanceCount"): "sopInstanceUid",
+    (STUDY.name, "seriesCount"): "seriesInstanceUid",
+    (STUDY.name, "modalitiesInStudy"): "modality",
+    (FILE_INDEX.name, "fileUrl"): "filePath",
+}
+
+
+def build_lineage(table: Table) -> dg.TableColumnLineage | None:
+    """The columns' sources; None for `change_feed`, which comes from the service."""
+    upstream = UPSTREAM.get(table.name)
+    if upstream is None:
+        return None
+    from_metadata = {column.name for column in table.attributes} if table.name == INSTANCE.name else set()
+
+    def source(column: str) -> str:
+        return "metadata" if column in from_metadata else _RENAMED.get((table.name, column), column)
+
+    return dg.TableColumnLineage(
+        {column.name: [dg.TableColumnDep(dg.AssetKey(upstream), source(column.name))] for column in table.columns}
+    )

@@ -1,0 +1,253 @@
+"""What assets hand to the IO manager, and afterwards tell about: hour by hour, so that ranges show true numbers too."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
+from typing import Any, Protocol, cast, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.adapters.delta import Derivation, Given
+from dicom_assets.adapters.dicom_service import DicomService
+from dicom_assets.adapters.extract import Extraction, HourRead
+from dicom_assets.adapters.service_requests import Statistics
+from dicom_assets.core.change_feed import Entry, Window
+from dicom_assets.core.merge import Desired
+from dicom_assets.core.schema import Table
+from dicom_assets.defs.progress import Progress
+
+SAMPLE_ROWS = 5
+
+KEPT_KEYS = 250_000
+"""Keys that a run keeps to check what it wrote, at most: what a range has beyond is the audit's."""
+
+ROW_COUNT = "dagster/partition_row_count"
+
+
+@runtime_checkable
+class Told(Protocol):
+    """Whatever has numbers of its own, once it was stored."""
+
+    @property
+    def sample(self) -> pa.Table | None:
+        """Some of the rows."""
+        ...
+
+    def describe_hours(self) -> dict[datetime, dict[str, Any]]:
+        """Numbers of each of the run's hours, by its start."""
+        ...
+
+    def describe_run(self) -> dict[str, Any]:
+        """Numbers of the run as a whole."""
+        ...
+
+
+class Divisible(Protocol):
+    """A derivation that can be made in parts."""
+
+    def in_parts(self, entries: int) -> Iterator[Derivation]:
+        """The parts, each of about so many entries of the feed."""
+        ...
+
+
+class Reading:
+    """The change feed of a window, read as it is iterated."""
+
+    def __init__(
+        self,
+        client: DicomService,
+        window: Window,
+        now: Callable[[], datetime],
+        *,
+        instance: Table | None = None,
+        batch_bytes: int,
+        progress: Progress,
+    ) -> None:
+        """A reading.
+
+        Args:
+            client: of the service; stays open.
+            window: whole hours.
+            now: gives the time, with a zone.
+            instance: `instance`, where its attributes are wanted next.
+            batch_bytes: size of the rows that are held before they are stored.
+            progress: told of every page and hour that was read.
+        """
+        self._client = client
+        self._extraction = Extraction(self, window, now, self._report, instance, batch_bytes, progress.advance_within)
+        self._progress = progress
+        self._costs = client.statistics
+        self._hours: dict[datetime, tuple[HourRead, Statistics]] = {}
+        self._seconds_reading = self._seconds_waiting = 0.0
+        self.sample: pa.Table | None = None
+
+    @property
+    def entries(self) -> dict[datetime, int]:
+        """How many entries were read, by the start of their hour."""
+        return {start: read.entries for start, (read, _) in self._hours.items()}
+
+    def __iter__(self) -> Iterator[Given]:
+        batches = iter(self._extraction)
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self._seconds_reading += time.perf_counter() - began
+            if batch is None:
+                return
+            if self.sample is None:
+                self.sample = _first_rows(batch.rows)
+            yield batch
+
+    def fetch_pages(self, window: Window) -> Iterator[list[Entry]]:
+        """The window's pages; the time that they take counts as waiting."""
+        with closing(self._client.fetch_pages(window)) as pages:
+            while True:
+                began = time.perf_counter()
+                page = next(pages, None)
+                self._seconds_waiting += time.perf_counter() - began
+                if page is None:
+                    return
+                yield page
+
+    def describe_hours(self) -> dict[datetime, dict[str, Any]]:
+        """Of each hour the entries by action and state, and what it took to get them."""
+        return {start: _describe_hour(read, costs) for start, (read, costs) in self._hours.items()}
+
+    def describe_run(self) -> dict[str, Any]:
+        """Sums over the hours, and seconds by stage."""
+        costs = sum((costs for _, costs in self._hours.values()), Statistics())
+        return {
+            "entries": sum(self.entries.values()),
+            "pages": sum(read.pages for read, _ in self._hours.values()),
+            "retries": costs.retries,
+            "bytes_received": costs.bytes,
+            "seconds/download": round(self._seconds_waiting, 3),
+            "seconds/parse": round(self._seconds_reading - self._seconds_waiting, 3),
+        }
+
+    def _report(self, read: HourRead) -> None:
+        costs, self._costs = self._client.statistics - self._costs, self._client.statistics
+        self._hours[read.hour.start] = (read, costs)
+        self._progress.advance(read)
+
+
+class Observed:
+    """A derivation in parts, and what was derived: only numbers, a few rows and a bounded number of keys are kept."""
+
+    def __init__(self, derivation: Divisible, window: Window) -> None:
+        """A derivation that is observed.
+
+        Args:
+            derivation: does the work.
+            window: the run's hours.
+        """
+        self._derivation = derivation
+        self._window = window
+        self._parts: list[_Part] = []
+
+    def in_parts(self, entries: int) -> Iterator[Derivation]:
+        """The derivation's parts, each of about so many entries of the feed."""
+        self._parts = [_Part(part, self._may_keep) for part in self._derivation.in_parts(entries)]
+        return iter(self._parts)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were derived, of whatever hour."""
+        return sum(part.rows for part in self._parts)
+
+    @property
+    def nulls(self) -> Counter[str]:
+        """Of these, rows without a value, by column."""
+        return sum((part.nulls for part in self._parts), Counter())
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Values that could not be converted, by column."""
+        return sum((part.failures for part in self._parts), Counter())
+
+    @property
+    def sample(self) -> pa.Table | None:
+        """Some of the rows."""
+        return next((part.sample for part in self._parts if part.sample is not None), None)
+
+    @property
+    def kept(self) -> list[Desired]:
+        """What was derived, of its rows the keys and the fence alone: of huge runs not all of it."""
+        return [part.desired for part in self._parts if part.desired is not None]
+
+    @property
+    def rows_not_kept(self) -> int:
+        """Rows that were derived, and are not among these."""
+        return sum(part.rows for part in self._parts if part.desired is None)
+
+    def is_current(self) -> bool:
+        """Whether the sources are still as they were when they were read."""
+        return all(part.is_current() for part in self._parts)
+
+    def describe_hours(self) -> dict[datetime, dict[str, Any]]:
+        """Of each hour the rows whose newest change lies in it."""
+        rows = sum((part.rows_by_hour for part in self._parts), Counter())
+        return {hour.start: {ROW_COUNT: rows[hour.start]} for hour in self._window.hours()}
+
+    def describe_run(self) -> dict[str, Any]:
+        """Rows that were derived, and values that could not be converted, by column."""
+        numbers: dict[str, Any] = {"rows_derived": self.rows}
+        if hasattr(self._derivation, "failures"):
+            numbers["conversion_failures"] = self.failures.total()
+            numbers |= {f"conversion_failures/{name}": count for name, count in self.failures.items()}
+        return numbers
+
+    def _may_keep(self, keys: int) -> bool:
+        return keys + sum(len(desired.keys) for desired in self.kept) <= KEPT_KEYS
+
+
+class _Part:
+    """A part of an observed derivation."""
+
+    def __init__(self, derivation: Derivation, may_keep: Callable[[int], bool]) -> None:
+        self._derivation = derivation
+        self._may_keep = may_keep
+        self.rows_by_hour: Counter[datetime] = Counter()
+        self.rows = 0
+        self.nulls: Counter[str] = Counter()
+        self.sample: pa.Table | None = None
+        self.desired: Desired | None = None
+
+    @property
+    def failures(self) -> Counter[str]:
+        return cast("Counter[str]", getattr(self._derivation, "failures", Counter()))
+
+    def build(self) -> Desired:
+        self.desired = None
+        desired = self._derivation.build()
+        rows = desired.rows
+        hours = pc.value_counts(pc.floor_temporal(rows["lastModifiedTimestamp"], unit="hour"))
+        self.rows_by_hour = Counter({hour["values"]: hour["counts"] for hour in hours.to_pylist()})
+        self.rows = len(rows)
+        self.nulls = Counter({name: rows[name].null_count for name in rows.column_names})
+        self.sample = _first_rows(rows)
+        if self._may_keep(len(desired.keys)):
+            self.desired = Desired(desired.keys, rows.select(desired.keys.column_names))
+        return desired
+
+    def is_current(self) -> bool:
+        return self._derivation.is_current()
+
+
+def _first_rows(rows: pa.Table) -> pa.Table:
+    """A copy: a slice would hold all of the rows."""
+    first = rows.slice(0, SAMPLE_ROWS)
+    return first.take(pa.array(range(len(first)), pa.int64()))
+
+
+def _describe_hour(read: HourRead, costs: Statistics) -> dict[str, Any]:
+    numbers = {"pages": read.pages, "retries": costs.retries, "bytes_received": costs.bytes}
+    return {
+        ROW_COUNT: read.entries,
+        **{name: number for name, number in numbers.items() if number},
+        **{f"action/{name.lower()}": count for name, count in sorted(read.actions.items())},
+        **{f"state/{name.lower()}": count for name, count in sorted(read.states.items())},
+    }

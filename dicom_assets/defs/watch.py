@@ -1,0 +1,144 @@
+"""Jobs that look after the lake as a whole: the nightly audit of all rows, and the hourly look at the newest hour.
+
+They are no asset checks of their own, since those run whenever their asset is materialised, and reading every key of
+the lake has no place in an hour's run. A job that finds something fails, so whoever is told of failed runs is told.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from dicom_assets.adapters.agreement import audit
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.core.schema import TABLES
+from dicom_assets.defs.checks import SPECS, describe_agreement
+from dicom_assets.defs.freshness import allowed_lateness
+from dicom_assets.defs.partitions import partition_key
+
+AUDIT_AT = "40 3 * * *"
+
+
+def build_watch(
+    lake: Lake, partitions: dg.HourlyPartitionsDefinition, delay: timedelta, now: Callable[[], datetime]
+) -> Sequence[dg.ScheduleDefinition]:
+    """The two jobs with their schedules.
+
+    Args:
+        lake: where the tables lie.
+        partitions: the hours.
+        delay: the wait between the end of an hour and its reading.
+        now: gives the time, with a zone.
+    """
+    lateness = allowed_lateness(delay)
+    minute = (int(lateness.total_seconds() // 60) + 1) % 60
+    jobs = {AUDIT_AT: build_audit(lake), f"{minute} * * * *": build_freshness_job(partitions, lateness, now)}
+    return [
+        dg.ScheduleDefinition(
+            job=job, cron_schedule=cron, execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING
+        )
+        for cron, job in jobs.items()
+    ]
+
+
+def build_audit(lake: Lake) -> dg.JobDefinition:
+    """The job that holds every row against those it is made from, and tells the checks of the assets."""
+
+    @dg.op(out=dg.Out(dg.Nothing))
+    def audit_all_rows(context: dg.OpExecutionContext) -> None:
+        """Reads all keys, some files at a time, and writes nothing."""
+        found = audit(lake)
+        disagreeing = [name for name, agreement in found.items() if not agreement.is_complete]
+        busy = bool(disagreeing) and _is_another_run_under_way(context)
+        for name, agreement in found.items():
+            description = "Audit of all rows: " + ("all agree." if agreement.is_complete else _explain(busy))
+            context.instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=dg.AssetKey(name),
+                    check_name=SPECS[name][0].name,
+                    passed=agreement.is_complete,
+                    severity=dg.AssetCheckSeverity.WARN if busy else dg.AssetCheckSeverity.ERROR,
+                    description=description,
+                    metadata=describe_agreement(agreement),
+                )
+            )
+            context.log.info("%s: %s %s", name, description, describe_agreement(agreement))
+        if disagreeing and not busy:
+            raise dg.Failure(
+                f"The audit found rows that do not agree in {', '.join(disagreeing)}. {_explain(busy)}",
+                metadata={name: describe_agreement(found[name]) for name in disagreeing},
+                allow_retries=False,
+            )
+
+    @dg.job(
+        name="audit_lake",
+        description="Holds all rows of the lake against those they are made from. Reads every key, so it takes minutes "
+        "where there are tens of millions of instances. What it finds shows at the assets' checks.",
+    )
+    def audit_lake() -> None:
+        audit_all_rows()
+
+    return audit_lake
+
+
+def build_freshness_job(
+    partitions: dg.HourlyPartitionsDefinition, lateness: timedelta, now: Callable[[], datetime]
+) -> dg.JobDefinition:
+    """The job that fails where an hour is late.
+
+    The assets' freshness policy sees when anything was last materialised, and so takes a backfill of old hours for
+    news. This asks for the hour itself; and Dagster's history, not the tables, where an hour without changes has no
+    rows.
+    """
+    minutes = int(lateness.total_seconds() // 60)
+
+    @dg.op(out=dg.Out(dg.Nothing))
+    def check_newest_hour(context: dg.OpExecutionContext) -> None:
+        """One look at Dagster's history per asset."""
+        due = now() - lateness
+        with dg.partition_loading_context(effective_dt=due):
+            window = partitions.get_last_partition_window()
+            while window is not None and window.end > due:  # where hours may be run before they end
+                window = partitions.get_prev_partition_window(window.start)
+        if window is None:
+            context.log.info("No hour is due yet.")
+            return
+        hour = partition_key(window.start)
+        late = [table.name for table in TABLES if not _is_materialised(context.instance, table.name, hour)]
+        if late:
+            raise dg.Failure(
+                f"The hour {hour} is not in {', '.join(late)} {minutes} minutes after its end. Look for failed or "
+                "queued runs, and whether the daemon runs and what requests the hours is switched on; then materialise "
+                "what is missing.",
+                allow_retries=False,
+            )
+        context.log.info("The hour %s is in.", hour)
+
+    @dg.job(
+        name="check_freshness",
+        description=f"Fails where the newest hour that ended {minutes} minutes ago or longer is missing in an asset.",
+    )
+    def check_freshness() -> None:
+        check_newest_hour()
+
+    return check_freshness
+
+
+def _is_materialised(instance: dg.DagsterInstance, asset: str, hour: str) -> bool:
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[hour])
+    return bool(instance.fetch_materializations(wanted, limit=1).records)
+
+
+def _explain(busy: bool) -> str:
+    if busy:
+        return "Rows do not agree, but runs are under way that may be about to mend it. Run the audit again later."
+    return (
+        "Rows do not agree. Materialise the asset for the hours that were materialised upstream; if that does not "
+        "help, for all hours."
+    )
+
+
+def _is_another_run_under_way(context: dg.OpExecutionContext) -> bool:
+    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+    runs = context.instance.get_run_ids(dg.RunsFilter(statuses=statuses), limit=2)
+    return any(run != context.run_id for run in runs)
