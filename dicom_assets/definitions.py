@@ -2,7 +2,7 @@
 
 import warnings
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 
 import dagster as dg
 
@@ -11,7 +11,9 @@ from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.storage import Storage, azure_options
+from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.core.schema import extend_tables
+from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import build_partitions
@@ -63,6 +65,14 @@ def build_lake(settings: Settings) -> Lake:
     return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
 
 
+def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
+    """The sensor that tells of failed runs, where there is someone to tell."""
+    if settings.alert_webhook_url is None:
+        return []
+    url = settings.alert_webhook_url.get_secret_value()
+    return [build_alert_sensor(partial(post_alert, url), settings.dagster_url)]
+
+
 def build_definitions(settings: Settings) -> dg.Definitions:
     """Everything Dagster is to know, for these settings."""
     choose_memory_pool()
@@ -81,6 +91,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "delta": DeltaIOManager(lake, tables, memory),
             "dicom_service": DicomServiceResource(lambda: open_client(settings), lambda: datetime.now(UTC)),
         },
+        sensors=build_alerts(settings),
         executor=dg.in_process_executor,
     )
 

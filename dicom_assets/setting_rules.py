@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
 import msgspec
+from pydantic import SecretStr
 
 from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, is_loopback
 from dicom_assets.core.errors import SettingsError
@@ -109,6 +110,33 @@ def check_service_url(value: str) -> str:
             f"has {wrong[0].rstrip('/')} in its path, which the client adds by itself. Set the base URL without it, "
             "and the version in DICOM_API_VERSION."
         )
+    return value.rstrip("/")
+
+
+def check_webhook_url(value: object) -> object:
+    """A URL that alerts may be posted to, if there is one. All of it is a secret: whoever has it can post there."""
+    if value is None or isinstance(value, SecretStr):
+        return value
+    try:
+        url = urlsplit(str(value))
+        url.port  # noqa: B018 — raises for a port that is no number
+    except ValueError:
+        raise ValueError("is no URL. Set the https:// URL that the receiver gave you.") from None
+    is_local = url.scheme == "http" and url.hostname and is_loopback(url.hostname)
+    if not url.hostname or not (url.scheme == "https" or is_local):
+        raise ValueError(
+            "is no https:// URL, so others could read the alerts, and post their own. Set the https:// URL that the "
+            "receiver gave you (plain http is for this machine alone)."
+        )
+    return SecretStr(str(value))
+
+
+def check_dagster_url(value: str) -> str:
+    """The base URL of Dagster's UI, without a slash at its end."""
+    example = "https://dagster.example.org"
+    url = _split_url(value, example)
+    if url.scheme not in {"https", "http"} or not url.hostname:
+        raise ValueError(f"is no http(s) URL. Set what you open Dagster's UI with, such as {example}.")
     return value.rstrip("/")
 
 

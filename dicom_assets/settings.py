@@ -138,6 +138,12 @@ class Settings(BaseModel):
     table_profile: Annotated[str | None, _text(rules.refuse_profile)] = Field(
         None, description="Another layout of the tables; none is available in this version."
     )
+    alert_webhook_url: Annotated[SecretStr | None, BeforeValidator(rules.check_webhook_url)] = Field(
+        None, description="Where a message is posted to when a run has failed (JSON, over https). Unset, none is."
+    )
+    dagster_url: Annotated[str | None, _text(rules.check_dagster_url)] = Field(
+        None, description="Base URL of Dagster's UI, for links in those messages."
+    )
     azure_tenant_id: str | None = Field(
         None,
         alias="AZURE_TENANT_ID",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import pyarrow as pa
@@ -11,8 +11,12 @@ import pyarrow as pa
 from dicom_assets.adapters.delta import Given
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.change_feed import Entry, Window, build_change_feed
+from dicom_assets.core.errors import FeedEntryError, ServiceError
 from dicom_assets.core.instance import read_attributes
 from dicom_assets.core.schema import CHANGE_FEED, Table
+
+BATCH_TIME = timedelta(minutes=1)
+"""Time of reading, about, after which rows are given out however few they are: a run that is stopped loses no more."""
 
 
 class Feed(Protocol):
@@ -73,20 +77,27 @@ class Extraction:
         """
         held = _Held(self.instance)
         for hour in self.window.hours():
+            if held.since and self.now() - held.since >= BATCH_TIME:
+                yield held.take()
             read_at = self.now()
             read = HourRead(hour, Counter(), Counter(), 0)
             of_hour = _Held(self.instance)
-            for entries in self.feed.fetch_pages(hour):
-                of_hour.add(build_change_feed(entries, read_at))
-                read = read.with_page(entries)
-                if self.advance is not None:
-                    self.advance(read, of_hour.reached)
-                if of_hour.size_bytes >= self.batch_bytes:
-                    if held.size_bytes:
-                        yield held.take()
-                    yield of_hour.take()
+            try:
+                for entries in self.feed.fetch_pages(hour):
+                    of_hour.add(build_change_feed(entries, read_at))
+                    read = read.with_page(entries)
+                    if self.advance is not None:
+                        self.advance(read, of_hour.reached)
+                    if of_hour.size_bytes >= self.batch_bytes:
+                        if held.size_bytes:
+                            yield held.take()
+                        yield of_hour.take()
+            except (ServiceError, FeedEntryError):
+                if held.since:
+                    yield held.take()  # the hours before are whole, and need not be read again
+                raise
+            held.add_all(of_hour, read_at)
             self.report(read)
-            held.add_all(of_hour)
             if held.size_bytes >= self.batch_bytes:
                 yield held.take()
         yield held.take()
@@ -100,6 +111,8 @@ class _Held:
         self._rows: list[pa.Table] = []
         self._attributes: list[pa.Table] = []
         self.size_bytes = 0
+        self.since: datetime | None = None
+        """Time at which the first whole hour among them was read."""
 
     def add(self, rows: pa.Table) -> None:
         self._rows.append(rows)
@@ -113,13 +126,14 @@ class _Held:
         time: datetime = self._rows[-1]["timestamp"][-1].as_py()
         return time
 
-    def add_all(self, others: "_Held") -> None:
+    def add_all(self, others: "_Held", read_at: datetime) -> None:
         self._rows += others._rows
         self._attributes += others._attributes
         self.size_bytes += others.size_bytes
+        self.since = self.since or read_at
 
     def take(self) -> Given:
         rows = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._rows])
         attributes = pa.concat_tables(self._attributes) if self._attributes else None
-        self._rows, self._attributes, self.size_bytes = [], [], 0
+        self._rows, self._attributes, self.size_bytes, self.since = [], [], 0, None
         return Given(rows, CHANGE_FEED, attributes)

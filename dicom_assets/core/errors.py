@@ -2,16 +2,18 @@
 
     DicomAssetsError
     ├── SettingsError            a setting is missing or cannot be used
+    ├── UnknownHourError         a run over hours that are no partitions
     ├── ServiceError             the DICOM service
     │   ├── ServiceRefusedError      400, 401, 403, 404: asking again would not help
     │   ├── ServiceUnreachableError  no usable answer after every retry
     │   ├── UnreadablePageError      an answer that is no page of the change feed
     │   └── FeedMovedError           the window's pages never fitted together
     ├── FeedEntryError           an entry that has no place in the tables
-    └── LakeError                the Delta tables
-        ├── LakeUnavailableError     storage refuses, or cannot be reached or written
-        ├── ForeignTableError        a table under our name that is not ours
-        └── CommitConflictError      other writers won every attempt
+    ├── LakeError                the Delta tables
+    │   ├── LakeUnavailableError     storage refuses, or cannot be reached or written
+    │   ├── ForeignTableError        a table under our name that is not ours
+    │   └── CommitConflictError      other writers won every attempt
+    └── AlertError               nobody could be told of a failure
 
 Messages say what happened, why it probably did and what to do. They name windows, offsets, sequences, tables and URLs,
 never a token, a name, an id or any other attribute of a patient.
@@ -24,6 +26,10 @@ class DicomAssetsError(Exception):
 
 class SettingsError(DicomAssetsError):
     """A setting is missing or cannot be used."""
+
+
+class UnknownHourError(DicomAssetsError):
+    """A run was asked to cover hours that are no partitions, or not yet."""
 
 
 class ServiceError(DicomAssetsError):
@@ -64,3 +70,7 @@ class ForeignTableError(LakeError):
 
 class CommitConflictError(LakeError):
     """Other writers committed first at every attempt."""
+
+
+class AlertError(DicomAssetsError):
+    """An alert could not be delivered."""

@@ -20,9 +20,9 @@ from dicom_assets.defs.checks import SPECS, check_agreement, check_feed, check_i
 from dicom_assets.defs.freshness import build_freshness_policy
 from dicom_assets.defs.lineage import build_lineage
 from dicom_assets.defs.observed import Observed, Reading
-from dicom_assets.defs.partitions import to_window
 from dicom_assets.defs.progress import Progress
 from dicom_assets.defs.resources import DicomServiceResource
+from dicom_assets.defs.resume import find_remaining
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 """What an asset gives: its rows, and what its checks found once they were stored."""
@@ -96,21 +96,21 @@ def build_assets(
         Every other table is made from this one, without asking the service again. Reading an hour again replaces its
         rows by what the service says now; an entry that turned up late is added, none is lost.
         """
-        window = to_window(context.partition_time_window)
-        progress = Progress(window, context.log.info, time.monotonic)
+        remaining = find_remaining(context)
+        progress = Progress(remaining.window, context.log.info, time.monotonic)
         selection = context.run.asset_selection
         decodes = selection is None or dg.AssetKey("instance") in selection
         with dicom_service.open_client() as client:
             reading = Reading(
                 client,
-                window,
+                remaining,
                 dicom_service.now,
                 instance=tables["instance"] if decodes else None,
                 batch_bytes=memory.batch_bytes,
                 progress=progress,
             )
             yield dg.MaterializeResult(value=reading)
-            yield check_feed(client, lake, window, reading.entries)
+            yield check_feed(client, lake, remaining.window, reading.entries)
 
     @dg.asset(**common("instance"))
     def instance(change_feed: HoursOf) -> Results:

@@ -19,10 +19,12 @@ from dicom_assets.adapters.derive import HoursOf, is_within
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.schema import Table
+from dicom_assets.defs.failure import retrying
 from dicom_assets.defs.observed import Told
 from dicom_assets.defs.partitions import partition_key, to_window
 from dicom_assets.defs.preview import build_preview
 from dicom_assets.defs.progress import Writing
+from dicom_assets.defs.resume import record_hours
 
 RANGE = "range"
 """Under this the last partition of a range tells what the run did for all of them."""
@@ -55,13 +57,19 @@ class DeltaIOManager(dg.IOManager):
         """Brings the table to hold the output, and tells Dagster what that did."""
         table = self._table(context.asset_key)
         cpu = time.process_time()
-        derivations = _to_derivations(obj, table, self._memory.entries)
-        writing = Writing(table.name, len(derivations) if isinstance(derivations, list) else None, context.log.info)
         results: list[Written] = []
-        for derivation in derivations:
-            with writing.part():
-                results.append(self.lake.write(table, derivation))
-        results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
+        try:
+            with retrying(context.step_context.previous_attempt_count):
+                derivations = _to_derivations(obj, table, self._memory.entries)
+                parts = len(derivations) if isinstance(derivations, list) else None
+                writing = Writing(table.name, parts, context.log.info)
+                for derivation in derivations:
+                    with writing.part():
+                        results.append(self.lake.write(table, derivation))
+                results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
+        except BaseException:  # a run that is cancelled too
+            record_hours(context, obj)
+            raise
         told = obj if isinstance(obj, Told) else None
         run = (told.describe_run() if told else {}) | _describe(results)
         run["seconds/cpu"] = round(time.process_time() - cpu, 3)
@@ -79,7 +87,10 @@ class DeltaIOManager(dg.IOManager):
         """The table's rows of the run's hours, in the type that the input is annotated with."""
         table = self._table(context.asset_key)
         window = to_window(context.asset_partitions_time_window) if context.has_asset_partitions else None
-        wanted = context.dagster_type.typing_type
+        with retrying(context.step_context.previous_attempt_count):
+            return self._load(table, window, context.dagster_type.typing_type)
+
+    def _load(self, table: Table, window: Window | None, wanted: Any) -> Any:
         if wanted is HoursOf:
             if window is None:
                 raise dg.DagsterInvariantViolationError(f"HoursOf {table.name} needs an asset with hourly partitions.")

@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -53,13 +54,22 @@ class Divisible(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Remaining:
+    """The hours that are left to be read."""
+
+    window: Window
+    earlier: Mapping[datetime, Mapping[str, Any]] = field(default_factory=dict)
+    """Numbers of hours of the same run that an earlier attempt has stored, by their start."""
+
+
 class Reading:
     """The change feed of a window, read as it is iterated."""
 
     def __init__(
         self,
         client: DicomService,
-        window: Window,
+        remaining: Remaining,
         now: Callable[[], datetime],
         *,
         instance: Table | None = None,
@@ -70,17 +80,21 @@ class Reading:
 
         Args:
             client: of the service; stays open.
-            window: whole hours.
+            remaining: whole hours.
             now: gives the time, with a zone.
             instance: `instance`, where its attributes are wanted next.
             batch_bytes: size of the rows that are held before they are stored.
             progress: told of every page and hour that was read.
         """
         self._client = client
-        self._extraction = Extraction(self, window, now, self._report, instance, batch_bytes, progress.advance_within)
+        self._extraction = Extraction(
+            self, remaining.window, now, self._report, instance, batch_bytes, progress.advance_within
+        )
         self._progress = progress
         self._costs = client.statistics
+        self._earlier = remaining.earlier
         self._hours: dict[datetime, tuple[HourRead, Statistics]] = {}
+        self._stored: list[datetime] = []
         self._seconds_reading = self._seconds_waiting = 0.0
         self.sample: pa.Table | None = None
 
@@ -100,6 +114,7 @@ class Reading:
             if self.sample is None:
                 self.sample = _first_rows(batch.rows)
             yield batch
+            self._stored = list(self._hours)  # being asked for more means that what was given so far is stored
 
     def fetch_pages(self, window: Window) -> Iterator[list[Entry]]:
         """The window's pages; the time that they take counts as waiting."""
@@ -114,7 +129,14 @@ class Reading:
 
     def describe_hours(self) -> dict[datetime, dict[str, Any]]:
         """Of each hour the entries by action and state, and what it took to get them."""
-        return {start: _describe_hour(read, costs) for start, (read, costs) in self._hours.items()}
+        return {
+            **{start: dict(numbers) for start, numbers in self._earlier.items()},
+            **{start: _describe_hour(*self._hours[start]) for start in self._hours},
+        }
+
+    def describe_stored(self) -> dict[datetime, dict[str, Any]]:
+        """The same of the hours whose rows are all stored, as long as others are not; without earlier attempts'."""
+        return {start: _describe_hour(*self._hours[start]) for start in self._stored}
 
     def describe_run(self) -> dict[str, Any]:
         """Sums over the hours, and seconds by stage."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from dicom_assets.core.change_feed import Window
+from dicom_assets.core.errors import UnknownHourError
 
 PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
 
@@ -16,6 +17,22 @@ def build_partitions(first_hour: datetime, end: datetime | None) -> dg.HourlyPar
         end_date=None if end is None else end.astimezone(UTC).strftime(PARTITION_FORMAT),
         timezone="UTC",
         fmt=PARTITION_FORMAT,
+    )
+
+
+def check_hours(asked: dg.PartitionKeyRange, partitions: dg.PartitionsDefinition[str]) -> None:
+    """Makes sure that a run covers partitions alone: Dagster starts one with any hours in its tags.
+
+    Raises:
+        UnknownHourError: the first or the last hour is no partition, or they are in the wrong order.
+    """
+    if asked.start <= asked.end and all(partitions.has_partition_key(key) for key in (asked.start, asked.end)):
+        return
+    first, last = partitions.get_first_partition_key(), partitions.get_last_partition_key()
+    raise UnknownHourError(
+        f"The run was asked to cover {asked.start} to {asked.end}, but the hours that can be read are "
+        f"{f'{first} to {last}' if first else 'none so far'} (UTC). They begin with DICOM_START_TIME, and each is "
+        "there when it has ended, up to DICOM_END_TIME if that is set. Choose hours among these, the earlier one first."
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from dicom_assets.adapters.extract import Extraction, HourRead
 from dicom_assets.core.change_feed import HOUR, Entry, Window
-from dicom_assets.core.errors import FeedEntryError
+from dicom_assets.core.errors import FeedEntryError, ServiceUnreachableError
 from dicom_assets.core.schema import CHANGE_FEED
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -85,6 +85,33 @@ def test_small_hours_share_a_batch():
     assert run(feed, hours(0, 5), batch_bytes=rows.nbytes + 1)[0] == [[0, 1], [2, 3], [4]]
 
 
+def test_few_rows_are_written_after_a_minute_of_reading():
+    clock = iter(START + timedelta(seconds=25 * tick) for tick in range(99))
+    feed = Feed({hour: [[(hour, CREATE)]] for hour in (0, 1, 3)})
+    batches = Extraction(feed, hours(0, 5), lambda: next(clock), lambda read: None)
+    assert [given.rows["sequence"].to_pylist() for given in batches] == [[0, 1], [3], []]
+
+
+def test_hours_before_one_that_cannot_be_read_are_given_out():
+    feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)], [(3, CREATE)]]})
+    whole = feed.fetch_pages
+
+    def broken(window: Window):
+        for page in whole(window):
+            if page[0].sequence == 3:
+                raise ServiceUnreachableError("no answer")
+            yield page
+
+    feed.fetch_pages = broken
+    reports: list[HourRead] = []
+    batches = iter(Extraction(feed, hours(0, 3), lambda: START, reports.append))
+    assert next(batches).rows["sequence"].to_pylist() == [1]
+    assert [read.hour for read in reports] == [hours(0)]
+    with pytest.raises(ServiceUnreachableError):
+        next(batches)
+    assert len(reports) == 1
+
+
 def test_time_of_reading_is_taken_before_the_hour_is_read():
     events = []
 
@@ -113,7 +140,7 @@ def test_bad_entry_stops_the_reading_before_its_hour_is_given_out():
     feed.fetch_pages = broken
     reports: list[HourRead] = []
     batches = iter(Extraction(feed, hours(0, 3), lambda: START, reports.append, batch_bytes=1))
-    assert next(batches).rows["sequence"].to_pylist() == [1]
+    assert [next(batches).rows["sequence"].to_pylist() for _ in range(2)] == [[1], []]
     with pytest.raises(FeedEntryError, match=r"^Entry 9 "):
         next(batches)
     assert [read.hour for read in reports] == [hours(0)]

@@ -1,0 +1,53 @@
+"""Alerts to a webhook: JSON by POST, over HTTPS."""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import httpx
+import tenacity
+
+from dicom_assets.core.errors import AlertError
+
+TIMEOUT_SECONDS = 8
+TRIES = 3
+"""Three tries of that length, and the waits between them, end before Dagster's patience with a sensor (a minute)."""
+
+
+class _WorthAnotherTryError(Exception):
+    """The receiver may be there in a moment."""
+
+
+def post_alert(url: str, body: Mapping[str, object]) -> None:
+    """Hands a body to a webhook; the URL is a secret, and in no error.
+
+    Raises:
+        AlertError: the receiver refused it, or was not there at any try.
+    """
+    host = urlsplit(url).hostname
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(_WorthAnotherTryError),
+        stop=tenacity.stop_after_attempt(TRIES),
+        wait=tenacity.wait_random_exponential(multiplier=1, max=4),
+        reraise=True,
+    )
+    try:
+        retrying(_post, url, body)
+    except _WorthAnotherTryError as error:
+        raise AlertError(
+            f"The alert was not delivered: {error} from the webhook at {host}, {TRIES} times. The receiver is down, or "
+            "the network does not let this machine reach it. Nobody was told of this failure; the next is tried anew."
+        ) from None
+
+
+def _post(url: str, body: Mapping[str, object]) -> None:
+    try:
+        answer = httpx.post(url, json=body, timeout=TIMEOUT_SECONDS)
+    except httpx.TransportError as error:
+        raise _WorthAnotherTryError(f"no answer ({type(error).__name__})") from None
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
+        raise _WorthAnotherTryError(str(answer.status_code))
+    if not answer.is_success:
+        raise AlertError(
+            f"The alert was not delivered: {answer.status_code} from the webhook at {urlsplit(url).hostname}. It has "
+            "probably been removed, or wants another form of message. Check DICOM_ALERT_WEBHOOK_URL."
+        )

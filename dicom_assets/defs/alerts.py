@@ -1,0 +1,147 @@
+"""What the person on call reads when a run has failed, and the sensor that sends it.
+
+No text of an error leaves Dagster but that of our own, which never tells of a patient.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from dicom_assets.core import errors
+from dicom_assets.core.errors import DicomAssetsError
+
+Send = Callable[[Mapping[str, object]], None]
+"""Delivers the body of an alert; raises if that cannot be done."""
+
+_OUR_ERRORS = {
+    f"{kind.__module__}.{kind.__qualname__}": kind.__name__
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, DicomAssetsError)
+}
+_WITHOUT_A_STEP = (
+    "The run's process ended without a word: it was killed, ran out of memory, or its machine stopped or restarted. "
+    "Look at the machine's or container's own log, and at its memory."
+)
+_FAILED_CHECK = "DagsterAssetCheckFailedError"
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """What Dagster knows of a run that failed."""
+
+    run: dg.DagsterRun
+    failures: Sequence[dg.DagsterEvent]
+    """Of its steps; none where the process died."""
+    failed_checks: Sequence[str]
+    attempts: int
+    """Of the step that failed."""
+
+
+def build_alert_sensor(send: Send, dagster_url: str | None) -> dg.SensorDefinition:
+    """The sensor that sends an alert for every run of this code location that fails, backfills included, once.
+
+    Args:
+        send: delivers an alert.
+        dagster_url: of Dagster's UI, for a link to the run; None where it is not known.
+    """
+
+    @dg.run_failure_sensor(
+        name="alert_on_failure",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Posts to DICOM_ALERT_WEBHOOK_URL when a run has failed: what, which hours, why, and what to do.",
+    )
+    def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
+        send(build_alert(_look_at(context), dagster_url))
+
+    return alert_on_failure
+
+
+def build_alert(failed: FailedRun, dagster_url: str | None) -> dict[str, object]:
+    """The body of an alert: `text` for people, and its parts for machines."""
+    run, steps = failed.run, [event.step_key for event in failed.failures if event.step_key]
+    errors_of_steps = [_find_cause(event) for event in failed.failures]
+    kind, why = errors_of_steps[0] if errors_of_steps else ("", _WITHOUT_A_STEP)
+    if failed.failed_checks:
+        why = f"A check found the tables wrong, so nothing more was built on them: {', '.join(failed.failed_checks)}."
+    if failed.attempts > 1:
+        why += f" (after {failed.attempts} attempts)"
+    hours = _describe_hours(run.tags)
+    what = f"{' and '.join(steps) or 'A run'} failed" + (f" for {hours}" if hours else "")
+    link = f"{dagster_url}/runs/{run.run_id}" if dagster_url else None
+    lines = [
+        f"DICOM lake: {what}.",
+        f"Why: {why}",
+        "Nothing is lost: the service keeps its change feed, and the tables are whole, as of the hours read before.",
+        "What to do: mend the cause named above, then open the run in Dagster and choose Re-execute, From failure. "
+        "Hours that are in the lake are not read again.",
+        f"Run: {link or run.run_id}",
+    ]
+    return {
+        "text": "\n".join(lines),
+        "title": f"DICOM lake: {what}",
+        "steps": steps,
+        "hours": hours,
+        "error": kind,
+        "failed_checks": list(failed.failed_checks),
+        "run_id": run.run_id,
+        "run_url": link,
+    }
+
+
+def _look_at(context: dg.RunFailureSensorContext) -> FailedRun:
+    run, instance = context.dagster_run, context.instance
+    failures = context.get_step_failure_events()
+    checks = [
+        entry.dagster_event.asset_check_evaluation_data
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        if entry.dagster_event
+    ]
+    step = failures[0].step_key if failures else None
+    retries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_RESTARTED)
+    return FailedRun(
+        run=run,
+        failures=failures,
+        failed_checks=[
+            f"{check.check_name} of {check.asset_key.to_user_string()}"
+            for check in checks
+            if not check.passed and any(_is(event, _FAILED_CHECK) for event in failures)
+        ],
+        attempts=1 + sum(entry.step_key == step for entry in retries),
+    )
+
+
+def _describe_hours(tags: Mapping[str, str]) -> str:
+    """The run's partitions in words; nothing where it has none."""
+    first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
+    last = tags.get("dagster/asset_partition_range_end") or first
+    if first is None:
+        return ""
+    return f"the hour {first} UTC" if first == last else f"the hours {first} to {last} UTC"
+
+
+def _find_cause(event: dg.DagsterEvent) -> tuple[str, str]:
+    """Class of the error that made a step fail, and why it did, in words that may leave Dagster."""
+    infos = list(_chain(event))
+    for info in infos:
+        qualified, _, text = info.message.partition(": ")
+        if qualified in _OUR_ERRORS:
+            return _OUR_ERRORS[qualified], text.strip()
+    kind = str(infos[-1].cls_name) if infos else "unknown"
+    return kind, (
+        f"An error that the project does not know ({kind}). Its text stays in Dagster, since it could tell of a "
+        "patient: open the run, and look at the failed step."
+    )
+
+
+def _is(event: dg.DagsterEvent, class_name: str) -> bool:
+    return any(info.cls_name == class_name for info in _chain(event))
+
+
+def _chain(event: dg.DagsterEvent) -> Iterator[Any]:
+    """The step's error and what caused it, the outermost first."""
+    info = event.step_failure_data.error
+    while info:
+        yield info
+        info = info.cause or info.context

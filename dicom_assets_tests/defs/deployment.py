@@ -1,0 +1,326 @@
+"""The project deployed as in production: a code server, a webserver and a daemon, each a process of its own.
+
+Beside them the embedded service, whose answers a test may change, and a receiver of alerts.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import uvicorn
+import yaml
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.definitions import build_lake
+from dicom_assets.embedded import PROJECT
+from dicom_assets.emulator.app import create_app
+from dicom_assets.emulator.history import write_history
+from dicom_assets.emulator.store import Service
+from dicom_assets.settings import load_settings
+from dicom_assets_tests.law import reference
+from dicom_assets_tests.law.world import CHAIN, START, read_tables
+
+HOURS = 8
+KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
+LOCATION = "dicom_assets"
+PATIENCE_SECONDS = 120  # on a busy machine; seconds otherwise
+REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
+JOB = {**REPOSITORY, "pipelineName": "__ASSET_JOB"}
+ERROR = "__typename ... on PythonError { message } ... on Error { message }"
+
+
+class Held:
+    """Keeps requests for an hour waiting, until the block ends or they are released."""
+
+    def __init__(self, deployment: "Deployment", hour: str) -> None:
+        self.reached, self.released = threading.Event(), threading.Event()
+        self.deployment, self.hour = deployment, hour
+
+    def __enter__(self) -> "Held":
+        self.deployment.answer = self.answer
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.released.set()
+
+    def answer(self, request: Request) -> None:
+        if self.hour in (request.query_params.get("startTime") or ""):
+            self.reached.set()
+            self.released.wait(PATIENCE_SECONDS)
+
+    def wait(self) -> None:
+        assert self.reached.wait(PATIENCE_SECONDS)
+
+
+class Deployment:
+    """What a test may do with it."""
+
+    def __init__(self, folder: Path, service: Service) -> None:
+        self.folder, self.service, self.app = folder, service, create_app(service)
+        self.answer: Callable[[Request], Response | None] = lambda request: None
+        """Asked first for every request to the service."""
+        self.asked: list[str] = []
+        """First hour of every request for a page, in order."""
+        self.alerts: list[dict] = []
+        self.environment: dict[str, str] = {}
+        self.instance: dg.DagsterInstance
+        self.ui = ""
+
+    async def __call__(self, scope, receive, send) -> None:
+        """The service as an ASGI application; a test's answer may take its time without holding up others."""
+        request = Request(scope, receive)
+        response = await run_in_threadpool(self.intercept, request)
+        await (response or self.app)(scope, receive, send)
+
+    def intercept(self, request: Request) -> Response | None:
+        if (start := request.query_params.get("startTime")) and request.query_params["offset"] == "0":
+            self.asked.append(start[11:16])
+        return self.answer(request)
+
+    @property
+    def lake(self) -> Lake:
+        return build_lake(load_settings(self.environment))
+
+    def check_law(self) -> None:
+        assert read_tables(self.lake) == reference.fold(self.service.change_feed(limit=10**6))
+
+    def wipe(self) -> None:
+        """An empty lake, and no hour of it materialised."""
+        self.answer = lambda request: None
+        self.instance.wipe_assets([dg.AssetKey(name) for name in CHAIN])
+        lake = Path(load_settings(self.environment).storage_url)
+        if lake.exists():
+            lake.rename(self.folder / f"lake-{time.monotonic_ns()}")
+        self.asked.clear()
+        self.alerts.clear()
+
+    def ask(self, query: str, **variables) -> dict:
+        """The one answer to a GraphQL query or mutation."""
+        answer = httpx.post(f"{self.ui}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+        assert "errors" not in answer, answer["errors"]
+        (value,) = answer["data"].values()
+        return value
+
+    def launch_run(self, *keys: str, assets=CHAIN, tags: dict[str, str] | None = None) -> str:
+        """Queues a run over an hour, or over the hours from the first to the last; gives its id."""
+        both = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+        hours = {"dagster/partition": keys[0]} if len(keys) == 1 else both
+        params = {
+            "selector": JOB | {"assetSelection": [{"path": [name]} for name in assets]},
+            "runConfigData": {},
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in hours.items()]},
+        }
+        launch = "mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { ... on LaunchRunSuccess"
+        answer = self.ask(launch + " { run { runId } } " + ERROR + " } }", params=params)
+        assert "run" in answer, answer
+        return answer["run"]["runId"]
+
+    def reexecute(self, run_id: str, strategy: str = "FROM_FAILURE") -> str:
+        params = {"parentRunId": run_id, "strategy": strategy}
+        again = "mutation($params: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $params) {"
+        answer = self.ask(again + " ... on LaunchRunSuccess { run { runId } } " + ERROR + " } }", params=params)
+        assert "run" in answer, answer
+        return answer["run"]["runId"]
+
+    def terminate(self, run_id: str) -> None:
+        stop = "mutation($id: String!) { terminateRun(runId: $id) { " + ERROR + " } }"
+        assert self.ask(stop, id=run_id)["__typename"] == "TerminateRunSuccess"
+
+    def launch_backfill(self, *keys: str, assets=CHAIN) -> dict:
+        """What GraphQL answers; has `backfillId` where it was accepted."""
+        params = {"partitionNames": keys, "assetSelection": [{"path": [name]} for name in assets], "tags": []}
+        launch = "mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {"
+        return self.ask(launch + " ... on LaunchBackfillSuccess { backfillId } " + ERROR + " } }", params=params)
+
+    def backfill(self, *keys: str, assets=CHAIN) -> str:
+        answer = self.launch_backfill(*keys, assets=assets)
+        assert "backfillId" in answer, answer
+        return answer["backfillId"]
+
+    def cancel_backfill(self, backfill_id: str) -> None:
+        cancel = "mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) { " + ERROR + " } }"
+        assert self.ask(cancel, id=backfill_id)["__typename"] == "CancelBackfillSuccess"
+
+    def retry_backfill(self, backfill_id: str) -> str:
+        """As the UI's "re-execute from failure" does."""
+        params = {"parentRunId": backfill_id, "strategy": "FROM_FAILURE"}
+        again = "mutation($params: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $params) {"
+        answer = self.ask(again + " ... on LaunchBackfillSuccess { backfillId } " + ERROR + " } }", params=params)
+        assert "backfillId" in answer, answer
+        return answer["backfillId"]
+
+    def finish_backfill(self, backfill_id: str) -> str:
+        """Waits for its end, and gives its status."""
+
+        def status() -> str | None:
+            found = self.instance.get_backfill(backfill_id).status.value
+            return found if found.startswith(("COMPLETED", "CANCELED", "FAILED")) else None
+
+        return wait_for(status, "the backfill to end")
+
+    def runs_of(self, backfill_id: str) -> list[dg.DagsterRun]:
+        return self.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))
+
+    def status(self, run_id: str) -> str:
+        return self.instance.get_run_by_id(run_id).status.value
+
+    def finish(self, *run_ids: str) -> list[str]:
+        """Waits until the runs have ended, and gives their statuses."""
+        ended = {"SUCCESS", "FAILURE", "CANCELED"}
+        wait_for(lambda: all(self.status(run) in ended for run in run_ids), "the runs to end")
+        return [self.status(run) for run in run_ids]
+
+    def materialised(self, name: str) -> list[str]:
+        """Hours that Dagster knows as materialised."""
+        return sorted(self.instance.get_materialized_partitions(dg.AssetKey(name)))
+
+    def spans(self, *run_ids: str) -> list[tuple[float, float, str]]:
+        """Start, end and name of every step of the runs, in the order of their starts."""
+        spans = []
+        for run_id in run_ids:
+            steps = self.instance.get_run_step_stats(run_id)
+            spans += [(step.start_time, step.end_time, step.step_key) for step in steps if step.start_time]
+        return sorted(spans)
+
+
+def wait_for(condition: Callable[[], object], what: str):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serving(app) -> Iterator[str]:
+    """An ASGI application on a port of this machine; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
+def receiving(alerts: list[dict]) -> Iterator[str]:
+    """A receiver of alerts; gives its URL."""
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            alerts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/hook?key=secret"
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def process(log: Path, env: dict[str, str], *command: str) -> Iterator[subprocess.Popen]:
+    """A process that is gone afterwards, with all its children."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait(5)
+
+
+def prepare(folder: Path, **overrides: dict) -> Path:
+    """A home of Dagster with the project's own configuration, and what the test must have quicker."""
+    home = folder / "home"
+    home.mkdir()
+    config = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
+    for section, values in overrides.items():
+        config[section] = config.get(section, {}) | values
+    (home / "dagster.yaml").write_text(yaml.safe_dump(config))
+    return home
+
+
+@contextmanager
+def deploy(folder: Path) -> Iterator[Deployment]:
+    """Everything running, until the block ends."""
+    with ExitStack() as stack:
+        service = stack.enter_context(Service(seed=1, file_store=folder / "files"))
+        write_history(service, start=START, hours=HOURS, instances=80, seed=3)
+        deployed = Deployment(folder, service)
+        url = stack.enter_context(serving(deployed))
+        home = prepare(folder, run_monitoring={"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 1})
+        ui = free_port()
+        deployed.ui = f"http://127.0.0.1:{ui}"
+        deployed.environment = {
+            "DICOM_SERVICE_URL": url,
+            "DICOM_AUTHENTICATION": "none",
+            "DICOM_START_TIME": START.isoformat(),
+            "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+            "DICOM_STORAGE_URL": str(folder / "lake"),
+            "DICOM_FILE_SYSTEM_URL": "/files",
+            "DICOM_ALERT_WEBHOOK_URL": stack.enter_context(receiving(deployed.alerts)),
+            "DICOM_DAGSTER_URL": deployed.ui,
+            "DAGSTER_HOME": str(home),
+        }
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
+        env = clean | deployed.environment | {"DAGSTER_DISABLE_TELEMETRY": "1"}
+        code = free_port()
+        module = "dicom_assets_tests.defs.quick_definitions"
+        place = {"grpc_server": {"host": "127.0.0.1", "port": code, "location_name": LOCATION}}
+        (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [place]}))
+        where = ["-w", str(folder / "workspace.yaml")]
+        api = ["-h", "127.0.0.1", "-p", str(code), "-m", module, "--location-name", LOCATION]
+        stack.enter_context(process(folder / "code.log", env, "dagster", "api", "grpc", *api))
+        deployed.instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+        wait_for(lambda: is_open(code), "the code server")
+        web = ["dagster_webserver", "-h", "127.0.0.1", "-p", str(ui), *where]
+        stack.enter_context(process(folder / "web.log", env, *web))
+        stack.enter_context(process(folder / "daemon.log", env, "dicom_assets_tests.defs.quick_daemon", "run", *where))
+        wait_for(lambda: is_open(ui), "the webserver")
+        wait_for(lambda: deployed.instance.get_daemon_statuses().get("BACKFILL") is not None, "the daemon")
+        yield deployed
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
