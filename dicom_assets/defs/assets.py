@@ -17,6 +17,7 @@ from dicom_assets.core.schema import Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 from dicom_assets.defs.checks import SPECS, check_agreement, check_feed, check_instances, check_values
+from dicom_assets.defs.failure import retrying
 from dicom_assets.defs.freshness import build_freshness_policy
 from dicom_assets.defs.lineage import build_lineage
 from dicom_assets.defs.observed import Observed, Reading
@@ -96,11 +97,11 @@ def build_assets(
         Every other table is made from this one, without asking the service again. Reading an hour again replaces its
         rows by what the service says now; an entry that turned up late is added, none is lost.
         """
-        remaining = find_remaining(context)
-        progress = Progress(remaining.window, context.log.info, time.monotonic)
         selection = context.run.asset_selection
         decodes = selection is None or dg.AssetKey("instance") in selection
-        with dicom_service.open_client() as client:
+        with retrying(context.retry_number), dicom_service.open_client() as client:
+            remaining = find_remaining(context)
+            progress = Progress(remaining.window, context.log.info, time.monotonic)
             reading = Reading(
                 client,
                 remaining,

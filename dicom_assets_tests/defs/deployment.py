@@ -109,6 +109,10 @@ class Deployment:
         self.asked.clear()
         self.alerts.clear()
 
+    def alert_of(self, run_id: str) -> dict:
+        """The alert that a run was worth, once it is there; those of earlier tests may come late."""
+        return wait_for(lambda: next((a for a in self.alerts if a["run_id"] == run_id), None), "the alert")
+
     def ask(self, query: str, **variables) -> dict:
         """The one answer to a GraphQL query or mutation."""
         answer = httpx.post(f"{self.ui}/graphql", json={"query": query, "variables": variables}, timeout=60).json()

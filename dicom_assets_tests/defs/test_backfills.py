@@ -101,13 +101,13 @@ def test_a_service_that_goes_down_in_a_backfill_fails_it_with_what_to_do_and_its
     lake.answer = answer
     failed = lake.backfill(*KEYS)
     assert lake.finish_backfill(failed) == "COMPLETED_FAILED"
-    wait_for(lambda: lake.alerts, "the alert")
-    assert lake.alerts[0]["error"] == "ServiceUnreachableError"
-    assert "(after 2 attempts)" in lake.alerts[0]["text"]
+    (run,) = lake.runs_of(failed)
+    alert = lake.alert_of(run.run_id)
+    assert alert["error"] == "ServiceUnreachableError", alert["text"]
+    assert "(after 2 attempts)" in alert["text"]
     assert lake.asked[:5] == [key[-5:] for key in KEYS[:5]]
     assert set(lake.asked[5:]) == {"05:00"}, "the second attempt goes on where the first stopped"
     assert lake.materialised("change_feed") == KEYS[:5]
-    (run,) = lake.runs_of(failed)
     lake.answer = lambda request: None
     lake.asked.clear()
     assert lake.finish(lake.reexecute(run.run_id)) == ["SUCCESS"]
@@ -124,8 +124,7 @@ def test_a_run_outside_the_range_says_which_hours_there_are_and_a_backfill_start
     assert lake.launch_backfill("2026-03-05-00:00")["__typename"] == "PythonError"
     run = lake.launch_run("2026-03-05-00:00")
     assert lake.finish(run) == ["FAILURE"]
-    wait_for(lambda: lake.alerts, "the alert")
-    assert f"the hours that can be read are {KEYS[0]} to {KEYS[-1]} (UTC)" in lake.alerts[0]["text"]
+    assert f"the hours that can be read are {KEYS[0]} to {KEYS[-1]} (UTC)" in lake.alert_of(run)["text"]
     assert lake.asked == []
 
 

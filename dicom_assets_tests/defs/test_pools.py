@@ -96,8 +96,7 @@ def test_a_killed_run_fails_gives_its_place_back_and_is_told(lake):
         messages = " ".join(entry.message for entry in lake.instance.all_logs(killed))
         os.kill(int(re.search(r"\(pid: (\d+)\)", messages)[1]), signal.SIGKILL)
         assert lake.finish(killed, queued) == ["FAILURE", "SUCCESS"]
-    wait_for(lambda: lake.alerts, "the alert")
-    assert "it was killed, ran out of memory" in lake.alerts[0]["text"]
+    assert "it was killed, ran out of memory" in lake.alert_of(killed)["text"]
     assert lake.finish(lake.launch_run(KEYS[0], KEYS[-1])) == ["SUCCESS"]
     lake.check_law()
     assert not slots(lake).claimed_slots
