@@ -1,6 +1,7 @@
 """The code location: settings from the environment, wired into assets."""
 
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 
@@ -10,13 +11,16 @@ from dicom_assets.adapters.credentials import Credential, TokenAuth, build_crede
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
+from dicom_assets.adapters.service_requests import RetryPolicy
 from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
+from dicom_assets.defs.automation import Automation, build_automation
+from dicom_assets.defs.catch_up import Limits
 from dicom_assets.defs.io_manager import DeltaIOManager
-from dicom_assets.defs.partitions import build_partitions
+from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.watch import build_watch
 from dicom_assets.settings import Settings, load_settings
@@ -33,22 +37,46 @@ def build_identity(settings: Settings) -> Credential | None:
     )
 
 
+def build_auth(settings: Settings) -> TokenAuth | None:
+    """What puts tokens on requests to the service; None where they go out without one."""
+    credential = build_identity(settings)
+    if credential is None:
+        return None
+    return TokenAuth(credential, settings.token_scope, authentication=settings.authentication)
+
+
 def open_client(settings: Settings) -> DicomService:
     """The service's client.
 
     Raises:
         SettingsError: there is no service to ask.
     """
-    base_url = settings.require_service_url()
-    credential = build_identity(settings)
     return DicomService(
-        base_url,
-        auth=None
-        if credential is None
-        else TokenAuth(credential, settings.token_scope, authentication=settings.authentication),
+        settings.require_service_url(),
+        auth=build_auth(settings),
         api_version=settings.api_version,
         batch_size=settings.batch_size,
         max_concurrent_requests=settings.max_concurrent_requests,
+    )
+
+
+def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomService:
+    """A client for a sensor's tick, which has a minute, and another tick after it.
+
+    Args:
+        settings: name the service.
+        auth: outlives the client, so that not every tick needs a new token.
+
+    Raises:
+        SettingsError: there is no service to ask.
+    """
+    return DicomService(
+        settings.require_service_url(),
+        auth=auth,
+        api_version=settings.api_version,
+        max_concurrent_requests=1,
+        timeout=10,
+        retry=RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2),
     )
 
 
@@ -73,25 +101,46 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     return [build_alert_sensor(partial(post_alert, url), settings.dagster_url)]
 
 
-def build_definitions(settings: Settings) -> dg.Definitions:
-    """Everything Dagster is to know, for these settings."""
+def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> dg.Definitions:
+    """Everything Dagster is to know, for these settings.
+
+    Args:
+        settings: of the lake and the service.
+        now: the time, with a zone.
+    """
     choose_memory_pool()
     lake = build_lake(settings)
     memory = MemoryLimit(settings.max_memory_mb)
     tables = {table.name: table for table in extend_tables(settings.extra_columns)}
-    partitions = build_partitions(settings.first_hour, settings.end_time)
+    partitions = build_partitions(
+        settings.first_hour, settings.end_time, with_open_hour=settings.sensor_interval_seconds > 0
+    )
     delay = timedelta(minutes=settings.window_delay_minutes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill policies, which a range in one run needs
         assets = build_assets(tables, partitions, lake, settings.file_url_prefix, delay=delay, memory=memory)
+    auth = cache(lambda: build_auth(settings))
+    job, sensors = build_automation(
+        assets,
+        Automation(
+            hours=Hours(settings.first_hour, settings.end_time, delay),
+            catch_up=Limits(settings.catch_up_hours_per_run, settings.catch_up_runs),
+            interval_seconds=settings.sensor_interval_seconds,
+            look_back=timedelta(hours=settings.look_back_hours),
+            has_service=settings.service_url is not None,
+        ),
+        lambda: open_impatient_client(settings, auth()),
+        now,
+    )
     return dg.Definitions(
         assets=assets,
-        schedules=build_watch(lake, partitions, delay, lambda: datetime.now(UTC)),
+        jobs=[job],
+        schedules=build_watch(lake, partitions, delay, now),
+        sensors=[*sensors, *build_alerts(settings)],
         resources={
             "delta": DeltaIOManager(lake, tables, memory),
-            "dicom_service": DicomServiceResource(lambda: open_client(settings), lambda: datetime.now(UTC)),
+            "dicom_service": DicomServiceResource(lambda: open_client(settings), now),
         },
-        sensors=build_alerts(settings),
         executor=dg.in_process_executor,
     )
 

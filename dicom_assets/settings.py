@@ -108,6 +108,22 @@ class Settings(BaseModel):
     window_delay_minutes: Annotated[int, _whole(0, 10_080, "an hour waits that long after its end, at most a week")] = (
         Field(15, description="Minutes between the end of an hour and its reading: changes may be committed late.")
     )
+    sensor_interval_seconds: Annotated[int, _whole(0, 86_400, "0 is off, a day the longest wait")] = Field(
+        60,
+        description="Seconds between two looks for new and for late entries, at least; the open hour is read that "
+        "often. 0 turns both off: each hour is then read once it is due.",
+    )
+    look_back_hours: Annotated[int, _whole(1, 720, "each of these hours is asked about six times an hour")] = Field(
+        24, description="Hours for which an hour that was read is watched for late entries."
+    )
+    catch_up_hours_per_run: Annotated[int, _whole(1, 8_760, "a run of more than a year is hard to watch")] = Field(
+        168, description="Hours that one run catches up on at most, where hours were missed."
+    )
+    catch_up_runs: Annotated[int, _whole(0, 100, "0 is off; runs beyond the pool's limit only wait")] = Field(
+        4,
+        description="Runs for due and missed hours that wait or run at the same time, at most. 0 turns them off: "
+        "hours are then materialised by hand.",
+    )
     storage_url: Annotated[str, _text(rules.check_storage_url)] = Field(
         "./data", description="Where the tables lie: a folder, or `https://ACCOUNT.dfs.core.windows.net`."
     )

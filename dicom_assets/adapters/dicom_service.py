@@ -108,6 +108,17 @@ class DicomService:
                 f"{self._path}/latest", params, parse_latest, subject="the newest entry", stop=stop
             )
 
+    def has_more_than(self, entries: int, window: Window) -> bool:
+        """Whether the window holds more entries than that many: one small request, however many they are.
+
+        Entries never leave a window, so this tells whether any is missing from a copy that holds `entries` of them.
+
+        Raises:
+            ServiceError: as `fetch_pages`, but for FeedMovedError.
+        """
+        with self._reading() as stop:
+            return bool(self._fetch_page(window, entries, 1, False, stop))
+
     def fetch_pages(self, window: Window, *, include_metadata: bool = True) -> Generator[list[Entry], None, None]:
         """Every entry of the window, each once, in pages that are not empty.
 
@@ -165,7 +176,7 @@ class DicomService:
                         end = _time(page[-1])
                         break
             whole = sum(time_ < end for time_ in seen.values())
-            if number <= 1 or self._holds_no_more_than(whole, Window(window.start, end)):
+            if number <= 1 or not self.has_more_than(whole, Window(window.start, end)):
                 return end
         raise FeedMovedError(
             f"The change feed did not hold still (window {window}): entries were added each of the {READINGS} times it "
@@ -198,10 +209,6 @@ class DicomService:
                         return  # a whole page arrived meanwhile, or offsets are ignored, which would never end
             finally:
                 stop.set()  # pages ahead that wait for their turn, or for another try, give up
-
-    def _holds_no_more_than(self, entries: int, window: Window) -> bool:
-        with self._reading() as stop:
-            return not self._fetch_page(window, entries, 1, False, stop)
 
     def _fetch_page(
         self, window: Window, offset: int, limit: int, include_metadata: bool, stop: threading.Event

@@ -100,7 +100,7 @@ def build_assets(
         selection = context.run.asset_selection
         decodes = selection is None or dg.AssetKey("instance") in selection
         with retrying(context.retry_number), dicom_service.open_client() as client:
-            remaining = find_remaining(context)
+            remaining = find_remaining(context, dicom_service.now())
             progress = Progress(remaining.window, context.log.info, time.monotonic)
             reading = Reading(
                 client,

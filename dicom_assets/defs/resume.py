@@ -18,8 +18,10 @@ _RESUMED = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 """Tags of a run that goes on "from failure"; one that was started anew reads every hour again."""
 
 
-def find_remaining(context: dg.AssetExecutionContext) -> Remaining:
+def find_remaining(context: dg.AssetExecutionContext, now: datetime) -> Remaining:
     """The run's hours, but for the first ones that an earlier attempt has brought into the lake.
+
+    An hour that is still open ends now: what is read must hold still meanwhile.
 
     Raises:
         UnknownHourError: the run covers hours that are no partitions.
@@ -31,7 +33,8 @@ def find_remaining(context: dg.AssetExecutionContext) -> Remaining:
     hours = list(whole.hours())
     while len(hours) > 1 and (key := partition_key(hours[0].start)) in recorded:
         earlier[hours.pop(0).start] = recorded[key]
-    return Remaining(Window(hours[0].start, whole.end), earlier)
+    start = hours[0].start
+    return Remaining(Window(start, now if start < now < whole.end else whole.end), earlier)
 
 
 def record_hours(context: dg.OutputContext, output: object) -> None:

@@ -1,0 +1,210 @@
+"""The sensor that has every hour materialised once it is due, also those that were missed while nothing ran."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import dagster as dg
+import msgspec
+
+from dicom_assets.core.change_feed import HOUR
+from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.defs.hour_log import Attempt, HourLog
+from dicom_assets.defs.hour_runs import Reason, Span, build_request, build_spans
+from dicom_assets.defs.partitions import Hours, hours_between
+from dicom_assets.defs.sensor_cursor import read_cursor, write_cursor
+
+NAME = "catch_up"
+INTERVAL_SECONDS = 30
+LOOK_EVERY = timedelta(minutes=10)
+"""Where no hour falls due, runs, or waits for another attempt."""
+CHECKED_PER_TICK = 100
+"""Hours whose last runs are looked up in a tick; there are more after the cursor was lost only."""
+
+
+class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What spares the sensor looking at everything every time. Without it, it finds the same."""
+
+    version: Literal[1] = 1
+    checked: datetime | None = None
+    """No hour before this one was last read before it was due."""
+    look_at: datetime | None = None
+    """When to look again: Dagster's event log grows with the years, and there may be nothing to find."""
+    told: str = ""
+    """What the last look found."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is asked for."""
+
+    hours_per_run: int
+    runs: int
+    """That wait or run at the same time."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The due hours as a tick finds them."""
+
+    wanted: set[datetime]
+    """To be asked for."""
+    unfinished: Mapping[datetime, Attempt]
+    backfilled: set[datetime]
+    """In a person's backfill, which is waited for."""
+
+    def spans(self, limits: Limits) -> list[Span]:
+        """What to ask for, newest first.
+
+        Hours whose run failed come in halves of it, so that one bad hour is soon alone and holds up no other.
+        """
+        origins = {hour: self.unfinished[hour].run_id for hour in self.wanted if hour in self.unfinished}
+        sizes = Counter(origins.values())
+
+        def limit(run_id: Any) -> int:
+            return limits.hours_per_run if run_id is None else max(1, min(limits.hours_per_run, sizes[run_id] // 2))
+
+        return build_spans(self.wanted, limit, origins.get)
+
+    def runs_in_flight(self) -> int:
+        """How many of this sensor's runs wait or run."""
+        runs = {each.run_id for each in self.unfinished.values() if each.in_flight and each.reason == Reason.DUE}
+        return len(runs)
+
+    def next_change(self, now: datetime) -> datetime:
+        """When there may be something else to ask for: at once while a run waits or runs."""
+        unfinished = self.unfinished.values()
+        return min([now + LOOK_EVERY, *(now if each.in_flight else each.retry_at for each in unfinished)])
+
+    def attempt(self, span: Span) -> int:
+        """Which attempt a run of the span is."""
+        attempt = self.unfinished.get(span.start)
+        return 1 if attempt is None else attempt.number + 1
+
+    def describe(self, now: datetime) -> str:
+        """The hours that nothing is asked for, in words."""
+        flying = sum(attempt.in_flight for attempt in self.unfinished.values())
+        failed = [attempt for attempt in self.unfinished.values() if not attempt.in_flight and attempt.retry_at > now]
+        parts = []
+        if flying:
+            parts.append(f"{_count(flying)} in runs that wait or run")
+        if self.backfilled:
+            parts.append(f"{_count(len(self.backfilled))} in a backfill")
+        if failed:
+            parts.append(
+                f"{_count(len(failed))} in runs that did not succeed, asked for again from "
+                f"{min(attempt.retry_at for attempt in failed):%Y-%m-%d %H:%MZ} on (see these runs for the reason)"
+            )
+        return "; ".join(parts)
+
+
+def build_catch_up(
+    job: Any,
+    assets: list[dg.AssetKey],
+    *,
+    hours: Hours,
+    limits: Limits,
+    ask_service: Callable[[], object],
+    now: Callable[[], datetime],
+    running: bool,
+) -> dg.SensorDefinition:
+    """The sensor.
+
+    Args:
+        job: what it runs.
+        assets: all that must be materialised for an hour to be done.
+        hours: which there are, and when they are due.
+        limits: how much it asks for.
+        ask_service: one cheap request; raises what is wrong with the service.
+        now: the time, with a zone.
+        running: whether it is on until a person turns it off.
+    """
+
+    @dg.sensor(
+        name=NAME,
+        job=job,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        description="Asks for every hour once it is due (closed for DICOM_WINDOW_DELAY_MINUTES), also for those that "
+        "were missed, or whose run failed.",
+    )
+    def catch_up(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        moment = now()
+        cursor = read_cursor(context.cursor, Cursor, context.log.warning)
+        until = hours.due_until(moment)
+        if until <= hours.first:
+            due = hours.due_at(hours.first)
+            return dg.SensorResult(
+                skip_reason=f"No hour is due yet: the first, {hours.first:%Y-%m-%d %H:%MZ} (DICOM_START_TIME), is "
+                f"read at {due:%Y-%m-%d %H:%MZ}.",
+                cursor=context.cursor,
+            )
+        if cursor.look_at is not None and moment < cursor.look_at <= moment + LOOK_EVERY:
+            return dg.SensorResult(skip_reason=cursor.told, cursor=context.cursor)
+        situation, cursor = _look(context, HourLog(context.instance, assets), hours, cursor, moment)
+        in_flight = situation.runs_in_flight()
+        spans = situation.spans(limits)
+        taken = spans[: max(0, limits.runs - in_flight)]
+        told = situation.describe(moment)
+        if spans and not taken:
+            told = f"{_count(len(situation.wanted))} wait until one of {in_flight} runs has ended; {told}"
+        if taken:
+            try:
+                ask_service()
+            except DicomAssetsError as error:
+                taken, told = [], f"{_count(len(situation.wanted))} wait for the DICOM service. {error}"
+        told = told or f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
+        look_at = (
+            moment if spans or cursor.checked != until else min(hours.due_at(until), situation.next_change(moment))
+        )
+        cursor = msgspec.structs.replace(cursor, look_at=look_at, told=told)
+        if not taken:
+            return dg.SensorResult(skip_reason=told, cursor=write_cursor(cursor))
+        context.log.info("Asking for %s.", ", ".join(str(span.window) for span in taken))
+        return dg.SensorResult(
+            run_requests=[build_request(span, Reason.DUE, situation.attempt(span)) for span in taken],
+            cursor=write_cursor(cursor),
+        )
+
+    return catch_up
+
+
+def _look(
+    context: dg.SensorEvaluationContext, log: HourLog, hours: Hours, cursor: Cursor, now: datetime
+) -> tuple[Situation, Cursor]:
+    """The due hours, and what to remember of them."""
+    until = hours.due_until(now)
+    seen = log.look(now)
+    backfilled = log.backfilled(context.repository_def.asset_graph) if context.repository_def else set()
+    due = set(hours_between(hours.first, until))
+    done = (due & seen.materialized) - seen.unfinished.keys()
+    unfinished = {hour: attempt for hour, attempt in seen.unfinished.items() if hour in due}
+    early, checked = _find_early(log, hours, done, cursor.checked or hours.first, until)
+    ready = {hour for hour, attempt in unfinished.items() if not attempt.in_flight and attempt.retry_at <= now}
+    wanted = (due - done - unfinished.keys() | early | ready) - backfilled
+    # A run that began before an hour was due may yet materialise it.
+    may_be_early = [hour for hour, attempt in unfinished.items() if _began_early(attempt, hours.due_at(hour))]
+    return (
+        Situation(wanted, unfinished, backfilled & due),
+        Cursor(checked=min([checked, *early, *may_be_early])),
+    )
+
+
+def _find_early(
+    log: HourLog, hours: Hours, done: set[datetime], start: datetime, until: datetime
+) -> tuple[set[datetime], datetime]:
+    """Hours that were last read before they were due, such as while they were open; and up to where was looked."""
+    unchecked = sorted(hour for hour in done if start <= hour < until)
+    looked_at = unchecked[:CHECKED_PER_TICK]
+    early = {hour for hour in looked_at if log.read_since(hour) < hours.due_at(hour)}
+    return early, until if len(looked_at) == len(unchecked) else looked_at[-1] + HOUR
+
+
+def _began_early(attempt: Attempt, due: datetime) -> bool:
+    return attempt.in_flight and attempt.began is not None and attempt.began < due
+
+
+def _count(hours: int) -> str:
+    return "1 hour" if hours == 1 else f"{hours:,} hours"

@@ -1,0 +1,175 @@
+"""What Dagster knows of hours: which are materialised, and which a run is to bring, or was to bring and did not."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from dagster._core.errors import DagsterDefinitionChangedDeserializationError
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+
+from dicom_assets.defs.hour_runs import REASON_TAG, attempt_of
+from dicom_assets.defs.partitions import parse_key, partition_key
+
+FIRST_WAIT = timedelta(minutes=5)
+"""Between the end of a run that did not succeed and the next one for its hours; twice as long each time."""
+LONGEST_WAIT = timedelta(hours=6)
+ABANDONED_AFTER = timedelta(hours=1)
+"""A run that was created and not launched for so long: the daemon died in between, and no longer means to launch it."""
+
+_RUNS_PER_QUERY = 500
+_UNFINISHED = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The last run that was to materialise an hour in some asset, and has not."""
+
+    run_id: str
+    reason: str | None
+    """Why a sensor asked for it; None where a person did."""
+    in_flight: bool
+    """Whether it waits or runs; else it failed, was cancelled, or was never launched."""
+    began: datetime | None
+    """When it was started."""
+    number: int
+    """Which attempt it was at these hours, from 1 on."""
+    retry_at: datetime
+    """When its hours may be asked for again, if it is not in flight."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of hours."""
+
+    materialized: set[datetime]
+    """Hours that every asset has been materialised for, by whomever and whenever."""
+    unfinished: dict[datetime, Attempt]
+    """Hours with an attempt that is newer than what is materialised."""
+
+
+@dataclass(frozen=True)
+class HourLog:
+    """Dagster's event log as hours of the given assets."""
+
+    instance: dg.DagsterInstance
+    assets: Sequence[dg.AssetKey]
+
+    def look(self, now: datetime, hours: Collection[datetime] | None = None) -> Seen:
+        """What is known of some hours, or of all."""
+        keys = None if hours is None else {partition_key(hour) for hour in hours}
+        materialized: list[set[str]] = []
+        newest: dict[str, tuple[int, str]] = {}
+        for asset in self.assets:
+            stored = self._latest(asset, dg.DagsterEventType.ASSET_MATERIALIZATION, keys)
+            planned = self._latest(asset, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, keys)
+            materialized.append(set(stored))
+            pending = {key: event for key, event in planned.items() if event > stored.get(key, 0)}
+            for key, (run_id, event) in self._planned(asset, pending).items():
+                newest[key] = max(newest.get(key, (0, "")), (event, run_id))
+        attempts = self._attempts({run_id for _, run_id in newest.values()}, now)
+        unfinished = {
+            hour: attempts[run_id]
+            for key, (_, run_id) in newest.items()
+            if run_id in attempts and (hour := _parse(key)) is not None  # a run that was deleted counts as none
+        }
+        return Seen(_hours(set.intersection(*materialized)), unfinished)
+
+    def read_since(self, hour: datetime) -> datetime:
+        """The start of the earliest of the runs that materialised the hour last, one for each asset.
+
+        Whatever the service held at that moment, the tables hold.
+        """
+        return min(self._last_run_began(asset, hour) for asset in self.assets)
+
+    def row_count(self, asset: dg.AssetKey, hour: datetime) -> int:
+        """The rows of an hour, as counted when it was last materialised; 0 where nothing is known of it."""
+        record = self._last_materialization(asset, hour)
+        metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
+        value = metadata.get("dagster/partition_row_count")
+        return value.value or 0 if isinstance(value, dg.IntMetadataValue) else 0
+
+    def backfilled(self, graph: BaseAssetGraph[Any]) -> set[datetime]:
+        """Hours of backfills that are not finished: their runs may be still to come."""
+        hours: set[datetime] = set()
+        for backfill in self.instance.get_backfills(filters=BulkActionsFilter(statuses=_UNFINISHED)):
+            if not backfill.is_asset_backfill:
+                continue
+            try:
+                target = backfill.get_asset_backfill_data(graph).target_subset
+            except DagsterDefinitionChangedDeserializationError:  # of partitions that these assets once had
+                continue
+            for asset in set(self.assets) & set(target.asset_keys):
+                hours |= _hours(target.get_partitions_subset(asset).get_partition_keys())
+        return hours
+
+    def _latest(self, asset: dg.AssetKey, kind: dg.DagsterEventType, keys: Collection[str] | None) -> Mapping[str, int]:
+        """The number of the newest event of a kind, by partition; numbers grow."""
+        if keys is not None and not keys:
+            return {}
+        partitions = None if keys is None else set(keys)
+        return self.instance.event_log_storage.get_latest_storage_id_by_partition(asset, kind, partitions)
+
+    def _planned(self, asset: dg.AssetKey, pending: Mapping[str, int]) -> dict[str, tuple[str, int]]:
+        """The run and the number of each of these planned events, by partition."""
+        if not pending:
+            return {}
+        storage = self.instance.event_log_storage
+        found = storage.get_latest_asset_partition_materialization_attempts_without_materializations(
+            asset, after_storage_id=min(pending.values()) - 1
+        )
+        return {key: found[key] for key in pending if key in found}
+
+    def _attempts(self, run_ids: set[str], now: datetime) -> dict[str, Attempt]:
+        ordered = sorted(run_ids)
+        chunks = (ordered[at : at + _RUNS_PER_QUERY] for at in range(0, len(ordered), _RUNS_PER_QUERY))
+        return {
+            record.dagster_run.run_id: _attempt(record, now)
+            for chunk in chunks
+            for record in self.instance.get_run_records(dg.RunsFilter(run_ids=chunk))
+        }
+
+    def _last_run_began(self, asset: dg.AssetKey, hour: datetime) -> datetime:
+        record = self._last_materialization(asset, hour)
+        if record is None:
+            return datetime.min.replace(tzinfo=UTC)
+        run = self.instance.get_run_record_by_id(record.run_id)
+        return _time(run.start_time if run is not None and run.start_time else record.timestamp)
+
+    def _last_materialization(self, asset: dg.AssetKey, hour: datetime) -> dg.EventLogRecord | None:
+        wanted = dg.AssetRecordsFilter(asset, asset_partitions=[partition_key(hour)])
+        return next(iter(self.instance.fetch_materializations(wanted, limit=1).records), None)
+
+
+def _attempt(record: dg.RunRecord, now: datetime) -> Attempt:
+    run = record.dagster_run
+    created = record.create_timestamp
+    abandoned = run.status is dg.DagsterRunStatus.NOT_STARTED and now - created > ABANDONED_AFTER
+    number = attempt_of(run)
+    ended = created if record.end_time is None else _time(record.end_time)
+    return Attempt(
+        run_id=run.run_id,
+        reason=run.tags.get(REASON_TAG),
+        in_flight=not abandoned and run.status not in FINISHED_STATUSES,
+        began=None if record.start_time is None else _time(record.start_time),
+        number=number,
+        retry_at=ended + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(number - 1, 10)),
+    )
+
+
+def _hours(keys: Iterable[str]) -> set[datetime]:
+    return {hour for key in keys if (hour := _parse(key)) is not None}
+
+
+def _parse(key: str) -> datetime | None:
+    try:
+        return parse_key(key)
+    except ValueError:  # of partitions that these assets once had
+        return None
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
