@@ -99,19 +99,19 @@ def build_assets(
         """
         selection = context.run.asset_selection
         decodes = selection is None or dg.AssetKey("instance") in selection
-        with retrying(context.retry_number), dicom_service.open_client() as client:
+        with retrying(context.retry_number):
             remaining = find_remaining(context, dicom_service.now())
-            progress = Progress(remaining.window, context.log.info, time.monotonic)
-            reading = Reading(
-                client,
-                remaining,
-                dicom_service.now,
-                instance=tables["instance"] if decodes else None,
-                batch_bytes=memory.batch_bytes,
-                progress=progress,
-            )
-            yield dg.MaterializeResult(value=reading)
-            yield check_feed(client, lake, remaining.window, reading.entries)
+            with dicom_service.open_client() as client:
+                reading = Reading(
+                    client,
+                    remaining,
+                    dicom_service.now,
+                    instance=tables["instance"] if decodes else None,
+                    batch_bytes=memory.batch_bytes,
+                    progress=Progress(remaining.window, context.log.info, time.monotonic),
+                )
+                yield dg.MaterializeResult(value=reading)
+                yield check_feed(client, lake, remaining.window, reading.entries)
 
     @dg.asset(**common("instance"))
     def instance(change_feed: HoursOf) -> Results:
