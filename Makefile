@@ -13,14 +13,14 @@ TEST_ARGS ?=
 # The Python to set up with; without it the first that is new enough.
 PYTHON ?=
 
-# On a large machine more processes than this only wait for one another.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8
+# On a large machine more processes than this only wait for one another; tests that share a server stay in one.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup
 
 # Of what Dagster's commands would tell its makers, nothing leaves this machine.
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-deep bench bench-full check format lint types definitions docs docs-check clean clean-demo
+.PHONY: help demo dev test test-deep bench bench-full check format lint types definitions docs docs-check screenshots clean clean-demo
 .NOTPARALLEL: # the tests come last in `check`, so that their result is the last thing to be read
 
 help: ## List the targets
@@ -29,7 +29,7 @@ help: ## List the targets
 demo: $(READY) ## Bring a day of a made-up DICOM service into Delta tables, and query them
 	@$(BIN)/dicom-assets demo $(ARGS)
 
-dev: $(READY) ## Run the made-up DICOM service and Dagster's UI until Ctrl-C
+dev: $(READY) ## Run a made-up DICOM service that keeps changing, and Dagster on it, until Ctrl-C
 	@$(BIN)/dicom-assets dev $(ARGS)
 
 test: $(READY) ## Run all tests but the deep ones
@@ -46,6 +46,7 @@ bench: $(BENCH_READY) ## Measure small hours, this project beside others (five m
 
 bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
+	@$(BIN)/python -m bench.orchestration --publish
 	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --publish
 	@$(BIN)/python -m bench.month --publish
 	@$(BIN)/python -m bench.year --publish
@@ -82,11 +83,16 @@ docs: $(READY) ## Write the generated parts of the README and docs/
 docs-check: $(READY) ## Check that the generated parts are fresh
 	@$(BIN)/python docs/generate.py --check
 
-clean-demo: ## Delete the demo: its service, its tables in ./data and Dagster's history in ./.dagster
-	@rm -rf data/service data/dicom .dagster
+screenshots: $(READY) ## Take the README's pictures of Dagster's UI anew (needs Chromium)
+	@REQUIRE_BROWSER=1 $(BIN)/pytest dicom_assets_tests/ui
+	@cp dicom_assets_tests/ui/.screenshots/asset-graph.png dicom_assets_tests/ui/.screenshots/failed-check.png docs/images
+
+clean-demo: ## Delete what `make demo` and `make dev` keep: in ./data, and Dagster's history in ./.dagster
+	@rm -rf data/service data/dicom data/dev .dagster
 
 clean: ## Delete the environment and all caches, not the demo
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist bench/.cache
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist bench/.cache \
+		dicom_assets_tests/ui/.screenshots
 
 # Of others' tools nothing is in the project's own environment.
 $(BENCH_READY): bench/peers/requirements.txt | $(READY)

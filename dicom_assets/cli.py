@@ -167,24 +167,29 @@ def dev(
     *,
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
     service_port: Annotated[int, typer.Option(help="Port of the embedded service; 0 takes a free one.")] = 8080,
-    service_folder: _Folder = Path("data/service"),
-    dagster_home: _Home = Path(".dagster"),
-    hours: _Hours = 24,
-    instances: _Instances = 2000,
+    folder: Annotated[
+        Path, typer.Option(help="Folder of the service, its tables and Dagster's history.", file_okay=False)
+    ] = Path("data/dev"),
+    hours: Annotated[int, typer.Option(help="Hours before now in which a new service began.", min=1, max=720)] = 12,
+    instances: _Instances = 1000,
+    per_minute: Annotated[
+        float, typer.Option(help="How often something happens to the service; 0 is never.", min=0, max=600)
+    ] = 6,
 ) -> None:
-    """Run the embedded DICOM service and Dagster's UI until Ctrl-C."""
+    """Run an embedded DICOM service that keeps changing, and Dagster on it, until Ctrl-C."""
     import os
 
     from rich.console import Console
 
     from dicom_assets.dev import run_dev
-    from dicom_assets.embedded import Day
 
     run_dev(
         Console(),
-        folder=service_folder,
-        home=dagster_home,
-        day=Day(hours, instances),
+        folder=folder,
+        now=datetime.now(UTC),
+        hours=hours,
+        instances=instances,
+        per_minute=per_minute,
         port=port,
         service_port=service_port,
         env=os.environ,

@@ -23,7 +23,7 @@ from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions, build_lake
 from dicom_assets.defs.io_manager import numbers_of_run
 from dicom_assets.defs.partitions import PARTITION_FORMAT
-from dicom_assets.embedded import FIRST_HOUR, Day, fill, open_service, point_at, prepare_home
+from dicom_assets.embedded import Day, fill, open_service, point_at, prepare_home, refuse_foreign_tables
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
@@ -40,7 +40,7 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class DemoError(DicomAssetsError):
-    """The demo would do harm, or cannot go on."""
+    """The demo cannot go on."""
 
 
 @dataclass
@@ -81,9 +81,9 @@ def run_demo(
     """
     started = time.monotonic()
     with open_service(folder) as service, serve(service) as url:
-        settings = load_settings(point_at(url, folder, day, env))
+        settings = load_settings(point_at(url, folder, day.start, day.end, env))
         lake = build_lake(settings)
-        _refuse_foreign_tables(service, lake, settings)
+        refuse_foreign_tables(service, lake, settings)
         before = _versions(lake)
         with _progress(console) as progress:
             _fill(service, day, progress)
@@ -95,19 +95,9 @@ def run_demo(
     unchanged = before == _versions(lake)
     _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
     console.print(
-        f"[bold]Next:[/] [green]{dev_command}[/] opens Dagster's UI on these tables; README.md tells how to read a "
-        "service of your own."
+        f"[bold]Next:[/] [green]{dev_command}[/] runs a service that keeps changing, and shows in Dagster's UI how its "
+        "tables follow; README.md tells how to read a service of your own."
     )
-
-
-def _refuse_foreign_tables(service: Service, lake: Lake, settings: Settings) -> None:
-    """A new service numbers its changes from 1: among another service's rows they would be taken for old ones."""
-    if not service.change_count() and lake.open(CHANGE_FEED) is not None:
-        raise DemoError(
-            f"There are tables in {settings.lake_url} that this demo's service did not fill, and the demo would mix "
-            "its rows into them. Set DICOM_STORAGE_URL to another place, or delete them (`make clean-demo` deletes "
-            "those in ./data)."
-        )
 
 
 class Pace(ProgressColumn):
@@ -160,7 +150,7 @@ def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -
         _free_slots(instance)
         for first in range(0, day.hours, HOURS_PER_RUN):
             last = min(first + HOURS_PER_RUN, day.hours) - 1
-            keys = [f"{FIRST_HOUR + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (first, last)]
+            keys = [f"{day.start + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (first, last)]
             tags = dict(zip(_TO_RANGE, keys, strict=True))
             try:
                 result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)

@@ -1,40 +1,64 @@
-"""`make dev`: the embedded service and Dagster's UI and daemon, until Ctrl-C."""
+"""`make dev`: an embedded service that keeps changing, and Dagster's UI and daemon on it, until Ctrl-C."""
 
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from rich.console import Console
 
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.embedded import PROJECT, Day, fill, open_service, point_at, prepare_home
+from dicom_assets.dagster_server import HOST, DagsterServer
+from dicom_assets.definitions import build_lake
+from dicom_assets.embedded import (
+    Day,
+    fill,
+    first_hour,
+    open_service,
+    point_at,
+    prepare_home,
+    refuse_foreign_tables,
+)
+from dicom_assets.emulator.live import Producer, producing
 from dicom_assets.emulator.server import serve
 from dicom_assets.settings import load_settings
 
-HOST = "127.0.0.1"
-_PATIENCE_SECONDS = 30
-"""For Dagster to stop its own processes, which takes it some seconds."""
-_NOTICE = "ignore:Function `dev_command`"
-"""That `dg dev` does the same: it does not start without pyproject.toml, and would have to be installed."""
+DEFAULTS = {
+    "DICOM_WINDOW_DELAY_MINUTES": "1",
+    "DICOM_SENSOR_INTERVAL_SECONDS": "20",
+    "DICOM_CATCH_UP_HOURS_PER_RUN": "4",
+}
+"""Settings as somebody who looks on wants them: hours are read soon, and turn green a few at a time."""
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C, a supervisor's stop, a terminal that is closed."""
 
 
 class DevError(DicomAssetsError):
-    """The UI cannot start, or ended by itself."""
+    """The services cannot start."""
 
 
 def run_dev(
-    console: Console, *, folder: Path, home: Path, day: Day, port: int, service_port: int, env: Mapping[str, str]
+    console: Console,
+    *,
+    folder: Path,
+    now: datetime,
+    hours: int,
+    instances: int,
+    per_minute: float,
+    port: int,
+    service_port: int,
+    env: Mapping[str, str],
 ) -> None:
-    """Serve until Ctrl-C (or SIGTERM), then stop everything that was started.
+    """Serve until Ctrl-C (or SIGTERM, or SIGHUP), then stop everything that was started.
 
     Args:
-        console: to say on what is where.
-        folder: where the embedded service keeps its state.
-        home: where Dagster keeps its history.
-        day: what the service is given when it is empty.
+        console: to say on what is where, and what happens to the service.
+        folder: keeps the service's state, Dagster's history and log and, where `env` names no other place, the tables.
+        now: the time, with a zone. A new service has its first changes in the hours before.
+        hours: of a new service.
+        instances: that are made up for these hours.
+        per_minute: how often something happens to the service from now on.
         port: of the UI.
         service_port: of the service; 0 takes a free one.
         env: may place the tables with DICOM_STORAGE_URL and its kin.
@@ -43,55 +67,50 @@ def run_dev(
         DicomAssetsError: a port is taken, a setting cannot be used, or Dagster ended by itself.
     """
     # A shell that starts this in the background has SIGINT ignored, and Dagster would inherit that and never stop.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, signal.default_int_handler)
     _check_port_is_free("--port", "the UI", port)
     if service_port:
         _check_port_is_free("--service-port", "the embedded service", service_port)
+    start = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
     try:
-        with open_service(folder) as service:
+        with open_service(folder / "service") as service, serve(service, host=HOST, port=service_port) as url:
+            env = {
+                **DEFAULTS,
+                "DICOM_STORAGE_URL": str(folder),
+                **{name: value for name, value in env.items() if value},
+            }
+            # Says what is wrong before Dagster says it in many more words.
+            settings = load_settings(point_at(url, folder / "service", start, None, env))
+            refuse_foreign_tables(service, build_lake(settings), settings)
             if not service.change_count():
-                console.print("Filling the embedded DICOM service (once, some seconds) …")
-            fill(service, day)
-            with serve(service, host=HOST, port=service_port) as url:
-                child_env = point_at(url, folder, day, env)
-                load_settings(child_env)  # says what is wrong before Dagster says it in many more words
-                console.print(f"DICOM service  {url}/v2/changefeed", highlight=False)
-                console.print(f"Dagster's UI   http://{HOST}:{port}/asset-groups  (in some seconds)", highlight=False)
-                console.print("Ctrl-C stops both.\n")
-                warnings = ",".join(filter(None, [env.get("PYTHONWARNINGS"), _NOTICE]))
-                home = prepare_home(home)
-                _run_dagster({**child_env, "DAGSTER_HOME": str(home), "PYTHONWARNINGS": warnings}, port)
+                console.print(
+                    f"Filling the embedded DICOM service with the last {hours} hours (once, some seconds) …",
+                    highlight=False,
+                )
+                fill(service, Day(hours, instances, start))
+            child_env = point_at(url, folder / "service", first_hour(service), None, env)
+            home = prepare_home(folder / "dagster")
+            log = home / "dagster.log"
+            _say(console, "DICOM service", f"{url}/v2/changefeed")
+            _say(console, "Tables", settings.lake_url)
+            _say(console, "Dagster's log", str(log))
+            with DagsterServer({**child_env, "DAGSTER_HOME": str(home)}, port, log) as dagster:
+                dagster.wait_until_it_answers()
+                _say(console, "Dagster's UI", f"{dagster.url}/asset-groups")
+                console.print("\nCtrl-C stops all of it. Meanwhile, at the service:\n")
+
+                def tell(when: datetime, what: str) -> None:
+                    console.print(f"{when:%H:%M:%S} UTC  {what}", highlight=False)
+
+                with producing(Producer(service), per_minute=per_minute, tell=tell):
+                    dagster.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
 
 
-def _run_dagster(env: Mapping[str, str], port: int) -> None:
-    """Dagster's UI and daemon, until they end or this process is interrupted."""
-    workspace = PROJECT / "workspace.yaml"
-    code = ["-w", str(workspace)] if workspace.is_file() else ["-m", "dicom_assets.definitions"]
-    command = [sys.executable, "-m", "dagster", "dev", *code, "-h", HOST, "-p", str(port), "--log-level", "warning"]
-    # A session of its own: Ctrl-C reaches this process alone, which passes it on once; Dagster stops its own children.
-    child = subprocess.Popen(command, env=env, start_new_session=True)  # noqa: S603 - fixed arguments
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        _stop(child)
-        raise
-    raise DevError(
-        f"Dagster ended by itself, with status {status}. Its messages above say why; `make definitions` checks whether "
-        "it can load the project."
-    )
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        child.send_signal(number)
-        try:
-            child.wait(_PATIENCE_SECONDS)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            continue  # an impatient second Ctrl-C goes on to the next, stronger signal
-        return
+def _say(console: Console, what: str, where: str) -> None:
+    console.print(f"{what:15}{where}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_port_is_free(option: str, what: str, port: int) -> None:

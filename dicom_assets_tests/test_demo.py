@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from dicom_assets.core.agreement import Agreement
 from dicom_assets.demo import DemoError, Pace, run_demo
-from dicom_assets.embedded import Day, open_service, prepare_home
+from dicom_assets.embedded import Day, ForeignTablesError, open_service, prepare_home
 from dicom_assets.emulator.errors import EmulatorStartError
 
 DAY = Day(hours=6, instances=200)
@@ -98,7 +98,7 @@ def _job():
 def test_demo_refuses_tables_that_another_service_filled(demo, tmp_path):
     demo()
     (tmp_path / "service").rename(tmp_path / "elsewhere")
-    with pytest.raises(DemoError, match="did not fill"):
+    with pytest.raises(ForeignTablesError, match="did not fill"):
         demo()
 
 

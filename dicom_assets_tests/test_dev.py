@@ -1,4 +1,4 @@
-"""`make dev`: it starts, answers, and stops without leaving anything behind."""
+"""`make dev`: it starts, keeps changing, and stops without leaving anything behind."""
 
 import os
 import signal
@@ -6,14 +6,23 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 from rich.console import Console
 
+from dicom_assets.dagster_server import DagsterServerError
 from dicom_assets.dev import DevError, run_dev
-from dicom_assets.embedded import Day
+from dicom_assets.embedded import ForeignTablesError, open_service
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="needs /proc to see that no process is left"
+)
+
+ASSETS = ("change_feed", "instance", "series", "study", "file_index")
 
 
 def free_port():
@@ -23,25 +32,67 @@ def free_port():
 
 
 @pytest.fixture
-def quiet_signals():
-    """Puts back the handlers that `run_dev` sets."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
+def dev(tmp_path):
+    """Runs it in this process; puts back the signal handlers that it sets."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def run(**options):
+        defaults = {
+            "folder": tmp_path,
+            "now": datetime.now(UTC),
+            "hours": 1,
+            "instances": 5,
+            "per_minute": 0,
+            "port": free_port(),
+            "service_port": 0,
+            "env": {"PATH": os.environ["PATH"]},
+        }
+        run_dev(Console(quiet=True), **{**defaults, **options})
+
+    yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("option", ["port", "service_port"])
-@pytest.mark.usefixtures("quiet_signals")
-def test_taken_port_is_named_with_the_way_out(tmp_path, option):
+def test_taken_port_is_named_with_the_way_out(dev, option):
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         taken = holder.getsockname()[1]
-        ports = {"port": free_port(), "service_port": 0, option: taken}
         expected = rf"Port {taken},.* `make dev ARGS=\"--{option.replace('_', '-')} \d+\"`"
         with pytest.raises(DevError, match=expected):
-            run_dev(Console(quiet=True), folder=tmp_path, home=tmp_path, day=Day(1, 1), env={}, **ports)
+            dev(**{option: taken})
+
+
+def test_dagster_that_ends_by_itself_is_an_error_with_its_last_words(dev, monkeypatch, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such thing\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", str(broken))
+    with pytest.raises(DagsterServerError, match=r"(?s)status 3.*dagster\.log:\nno such thing"):
+        dev()
+
+
+def test_new_service_refuses_the_tables_of_another(dev, monkeypatch, tmp_path):
+    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", "false")
+    lake = tmp_path / "lake"
+    env = {"DICOM_STORAGE_URL": str(lake)}
+    with pytest.raises(DagsterServerError):
+        dev(env=env)
+    (tmp_path / "service").rename(tmp_path / "elsewhere")
+    table = lake / "dicom" / "change_feed"
+    fill_table(table)
+    with pytest.raises(ForeignTablesError, match="did not fill"):
+        dev(env=env)
+
+
+def fill_table(path):
+    from dicom_assets.adapters.delta import Lake
+    from dicom_assets.adapters.storage import Storage
+    from dicom_assets.core.schema import CHANGE_FEED, TABLES
+
+    Lake(Storage(str(path.parent)), {table.name: table.name for table in TABLES}).open_or_create(CHANGE_FEED)
 
 
 def processes_of(folder):
@@ -56,63 +107,78 @@ def processes_of(folder):
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to see that no process is left")
-def test_ui_starts_answers_and_stops(tmp_path):
+@contextmanager
+def running(tmp_path, stop, *options):
+    """`dicom-assets dev` in a process of its own; afterwards it must have stopped well, and left nothing."""
     ui, service = free_port(), free_port()
     command = [sys.executable, "-m", "dicom_assets.cli", "dev", "--port", str(ui), "--service-port", str(service)]
-    command += ["--hours", "2", "--instances", "20"]
+    command += ["--folder", str(tmp_path / "dev"), "--instances", "20", *options]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
-    env["DICOM_STORAGE_URL"] = str(tmp_path / "lake")
     log = tmp_path / "log"
     with log.open("wb") as output:
         dev = subprocess.Popen(
             command, cwd=tmp_path, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        answer = None
-        deadline = time.monotonic() + 120  # starting takes 10 s, on a busy machine several times that
-        while answer is None and dev.poll() is None and time.monotonic() < deadline:
-            try:
-                answer = httpx.get(f"http://127.0.0.1:{ui}/server_info", timeout=5)
-            except httpx.TransportError:
-                time.sleep(0.5)
-        assert answer is not None, log.read_text()
-        assert answer.json()["dagster_version"]
-        feed = httpx.get(f"http://127.0.0.1:{service}/v2/changefeed", params={"limit": 1, "includeMetadata": "false"})
-        assert len(feed.json()) == 1
-        assets = "{ assetNodes { assetKey { path } } }"
-        graph = httpx.post(f"http://127.0.0.1:{ui}/graphql", json={"query": assets}, timeout=60).json()
-        assert len(graph["data"]["assetNodes"]) == 5
+        yield dev, log, f"http://127.0.0.1:{ui}", f"http://127.0.0.1:{service}"
+        dev.send_signal(stop)
+        assert dev.wait(60) == 0, log.read_text()
     finally:
-        dev.send_signal(signal.SIGINT)
-        try:
-            status = dev.wait(60)
-        except subprocess.TimeoutExpired:
-            dev.kill()
-            raise
-    assert status == 0, log.read_text()
-    assert "Stopped." in log.read_text()
+        dev.kill()
+    assert log.read_text().endswith("Stopped.\n")
     assert "Traceback" not in log.read_text()
-    deadline = time.monotonic() + 20
-    while (left := processes_of(tmp_path / "lake")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    wait_for(lambda: not processes_of(tmp_path / "dev"), 20, "no process left")
     for port in (ui, service):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
 
 
-@pytest.mark.usefixtures("quiet_signals")
-def test_dagster_that_ends_by_itself_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("dicom_assets.dev.sys.executable", "false")
-    with pytest.raises(DevError, match="status 1"):
-        run_dev(
-            Console(quiet=True),
-            folder=tmp_path / "service",
-            home=tmp_path / "home",
-            day=Day(1, 5),
-            port=free_port(),
-            service_port=0,
-            env={"DICOM_STORAGE_URL": str(tmp_path / "lake"), "PATH": os.environ["PATH"]},
-        )
+def wait_for(holds, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.2)
+
+
+def filled_hours(ui):
+    """The number of hours that are materialised, by asset."""
+    query = "{ assetNodes { assetKey { path } partitionStats { numMaterialized } } }"
+    nodes = httpx.post(f"{ui}/graphql", json={"query": query}, timeout=60).json()["data"]["assetNodes"]
+    return {node["assetKey"]["path"][-1]: node["partitionStats"]["numMaterialized"] for node in nodes}
+
+
+@needs_proc
+def test_hours_turn_green_until_ctrl_c(tmp_path):
+    with running(tmp_path, signal.SIGINT, "--hours", "2", "--per-minute", "600") as (dev, log, ui, service):
+        # Starting takes 10 s, on a busy machine several times that.
+        wait_for(lambda: "Ctrl-C stops" in log.read_text() or dev.poll() is not None, 120, "the UI")
+        assert httpx.get(f"{ui}/server_info").json()["dagster_version"], log.read_text()
+
+        def latest():
+            return httpx.get(f"{service}/v2/changefeed/latest", params={"includeMetadata": "false"}).json()["sequence"]
+
+        before = latest()
+        wait_for(lambda: latest() > before, 30, "a change")
+        wait_for(lambda: " study stored, " in log.read_text(), 30, "a line about it")
+        # Two hours that have closed, and the one that is open.
+        wait_for(lambda: all(filled_hours(ui).get(name, 0) >= 3 for name in ASSETS), 180, "three green hours")
+
+
+@needs_proc
+def test_dev_stops_on_sigterm_while_it_starts(tmp_path):
+    with running(tmp_path, signal.SIGTERM, "--hours", "1") as (_, log, _, _):
+        wait_for((tmp_path / "dev" / "dagster" / "dagster.log").exists, 60, log.read_text())
+        wait_for(lambda: len(processes_of(tmp_path / "dev")) > 1, 60, "a process of Dagster")
+
+
+@needs_proc
+def test_dev_that_was_stopped_goes_on_where_it_was(dev, monkeypatch, tmp_path):
+    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", "false")
+    counts = []
+    for _ in range(2):
+        with pytest.raises(DagsterServerError):
+            dev()
+        with open_service(tmp_path / "service") as service:
+            counts.append(service.change_count())
+    assert counts[0] == counts[1] > 0

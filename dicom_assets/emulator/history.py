@@ -151,7 +151,7 @@ class _Life:
             self._add(now, partial(self._store, instance))
         if rng.random() < _SHARE_CORRECTED:
             now += rng.randrange(_HOUR // 12, 6 * _HOUR)
-            self._add(now, partial(self._correct, _correction(rng)))
+            self._add(now, partial(self._correct, build_correction(rng)))
         if rng.random() < _SHARE_WITH_DELETION:
             now += rng.randrange(_HOUR // 12, 6 * _HOUR)
             instance = rng.choice(self._study.instances)
@@ -176,7 +176,7 @@ class _Life:
         self._history.deleted += self._service.delete(self._study.uid, *uids, partition=self._study.partition, at=at)
 
 
-def _correction(rng: random.Random) -> Metadata:
+def build_correction(rng: random.Random) -> Metadata:
     """A new patient ID and accession number, and a description that tells of it."""
     return {
         "00080050": {"vr": "SH", "Value": [f"C{rng.randrange(10**8):08d}"]},

@@ -122,14 +122,14 @@ def synthesize(count: int, *, seed: int = 0, day: date = date(2026, 3, 1)) -> It
     """
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     while count > 0:
-        for metadata in _study(rng, day):
+        for metadata in build_study(rng, day):
             if count > 0:
                 count -= 1
                 yield metadata
 
 
-def _study(rng: random.Random, day: date) -> Iterator[Metadata]:
-    """The instances of one study, series by series."""
+def build_study(rng: random.Random, day: date) -> Iterator[Metadata]:
+    """Metadata of the instances of one made-up study of a day, series by series."""
     modality = rng.choices(list(_STUDIES_BY_MODALITY), list(_STUDIES_BY_MODALITY.values()))[0]
     fewest, most, most_series = _SHAPES[modality]
     born = _FIRST_BIRTH_DATE + timedelta(days=rng.randrange(_BIRTH_DAYS))

@@ -1,0 +1,140 @@
+"""Changes that keep coming, at a human pace: studies arrive, are corrected, deleted and stored again."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Final
+
+from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.emulator.history import build_correction
+from dicom_assets.emulator.metadata import (
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    Metadata,
+    first_value,
+)
+from dicom_assets.emulator.sources import build_study
+from dicom_assets.emulator.store import Service
+
+_PARTITIONS: Final = {DEFAULT_PARTITION: 4, "research": 1}
+"""Of five studies, one lies in the second partition."""
+_REMEMBERED: Final = 50
+"""Studies, of those that arrived last, to which something may still happen."""
+_DEPTHS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("study", ()),
+    ("series", (SERIES_INSTANCE_UID,)),
+    ("instance", (SERIES_INSTANCE_UID, SOP_INSTANCE_UID)),
+)
+"""What can be deleted of a study, and what names it."""
+
+
+@dataclass
+class _Study:
+    uid: str
+    partition: str
+    live: list[Metadata]
+    deleted: list[Metadata]
+
+
+class Producer:
+    """A clinic at work: each time it is asked it does one thing to its service. Equal seeds do equal things."""
+
+    def __init__(self, service: Service, *, seed: int = 0) -> None:
+        self._service = service
+        # A service that is opened again has the studies of its first days, and needs others.
+        self._rng = random.Random(f"{seed}, after {service.change_count()} changes")  # noqa: S311 - not secret
+        self._studies: list[_Study] = []
+
+    def act(self, today: date) -> str:
+        """Stores a study, or corrects, deletes or stores again what arrived before.
+
+        Returns:
+            What was done, in words, without anything about a patient.
+        """
+        live = [study for study in self._studies if study.live]
+        gone = [study for study in self._studies if study.deleted]
+        ways: list[tuple[Callable[[], str], int]] = [(lambda: self._store_study(today), 60)]
+        if live:
+            ways += [(lambda: self._correct(self._rng.choice(live)), 20), (lambda: self._delete(live), 12)]
+        if gone:
+            ways.append((lambda: self._store_again(self._rng.choice(gone)), 8))
+        acts, weights = zip(*ways, strict=True)
+        return str(self._rng.choices(acts, weights)[0]())
+
+    def _store_study(self, today: date) -> str:
+        instances = list(build_study(self._rng, today))
+        partition = self._rng.choices(list(_PARTITIONS), list(_PARTITIONS.values()))[0]
+        self._store(instances, partition)
+        study = _Study(first_value(instances[0], STUDY_INSTANCE_UID), partition, instances, [])
+        self._studies = [*self._studies, study][-_REMEMBERED:]
+        return f"{first_value(instances[0], '00080060')} study stored, {_count(instances)}"
+
+    def _correct(self, study: _Study) -> str:
+        self._service.update(study.uid, build_correction(self._rng), partition=study.partition)
+        return f"study corrected, {_count(study.live)}"
+
+    def _delete(self, live: list[_Study]) -> str:
+        """Deletes a study, a series or an instance."""
+        study = self._rng.choice(live)
+        what, tags = self._rng.choice(_DEPTHS)
+        uids = _uids(self._rng.choice(study.live), tags)
+        self._service.delete(study.uid, *uids, partition=study.partition)
+        gone = [instance for instance in study.live if _uids(instance, tags) == uids]
+        study.live = [instance for instance in study.live if _uids(instance, tags) != uids]
+        study.deleted += gone
+        return "instance deleted" if what == "instance" else f"{what} deleted, {_count(gone)}"
+
+    def _store_again(self, study: _Study) -> str:
+        back, study.deleted = study.deleted, []
+        self._store(back, study.partition)
+        study.live += back
+        return f"what was deleted is stored again, {_count(back)}"
+
+    def _store(self, instances: list[Metadata], partition: str) -> None:
+        with self._service.transaction():
+            for metadata in instances:
+                self._service.store_metadata(metadata, partition=partition, write_file=True)
+
+
+@contextmanager
+def producing(
+    producer: Producer, *, per_minute: float, tell: Callable[[datetime, str], None], seed: int = 0
+) -> Iterator[None]:
+    """Lets a producer act in the background until the block ends, at uneven intervals.
+
+    Args:
+        producer: what acts.
+        per_minute: how often, on average; 0 is never.
+        tell: told when what was done.
+        seed: fixes the intervals.
+    """
+    if not per_minute:
+        yield
+        return
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(rng.expovariate(per_minute / 60)):
+            now = datetime.now(UTC)
+            tell(now, producer.act(now.date()))
+
+    thread = threading.Thread(target=work, name="dicom-producer", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _count(instances: list[Metadata]) -> str:
+    return "1 instance" if len(instances) == 1 else f"{len(instances)} instances"
+
+
+def _uids(instance: Metadata, tags: tuple[str, ...]) -> list[str]:
+    return [first_value(instance, tag) for tag in tags]
