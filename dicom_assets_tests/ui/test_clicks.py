@@ -71,11 +71,19 @@ def test_day_is_backfilled_by_clicks_in_one_run(page):
 def test_failing_check_is_visible(page, lake):
     materialize_all(page, FIRST)
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
-    page.goto("/assets/study?view=checks")
-    page.get_by_text("instance_counts_agree", exact=True).first.click()
-    expect(page.get_by_text("Passed", exact=True)).to_be_visible()
+    open_check(page)
+    expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
     DeltaTable(lake.folder / "series").delete()
-    page.get_by_text("Execute", exact=True).click()
-    expect(page.get_by_text("Passed", exact=True)).to_have_count(0)
+    page.goto("/locations/dicom_assets/jobs/audit_lake/playground")
+    page.get_by_role("button", name="Launch run").click()
+    expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
+    keep(page, "audit")
+    open_check(page)
     expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
     keep(page, "failed_check")
+
+
+def open_check(page: Page) -> None:
+    """Opens what `series` says of its check."""
+    page.goto("/assets/series?view=checks")
+    page.get_by_text("agrees_with_instance", exact=True).first.click()
