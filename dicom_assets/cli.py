@@ -196,6 +196,53 @@ def dev(
     )
 
 
+@app.command()
+def fabric_shortcuts(
+    *,
+    workspace: Annotated[str | None, typer.Option(help="Id of the workspace; else DICOM_FABRIC_WORKSPACE_ID.")] = None,
+    lakehouse: Annotated[str | None, typer.Option(help="Id of the lakehouse; else DICOM_FABRIC_LAKEHOUSE_ID.")] = None,
+    connection: Annotated[
+        str | None, typer.Option(help="Id of Fabric's connection to the account; else DICOM_FABRIC_CONNECTION_ID.")
+    ] = None,
+    tables: Annotated[
+        str | None, typer.Option(help="Tables, such as instance,series=ct_series; else DICOM_FABRIC_TABLES.")
+    ] = None,
+    schema: Annotated[str | None, typer.Option(help="Schema in the lakehouse; else DICOM_FABRIC_SCHEMA.")] = None,
+    files: Annotated[
+        bool, typer.Option(help="With a shortcut to the DICOM files, where DICOM_FILE_SYSTEM_URL is in Azure.")
+    ] = True,
+    replace: Annotated[bool, typer.Option("--replace", help="Change shortcuts that point elsewhere.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+) -> None:
+    """Create or correct the shortcuts to the tables in a Fabric lakehouse."""
+    import os
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dicom_assets.fabric import bring_shortcuts
+    from dicom_assets.settings import load_settings
+
+    given = {
+        "DICOM_FABRIC_WORKSPACE_ID": workspace,
+        "DICOM_FABRIC_LAKEHOUSE_ID": lakehouse,
+        "DICOM_FABRIC_CONNECTION_ID": connection,
+        "DICOM_FABRIC_TABLES": tables,
+        "DICOM_FABRIC_SCHEMA": schema,
+    }
+    settings = load_settings({**os.environ, **{name: value for name, value in given.items() if value is not None}})
+    outcomes = bring_shortcuts(settings, replace=replace, dry_run=dry_run, with_files=files)
+    table = Table("shortcut", "target", "dry run" if dry_run else "result")
+    for outcome in outcomes:
+        shortcut, color = outcome.step.shortcut, "red" if outcome.problem else "green"
+        table.add_row(shortcut.path, shortcut.target.place, f"[{color}]{outcome.done(dry_run=dry_run)}[/]")
+    Console().print(table)
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    for problem in problems:
+        typer.echo(f"Error: {problem}", err=True)
+    sys.exit(1 if problems else 0)
+
+
 def main() -> None:
     """Run the command line; an error of the project's own ends it with a message instead of a traceback."""
     try:

@@ -7,11 +7,11 @@ from functools import cache, partial
 
 import dagster as dg
 
-from dicom_assets.adapters.credentials import Credential, TokenAuth, build_credential
+from dicom_assets.adapters.credentials import TokenAuth
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
-from dicom_assets.adapters.service_requests import RetryPolicy
+from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.core.schema import extend_tables
@@ -19,22 +19,14 @@ from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
 from dicom_assets.defs.automation import Automation, build_automation
 from dicom_assets.defs.catch_up import Limits
+from dicom_assets.defs.fabric import build_fabric_jobs
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.watch import build_watch
+from dicom_assets.fabric import bring_shortcuts, has_lakehouse
+from dicom_assets.identity import build_identity
 from dicom_assets.settings import Settings, load_settings
-
-
-def build_identity(settings: Settings) -> Credential | None:
-    """Whatever hands out tokens, for the service and for storage; None where requests go out without one."""
-    secret = settings.azure_client_secret
-    return build_credential(
-        settings.authentication,
-        tenant_id=settings.azure_tenant_id,
-        client_id=settings.azure_client_id,
-        client_secret=None if secret is None else secret.get_secret_value(),
-    )
 
 
 def build_auth(settings: Settings) -> TokenAuth | None:
@@ -101,6 +93,11 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     return [build_alert_sensor(partial(post_alert, url), settings.dagster_url)]
 
 
+def build_fabric(settings: Settings) -> list[dg.JobDefinition]:
+    """The job that makes shortcuts, where there is a lakehouse to make them in."""
+    return build_fabric_jobs(partial(bring_shortcuts, settings)) if has_lakehouse(settings) else []
+
+
 def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> dg.Definitions:
     """Everything Dagster is to know, for these settings.
 
@@ -134,7 +131,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
     )
     return dg.Definitions(
         assets=assets,
-        jobs=[job],
+        jobs=[job, *build_fabric(settings)],
         schedules=build_watch(lake, partitions, delay, now),
         sensors=[*sensors, *build_alerts(settings)],
         resources={

@@ -17,12 +17,14 @@ from pydantic import SecretStr
 from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, is_loopback
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.extra_columns import parse_extra_columns
-from dicom_assets.core.schema import Column, Grain
+from dicom_assets.core.schema import TABLES, Column, Grain
 
 _CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _ACCOUNT_HOST = re.compile(r"([a-z0-9]+)\.dfs\.[a-z0-9.]+")
 _DIGITS = re.compile(r"[+-]?\d{1,12}")
 _SHOWN_CHARACTERS = 40
+_LONGEST_NAME = 255
+_LONGEST_PATH = 2048
 SERVICE_URL_EXAMPLE = "https://WORKSPACE-SERVICE.dicom.azurehealthcareapis.com"
 
 
@@ -210,6 +212,70 @@ def _local_path(url: SplitResult) -> str:
     if url.netloc not in {"", "localhost"}:
         raise ValueError("names a folder of another machine. Set a path of this machine, such as file:///srv/lake.")
     return url2pathname(url.path)
+
+
+def check_id(value: str) -> str:
+    """A GUID, in small letters."""
+    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value.lower()):
+        raise ValueError(
+            f"{_shown(value)} is no id. Set the GUID: of a workspace and a lakehouse it stands in the address "
+            "(…/groups/WORKSPACE/lakehouses/LAKEHOUSE), of a connection in its settings."
+        )
+    return value.lower()
+
+
+def check_fabric_url(value: str) -> str:
+    """The base URL of a REST API, without a slash at its end."""
+    example = "https://api.fabric.microsoft.com"
+    url = _split_url(value, example)
+    if not url.hostname or (url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname))):
+        raise ValueError(f"is no https URL. Set the base URL of the Fabric REST API, such as {example}.")
+    if url.path.strip("/"):
+        raise ValueError(f"has a path, which the client adds by itself. Set the base URL alone, such as {example}.")
+    return value.rstrip("/")
+
+
+def check_shortcut_name(value: str) -> str:
+    """A name that Fabric and every engine in it can read."""
+    if len(value) > _LONGEST_NAME:
+        raise ValueError(f"{_shown(value)} has {len(value)} characters, and {_LONGEST_NAME} are allowed. Shorten it.")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
+        raise ValueError(
+            f"{_shown(value)} cannot be the name of a shortcut: Fabric does not read every other character in a "
+            "table's name. Use letters without accents, digits, _, - and full stops."
+        )
+    return value
+
+
+def check_shortcut_target(value: str) -> str:
+    """A folder that a shortcut can point to."""
+    if len(value) > _LONGEST_PATH or not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", value):
+        raise ValueError(
+            f"{_shown(value)} cannot be the target of a shortcut: Fabric allows letters without accents, digits, . _ ~ "
+            f"and - in each folder's name, and {_LONGEST_PATH} characters in all. Rename the folder, or point to one "
+            "above it."
+        )
+    return value
+
+
+def parse_fabric_tables(value: str) -> dict[str, str]:
+    """The shortcut's name by the table's name, of `instance, series=ct_series`."""
+    known = [table.name for table in TABLES]
+    names: dict[str, str] = {}
+    for entry in value.split(","):
+        table, _, name = (part.strip() for part in entry.partition("="))
+        if table not in known:
+            raise ValueError(f"{_shown(table)} is no table. Set some of {', '.join(known)}, with commas in between.")
+        names[table] = check_shortcut_name(name or table)
+    if len({name.casefold() for name in names.values()}) < len(names):
+        raise ValueError("gives two tables the same name. Give each a name of its own.")
+    return names
+
+
+def check_fabric_tables(value: str) -> str:
+    """The same as text."""
+    parse_fabric_tables(value)
+    return value
 
 
 def refuse_profile(value: str) -> str:

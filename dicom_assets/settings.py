@@ -27,6 +27,7 @@ from pydantic import (
 
 from dicom_assets import setting_rules as rules
 from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication
+from dicom_assets.adapters.fabric import FABRIC_SCOPE, FABRIC_URL
 from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.schema import TABLES, Column, Grain
@@ -47,6 +48,7 @@ def _text(rule: Callable[[str], str]) -> BeforeValidator:
 
 
 _Hour = Annotated[datetime | None, BeforeValidator(lambda value: value if value is None else rules.parse_hour(value))]
+_Id = Annotated[str | None, _text(rules.check_id)]
 _TablePath = Annotated[str, _text(rules.check_table_path)]
 
 
@@ -159,6 +161,35 @@ class Settings(BaseModel):
     )
     dagster_url: Annotated[str | None, _text(rules.check_dagster_url)] = Field(
         None, description="Base URL of Dagster's UI, for links in those messages."
+    )
+    fabric_workspace_id: _Id = Field(
+        None, description="Fabric workspace with the lakehouse that gets shortcuts to the tables; see docs/azure.md."
+    )
+    fabric_lakehouse_id: _Id = Field(None, description="That lakehouse.")
+    fabric_connection_id: _Id = Field(
+        None, description="Fabric connection through which the lakehouse reads the account in `DICOM_STORAGE_URL`."
+    )
+    fabric_tables: Annotated[str, _text(rules.check_fabric_tables)] = Field(
+        "instance,series,study",
+        description="Tables that get a shortcut, with commas in between; `TABLE=NAME` names the shortcut.",
+    )
+    fabric_schema: Annotated[str | None, _text(rules.check_shortcut_name)] = Field(
+        None, description="Schema for these shortcuts, such as `dbo`, in a lakehouse that has schemas."
+    )
+    fabric_files_folder: Annotated[str, _text(rules.check_shortcut_target)] = Field(
+        "AHDS", description="Folder in `DICOM_FILE_SYSTEM_URL` that the shortcut to the DICOM files points to."
+    )
+    fabric_files_name: Annotated[str, _text(rules.check_shortcut_name)] = Field(
+        "AHDS", description="Name of the shortcut to the DICOM files, under `Files`."
+    )
+    fabric_files_connection_id: _Id = Field(
+        None, description="Fabric connection for the DICOM files, where they lie in another account than the tables."
+    )
+    fabric_url: Annotated[str, _text(rules.check_fabric_url)] = Field(
+        FABRIC_URL, description="Base URL of the Fabric REST API; another one with private links."
+    )
+    fabric_token_scope: Annotated[str, _text(rules.check_token_scope)] = Field(
+        FABRIC_SCOPE, description="Scope of the tokens for the Fabric REST API."
     )
     azure_tenant_id: str | None = Field(
         None,

@@ -488,6 +488,11 @@ def test_rows_describe_every_setting():
         "DICOM_CHANGE_FEED_TABLE_PATH": "change_feed",
         "DICOM_FILE_INDEX_TABLE_PATH": "file_index",
         "DICOM_RETENTION_HOURS": "720",
+        "DICOM_FABRIC_TABLES": "instance,series,study",
+        "DICOM_FABRIC_FILES_FOLDER": "AHDS",
+        "DICOM_FABRIC_FILES_NAME": "AHDS",
+        "DICOM_FABRIC_URL": "https://api.fabric.microsoft.com",
+        "DICOM_FABRIC_TOKEN_SCOPE": "https://api.fabric.microsoft.com/.default",
     }
 
 

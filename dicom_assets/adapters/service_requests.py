@@ -5,9 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from dataclasses import dataclass, fields
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from logging import getLogger
 from typing import TypeVar
@@ -16,6 +14,7 @@ import httpx
 import msgspec
 import tenacity
 
+from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
 from dicom_assets.core.errors import (
     ServiceError,
     ServiceRefusedError,
@@ -27,7 +26,6 @@ logger = getLogger(__name__)
 
 T = TypeVar("T")
 
-_WORTH_ANOTHER_TRY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 _HINTS = {
     HTTPStatus.BAD_REQUEST: "The service did not accept the parameters: check DICOM_API_VERSION and DICOM_BATCH_SIZE.",
     HTTPStatus.UNAUTHORIZED: "The service did not accept the token, or got none: check DICOM_AUTHENTICATION, "
@@ -37,19 +35,6 @@ _HINTS = {
     "version in DICOM_API_VERSION.",
 }
 _OTHER_HINT = "Check that DICOM_SERVICE_URL is the base URL of a DICOM service."
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often, and how long apart, a request is sent that may succeed another time."""
-
-    tries: int = 8
-    """Requests in all, the first included."""
-    first_wait_seconds: float = 0.5
-    """Upper bound of the first wait; each further bound is twice the one before. The wait itself is random below it."""
-    longest_wait_seconds: float = 30
-    longest_retry_after_seconds: float = 60
-    """Where the service asks for more (`Retry-After`), this is waited instead."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +57,8 @@ class Statistics:
         return Statistics(*(getattr(self, field.name) - getattr(other, field.name) for field in fields(self)))
 
 
-class _WorthAnotherTryError(Exception):
-    """What went wrong this time, in words that hold nothing of the body."""
-
+class _WorthAnotherTryError(WorthAnotherTryError):
     error_type: type[ServiceError] = ServiceUnreachableError
-
-    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after_seconds = retry_after_seconds
 
 
 class _UnreadableBodyError(_WorthAnotherTryError):
@@ -181,7 +160,7 @@ class ServiceRequests:
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_WorthAnotherTryError),
             stop=tenacity.stop_after_attempt(self._retry.tries),
-            wait=self._wait_seconds,
+            wait=self._retry.wait_seconds,
             sleep=sleep,
             before_sleep=log,
             reraise=True,
@@ -228,8 +207,8 @@ class ServiceRequests:
         """
         status = response.status_code
         where = f"{self._url(path)} ({subject})"
-        if status in _WORTH_ANOTHER_TRY or response.is_server_error:
-            raise _WorthAnotherTryError(str(status), self._retry_after_seconds(response))
+        if is_worth_another_try(response):
+            raise _WorthAnotherTryError(str(status), parse_retry_after(response, self._clock))
         if response.is_client_error:
             hint = _HINTS.get(HTTPStatus(status), _OTHER_HINT) if status in list(HTTPStatus) else _OTHER_HINT
             raise ServiceRefusedError(f"Change feed request failed: {status} for {where}. {hint}")
@@ -245,24 +224,6 @@ class ServiceRequests:
                 f"Change feed request failed: an HTML page instead of JSON from {where}. A portal or proxy answers "
                 "there: check DICOM_SERVICE_URL."
             )
-
-    def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        jitter = tenacity.wait_random_exponential(self._retry.first_wait_seconds, self._retry.longest_wait_seconds)
-        if not isinstance(error, _WorthAnotherTryError) or error.retry_after_seconds is None:
-            return jitter(state)
-        asked = min(error.retry_after_seconds, self._retry.longest_retry_after_seconds)
-        # Requests that were turned away together should not come back together.
-        return asked + tenacity.wait_random(0, self._retry.first_wait_seconds)(state)
-
-    def _retry_after_seconds(self, response: httpx.Response) -> float | None:
-        """What `Retry-After` asks for, as seconds or as a date; None where it is absent or neither."""
-        text = response.headers.get("Retry-After", "").strip()
-        if text.isascii() and text.isdigit():
-            return float(text)
-        with suppress(ValueError):
-            return max(0.0, parsedate_to_datetime(text).timestamp() - self._clock())
-        return None
 
     def _url(self, path: str) -> str:
         return f"{str(self._client.base_url).rstrip('/')}{path}"

@@ -8,6 +8,7 @@
     │   ├── ServiceUnreachableError  no usable answer after every retry
     │   ├── UnreadablePageError      an answer that is no page of the change feed
     │   └── FeedMovedError           the window's pages never fitted together
+    ├── FabricError              the shortcuts of a Fabric lakehouse could not be listed or written
     ├── FeedEntryError           an entry that has no place in the tables
     ├── LakeError                the Delta tables
     │   ├── LakeUnavailableError     storage refuses, or cannot be reached or written
@@ -50,6 +51,10 @@ class UnreadablePageError(ServiceError):
 
 class FeedMovedError(ServiceError):
     """The pages of a window never fitted together: entries kept moving while they were read."""
+
+
+class FabricError(DicomAssetsError):
+    """The shortcuts of a Fabric lakehouse could not be listed or written."""
 
 
 class FeedEntryError(DicomAssetsError):

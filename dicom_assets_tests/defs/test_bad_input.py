@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from dicom_assets import definitions
 from dicom_assets.adapters import dicom_service
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.service_requests import RetryPolicy
+from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.core.errors import (
     DicomAssetsError,
     FeedEntryError,

@@ -1,0 +1,300 @@
+"""The shortcuts of a Fabric lakehouse: listed, compared with those that are wanted, and written where they differ.
+
+A shortcut is written under a policy that fits what was seen before: one that was absent is created or the request
+fails, one that was there is overwritten or the request fails. So a request may be sent again, and whoever was quicker
+is not overwritten unseen.
+
+Source: "OneLake Shortcuts" in Microsoft's description of the Fabric REST API,
+https://github.com/microsoft/fabric-rest-api-specs. Beyond it, seen of the service by others: the list gives paths with
+a slash before them, the other answers do not; a name that is taken answers 409 whether a shortcut has it or a table.
+"""
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from logging import getLogger
+from typing import Literal, TypeVar
+from urllib.parse import quote, unquote
+
+import httpx
+import msgspec
+import tenacity
+
+from dicom_assets.adapters.fabric_errors import explain, read_answer
+from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
+from dicom_assets.adapters.shortcuts import Change, Found, Outcome, Shortcut, Step, Target, plan_change
+from dicom_assets.core.errors import FabricError
+
+logger = getLogger(__name__)
+
+T = TypeVar("T")
+
+FABRIC_URL = "https://api.fabric.microsoft.com"
+FABRIC_SCOPE = "https://api.fabric.microsoft.com/.default"
+
+
+class _Storage(msgspec.Struct, rename="camel"):
+    location: str = ""
+    subpath: str = ""
+    connection_id: str = ""
+
+
+class _Target(msgspec.Struct, rename="camel"):
+    type: str = ""
+    adls_gen2: _Storage | None = None
+
+    def read(self) -> Found:
+        storage = self.adls_gen2
+        target = Target(storage.location, storage.subpath, storage.connection_id) if storage else None
+        return Found(self.type or "unknown", target)
+
+
+class _Shortcut(msgspec.Struct):
+    path: str
+    name: str
+    target: _Target
+
+
+class _Page(msgspec.Struct, rename="camel"):
+    value: list[_Shortcut]
+    continuation_token: str | None = None
+
+
+class _RefusedError(FabricError):
+    """An answer that asking again would not change."""
+
+    def __init__(self, message: str, *, told: str, is_absent: bool, is_conflict: bool) -> None:
+        super().__init__(message)
+        self.told = told
+        self.is_absent = is_absent
+        self.is_conflict = is_conflict
+
+
+class Lakehouse:
+    """The shortcuts of one lakehouse, over HTTP.
+
+    Args:
+        workspace_id: The workspace that the lakehouse lies in.
+        lakehouse_id: The lakehouse.
+        auth: Puts a token on every request; None sends none.
+        base_url: Of the Fabric REST API, without `/v1`.
+        timeout_seconds: Of connecting, and of each read: a shortcut is checked against its target before the answer.
+        retry: When to send a request again.
+        clock: Seconds since 1970; measures `Retry-After` given as a date.
+    """
+
+    def __init__(
+        self,
+        workspace_id: str,
+        lakehouse_id: str,
+        *,
+        auth: httpx.Auth | None = None,
+        base_url: str = FABRIC_URL,
+        timeout_seconds: float = 60,
+        retry: RetryPolicy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        encrypted = base_url.startswith("https:")
+        self._client = httpx.Client(
+            base_url=base_url,
+            verify=True if encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            auth=auth,
+            timeout=timeout_seconds,
+            headers={"Accept": "application/json"},
+            trust_env=encrypted,  # plain http is for this machine alone: a proxy would carry it elsewhere
+        )
+        self._path = f"/v1/workspaces/{workspace_id}/items/{lakehouse_id}/shortcuts"
+        self._retry = retry or RetryPolicy()
+        self._clock = clock
+
+    def __enter__(self) -> "Lakehouse":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def find_all(self) -> dict[str, Found]:
+        """Every shortcut by its path.
+
+        Raises:
+            FabricError: Fabric refuses, cannot be reached, or answers something else.
+        """
+        found: dict[str, Found] = {}
+        token: str | None = None
+        seen: set[str | None] = {None}
+        while True:
+            content = self._send("GET", self._path, params={"continuationToken": token} if token else None)
+            page = _parse(content, _Page, "the list of shortcuts")
+            found.update({f"{each.path.strip('/')}/{each.name}": each.target.read() for each in page.value})
+            # The token is given as it stands in a URL.
+            token = unquote(page.continuation_token) if page.continuation_token else None
+            if token is None:
+                return found
+            if token in seen:
+                raise FabricError(
+                    "The list of shortcuts does not end: Fabric gave the same continuationToken twice. Try again later."
+                )
+            seen.add(token)
+
+    def get(self, path: str) -> Found | None:
+        """What the shortcut at the path points to; None where no shortcut is there.
+
+        Raises:
+            FabricError: Fabric refuses, cannot be reached, or answers something else.
+        """
+        try:
+            content = self._send("GET", f"{self._path}/{quote(path)}")
+        except _RefusedError as error:
+            if error.is_absent:
+                return None
+            raise
+        return _parse(content, _Shortcut, "a shortcut").target.read()
+
+    def write(self, shortcut: Shortcut, policy: Literal["Abort", "OverwriteOnly"]) -> None:
+        """Creates the shortcut (`Abort` where one is there), or overwrites it (`OverwriteOnly`).
+
+        Raises:
+            FabricError: Fabric refuses, or cannot be reached; or the name is taken by something else.
+        """
+        target = shortcut.target
+        body = {
+            "path": shortcut.folder,
+            "name": shortcut.name,
+            "target": {
+                "adlsGen2": {
+                    "location": target.location,
+                    "subpath": target.subpath,
+                    "connectionId": target.connection_id,
+                }
+            },
+        }
+        params = {"shortcutConflictPolicy": policy}
+        try:
+            _parse(self._send("POST", self._path, params=params, body=body, shortcut=shortcut), _Shortcut, "a shortcut")
+        except _RefusedError as error:
+            if not error.is_conflict:
+                raise
+            self._settle_conflict(shortcut, error)
+
+    def _settle_conflict(self, shortcut: Shortcut, error: _RefusedError) -> None:
+        """Passes where the shortcut is as wanted: an earlier try went through, and only its answer was lost."""
+        found = self.get(shortcut.path)
+        if found is None:
+            raise FabricError(
+                f"{shortcut.path} was not written: something that is no shortcut, probably a table or a folder, has "
+                "that name in the lakehouse. Rename or delete it there, or choose another name for the shortcut. "
+                f"Fabric's words: {error.told}."
+            ) from error
+        if plan_change(shortcut, found, replace=False) is not Change.NOTHING:
+            raise FabricError(
+                f"{shortcut.path} was not written: a shortcut of that name points to {found}, and came meanwhile or is "
+                f"still changing. Run this again to compare the two. Fabric's words: {error.told}."
+            ) from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+        shortcut: Shortcut | None = None,
+    ) -> bytes:
+        def log(state: tenacity.RetryCallState) -> None:
+            logger.warning(
+                "Fabric request failed: %s for %s. Try %d of %d follows in %.1f s.",
+                *(state.outcome.exception() if state.outcome else "", self._url(path)),
+                *(state.attempt_number + 1, self._retry.tries, state.upcoming_sleep),
+            )
+
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(WorthAnotherTryError),
+            stop=tenacity.stop_after_attempt(self._retry.tries),
+            wait=self._retry.wait_seconds,
+            before_sleep=log,
+            reraise=True,
+        )
+        try:
+            return tries(self._send_once, method, path, params, body, shortcut)
+        except WorthAnotherTryError as error:
+            raise FabricError(
+                f"Fabric request failed: {error} for {self._url(path)}, {self._retry.tries} times. Fabric is busy, or "
+                "cannot be reached: check the network, the proxy and DICOM_FABRIC_URL, or try again later."
+            ) from error.__cause__
+
+    def _send_once(
+        self, method: str, path: str, params: Mapping[str, str] | None, body: object, shortcut: Shortcut | None
+    ) -> bytes:
+        try:
+            response = self._client.request(method, path, params=params, json=body)
+        except httpx.RequestError as error:
+            raise WorthAnotherTryError(f"no answer ({type(error).__name__})") from error
+        answer, status = read_answer(response), response.status_code
+        told = f"{status} ({answer})" if str(answer) else str(status)
+        if is_worth_another_try(response) or (response.is_client_error and answer.is_retriable):
+            raise WorthAnotherTryError(told, parse_retry_after(response, self._clock))
+        if response.is_redirect or "html" in response.headers.get("Content-Type", "").lower():
+            raise FabricError(
+                f"Fabric request failed: {status} without JSON for {self._url(path)}. Something else than the Fabric "
+                "REST API answers there: check DICOM_FABRIC_URL and the proxy."
+            )
+        if response.is_success:
+            return response.content
+        raise _RefusedError(
+            f"Fabric request failed: {told} for {self._url(path)}. {explain(status, shortcut)}",
+            told=told,
+            is_absent=status == httpx.codes.NOT_FOUND,
+            is_conflict=status == httpx.codes.CONFLICT or answer.says_name_is_taken,
+        )
+
+    def _url(self, path: str) -> str:
+        return f"{str(self._client.base_url).rstrip('/')}{path}"
+
+
+def bring(lakehouse: Lakehouse, wanted: Iterable[Shortcut], *, replace: bool, dry_run: bool) -> list[Outcome]:
+    """Makes the lakehouse have the shortcuts; one that cannot be written does not keep the others from it.
+
+    Args:
+        lakehouse: where they are to lie.
+        wanted: the shortcuts.
+        replace: whether shortcuts that point elsewhere are changed.
+        dry_run: whether to tell only what would be done.
+
+    Raises:
+        FabricError: The lakehouse's shortcuts cannot be listed.
+    """
+    found = lakehouse.find_all()
+    steps = [
+        Step(each, plan_change(each, found.get(each.path), replace=replace), found.get(each.path)) for each in wanted
+    ]
+    return [Outcome(step, _refusal(step) or (None if dry_run else _take(lakehouse, step))) for step in steps]
+
+
+def _refusal(step: Step) -> str | None:
+    if step.change is not Change.REFUSE:
+        return None
+    return (
+        f"{step.shortcut.path} points to {step.found}, not to {step.shortcut.target.place}, so it was left alone. "
+        "Choose another name, or allow it to be replaced (--replace): that changes the shortcut, never the data."
+    )
+
+
+def _take(lakehouse: Lakehouse, step: Step) -> str | None:
+    """Takes the step; returns what went wrong."""
+    if step.change is Change.NOTHING:
+        return None
+    try:
+        lakehouse.write(step.shortcut, "Abort" if step.change is Change.CREATE else "OverwriteOnly")
+    except FabricError as error:
+        return str(error)
+    return None
+
+
+def _parse(content: bytes, type_: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(content, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FabricError(
+            f"Fabric answered something else than {what} ({type(error).__name__}). "
+            "Check DICOM_FABRIC_URL and the proxy."
+        ) from None

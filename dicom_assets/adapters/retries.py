@@ -1,0 +1,62 @@
+"""When a request that failed is worth sending again, and how long to wait before."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+import httpx
+import tenacity
+
+_WORTH_ANOTHER_TRY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often, and how long apart, a request is sent that may succeed another time."""
+
+    tries: int = 8
+    """Requests in all, the first included."""
+    first_wait_seconds: float = 0.5
+    """Upper bound of the first wait; each further bound is twice the one before. The wait itself is random below it."""
+    longest_wait_seconds: float = 30
+    longest_retry_after_seconds: float = 60
+    """Where the service asks for more (`Retry-After`), this is waited instead."""
+
+    def wait_seconds(self, state: tenacity.RetryCallState) -> float:
+        """How long to wait before the next try: as long as the service asks for, else longer each time."""
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, WorthAnotherTryError) or error.retry_after_seconds is None:
+            return tenacity.wait_random_exponential(self.first_wait_seconds, self.longest_wait_seconds)(state)
+        asked = min(error.retry_after_seconds, self.longest_retry_after_seconds)
+        # Requests that were turned away together should not come back together.
+        return asked + tenacity.wait_random(0, self.first_wait_seconds)(state)
+
+
+class WorthAnotherTryError(Exception):
+    """What went wrong this time, in words that hold nothing of the body."""
+
+    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+def is_worth_another_try(response: httpx.Response) -> bool:
+    """Whether the answer may be another one next time: 408, 429, or an error of the server."""
+    return response.status_code in _WORTH_ANOTHER_TRY or response.is_server_error
+
+
+def parse_retry_after(response: httpx.Response, clock: Callable[[], float]) -> float | None:
+    """What `Retry-After` asks for in seconds, given as such or as a date; None where it is absent or neither.
+
+    Args:
+        response: the answer.
+        clock: gives seconds since 1970.
+    """
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(text).timestamp() - clock())
+    return None

@@ -1,0 +1,107 @@
+"""From the settings to the shortcuts of a Fabric lakehouse."""
+
+from urllib.parse import urlsplit
+
+from dicom_assets import setting_rules as rules
+from dicom_assets.adapters.credentials import TokenAuth
+from dicom_assets.adapters.fabric import Lakehouse, bring
+from dicom_assets.adapters.shortcuts import Outcome, Shortcut, Target
+from dicom_assets.core.errors import SettingsError
+from dicom_assets.identity import build_identity
+from dicom_assets.settings import Settings
+
+
+def has_lakehouse(settings: Settings) -> bool:
+    """Whether the settings say which lakehouse is to get shortcuts, and through which connection."""
+    return None not in {settings.fabric_workspace_id, settings.fabric_lakehouse_id, settings.fabric_connection_id}
+
+
+def bring_shortcuts(
+    settings: Settings, *, replace: bool = False, dry_run: bool = False, with_files: bool = True
+) -> list[Outcome]:
+    """Makes the lakehouse have the shortcuts of the settings, and tells how that went.
+
+    Args:
+        settings: name the lakehouse, the tables and the files.
+        replace: whether shortcuts that point elsewhere are changed.
+        dry_run: whether to tell only what would be done.
+        with_files: whether the DICOM files get a shortcut, where it is known where they lie.
+
+    Raises:
+        SettingsError: a setting is missing, or the tables do not lie in Azure.
+        FabricError: the lakehouse's shortcuts cannot be listed.
+        ServiceError: the identity gets no token.
+    """
+    wanted = table_shortcuts(settings)
+    if with_files and (files := file_shortcut(settings)):
+        wanted.append(files)
+    with _open_lakehouse(settings) as lakehouse:
+        return bring(lakehouse, wanted, replace=replace, dry_run=dry_run)
+
+
+def table_shortcuts(settings: Settings) -> list[Shortcut]:
+    """The shortcuts to the tables.
+
+    Raises:
+        SettingsError: the tables cannot be reached from Fabric, or through no connection.
+    """
+    if not settings.storage_url.startswith("https://"):
+        raise SettingsError(
+            f"The tables lie in {settings.storage_url}, where Fabric cannot read them. Set DICOM_STORAGE_URL to the "
+            "account they lie in, such as https://ACCOUNT.dfs.core.windows.net."
+        )
+    connection = _required("DICOM_FABRIC_CONNECTION_ID", settings.fabric_connection_id)
+    folder = "Tables" if settings.fabric_schema is None else f"Tables/{settings.fabric_schema}"
+    shortcuts = []
+    for table, name in rules.parse_fabric_tables(settings.fabric_tables).items():
+        try:
+            path = rules.check_shortcut_target(settings.table_paths[table])
+        except ValueError as error:
+            raise SettingsError(f"DICOM_{table.upper()}_TABLE_PATH: {error}") from error
+        target = Target(settings.storage_url, f"/{settings.container_name}/{path}", connection)
+        shortcuts.append(Shortcut(folder, name, target))
+    return shortcuts
+
+
+def file_shortcut(settings: Settings) -> Shortcut | None:
+    """The shortcut to the DICOM files; None where the service keeps none in Azure.
+
+    Raises:
+        SettingsError: no connection is known for the account that they lie in.
+    """
+    if settings.file_system_url is None or "://" not in settings.file_system_url:
+        return None
+    file_system = urlsplit(settings.file_system_url)
+    location = f"https://{file_system.hostname}"
+    connection = settings.fabric_files_connection_id
+    if connection is None and location == settings.storage_url:
+        connection = settings.fabric_connection_id
+    if connection is None:
+        raise SettingsError(
+            f"The DICOM files lie in {location}, another account than the tables, and DICOM_FABRIC_FILES_CONNECTION_ID "
+            "is not set. Set it to the id of a Fabric connection for that account, or leave the files out (--no-files)."
+        )
+    target = Target(location, f"/{file_system.username}/{settings.fabric_files_folder}", connection)
+    return Shortcut("Files", settings.fabric_files_name, target)
+
+
+def _open_lakehouse(settings: Settings) -> Lakehouse:
+    credential = build_identity(settings)
+    return Lakehouse(
+        _required("DICOM_FABRIC_WORKSPACE_ID", settings.fabric_workspace_id),
+        _required("DICOM_FABRIC_LAKEHOUSE_ID", settings.fabric_lakehouse_id),
+        base_url=settings.fabric_url,
+        auth=None
+        if credential is None
+        else TokenAuth(credential, settings.fabric_token_scope, authentication=settings.authentication),
+    )
+
+
+def _required(variable: str, value: str | None) -> str:
+    if value is None:
+        option = variable.removeprefix("DICOM_FABRIC_").removesuffix("_ID").lower()
+        raise SettingsError(
+            f"{variable} is not set, so it is not known where shortcuts are to lie, or how Fabric reaches the tables. "
+            f"Set it to the GUID, or give it as --{option}."
+        )
+    return value

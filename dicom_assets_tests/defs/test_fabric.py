@@ -1,0 +1,58 @@
+import dagster as dg
+import pytest
+
+from dicom_assets.definitions import build_definitions
+from dicom_assets.settings import load_settings
+from dicom_assets_tests.adapters.fabric_server import ACCOUNT, CONNECTION, LAKEHOUSE, WORKSPACE, FabricServer, adls
+
+SETTINGS = {
+    "DICOM_STORAGE_URL": ACCOUNT,
+    "DICOM_FABRIC_WORKSPACE_ID": WORKSPACE,
+    "DICOM_FABRIC_LAKEHOUSE_ID": LAKEHOUSE,
+    "DICOM_FABRIC_CONNECTION_ID": CONNECTION,
+    "DICOM_AUTHENTICATION": "none",
+}
+
+
+@pytest.fixture
+def fabric():
+    with FabricServer().running() as server:
+        yield server
+    assert server.problems == []
+
+
+def run(fabric, **config):
+    settings = load_settings({**SETTINGS, "DICOM_FABRIC_URL": fabric.url})
+    job = build_definitions(settings).resolve_job_def("fabric_shortcuts")
+    with dg.DagsterInstance.ephemeral() as instance:
+        return job.execute_in_process(
+            instance=instance, run_config={"ops": {"fabric_shortcuts": {"config": config}}}, raise_on_error=False
+        )
+
+
+def test_job_makes_shortcuts_once(fabric):
+    assert run(fabric, dry_run=True).success
+    assert fabric.shortcuts == {}
+    assert run(fabric).success
+    assert set(fabric.shortcuts) == {"Tables/instance", "Tables/series", "Tables/study"}
+    fabric.requests.clear()
+    assert run(fabric).success
+    assert set(fabric.requests) == {"ListShortcuts"}
+
+
+def test_job_fails_where_a_shortcut_points_elsewhere_unless_told_to_replace_it(fabric):
+    fabric.put(adls("Tables", "instance", "/old/instance"))
+    failed = run(fabric)
+    assert not failed.success
+    (event,) = [event for event in failed.all_node_events if event.is_step_failure]
+    assert (
+        "Tables/instance points to https://mylake.dfs.core.windows.net/old/instance"
+        in event.step_failure_data.error_display_string
+    )
+    assert run(fabric, replace=True).success
+    assert fabric.place("Tables/instance")[0] == f"{ACCOUNT}/dicom/instance"
+
+
+def test_job_is_off_without_a_lakehouse():
+    definitions = build_definitions(load_settings({**SETTINGS, "DICOM_FABRIC_LAKEHOUSE_ID": ""}))
+    assert "fabric_shortcuts" not in {job.name for job in definitions.resolve_all_job_defs()}
