@@ -14,6 +14,7 @@ from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.adapters.webhook import post_alert
+from dicom_assets.connections import build_identity
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
@@ -25,7 +26,6 @@ from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.watch import build_watch
 from dicom_assets.fabric import bring_shortcuts, has_lakehouse
-from dicom_assets.identity import build_identity
 from dicom_assets.settings import Settings, load_settings
 
 

@@ -6,8 +6,8 @@ from dicom_assets import setting_rules as rules
 from dicom_assets.adapters.credentials import TokenAuth
 from dicom_assets.adapters.fabric import Lakehouse, bring
 from dicom_assets.adapters.shortcuts import Outcome, Shortcut, Target
+from dicom_assets.connections import build_identity
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.identity import build_identity
 from dicom_assets.settings import Settings
 
 

@@ -239,7 +239,8 @@ class Lake:
         path = self._paths[table.name]
         try:
             with self.storage.explained(path, "open"):
-                delta = DeltaTable(self.uri(table), storage_options=self.storage.options())
+                address, options = self.storage.address(path)
+                delta = DeltaTable(address, storage_options=options)
         except TableNotFoundError:
             return None
         self._check_is_ours(table, delta)
@@ -372,8 +373,9 @@ class Lake:
         retention = f"interval {self._retention_hours} hours"
         with self.storage.explained(self._paths[table.name], "create"):
             self.storage.open_store(self._paths[table.name])
+            address, options = self.storage.address(self._paths[table.name])
             DeltaTable.create(
-                self.uri(table),
+                address,
                 table.schema,
                 name=table.name,
                 description=f"One row is {table.row}.",
@@ -383,7 +385,7 @@ class Lake:
                     "delta.checkpointInterval": str(COMMITS_PER_CHECKPOINT),
                     "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
                 },
-                storage_options=self.storage.options(),
+                storage_options=options,
             )
 
     def _check_is_ours(self, table: Table, delta: DeltaTable) -> None:

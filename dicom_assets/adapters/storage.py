@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import obstore
 import pyarrow as pa
@@ -20,6 +21,7 @@ STORAGE_SCOPE = "https://storage.azure.com/.default"
 """Scope of the tokens for Azure storage, whatever the account."""
 
 
+_KNOWN_HOSTS = (".core.windows.net", ".fabric.microsoft.com")
 _OBSTORE_NAMES = {"bearer_token": "token"}
 """What obstore calls an option, where it differs from delta-rs."""
 
@@ -96,17 +98,25 @@ class Storage:
         return "://" not in self.url
 
     def uri(self, path: str) -> str:
-        """Location of a table, as delta-rs wants it."""
+        """Location of a table, for people."""
         return str(Path(self.url).absolute() / path) if self.is_local else f"{self.url.rstrip('/')}/{path}"
+
+    def address(self, path: str) -> tuple[str, dict[str, str]]:
+        """URL and options of a table, for delta-rs and obstore: by itself they know hosts of the public cloud only."""
+        url, options = urlsplit(self.url), dict(self.options())
+        host = str(url.hostname)
+        if self.is_local or host.endswith(_KNOWN_HOSTS):
+            return self.uri(path), options
+        return f"az://{url.username}/{path}", {"endpoint": f"https://{host.replace('.dfs.', '.blob.', 1)}"} | options
 
     def open_store(self, path: str) -> ObjectStore:
         """The table's folder, for its files."""
         if self.is_local:
             return LocalStore(self.uri(path), mkdir=True)
-        options = dict(self.options())
+        address, options = self.address(path)
         http = {"allow_http": options.pop("allow_http", None) == "true"}
         config = {_OBSTORE_NAMES.get(name, name): value for name, value in options.items()}
-        return from_url(self.uri(path), config=cast(Any, config), client_options=cast(Any, http))
+        return from_url(address, config=cast(Any, config), client_options=cast(Any, http))
 
     def open_file(self, store: ObjectStore, path: str, name: str, size_bytes: int) -> "RangeFile | str":
         """A table's file, for pyarrow: a path where it is local, else an object that reads ranges."""

@@ -1,4 +1,4 @@
-"""Whose identity asks: the credential of the settings."""
+"""What the settings name, opened: the identity."""
 
 from dicom_assets.adapters.credentials import Credential, build_credential
 from dicom_assets.settings import Settings
