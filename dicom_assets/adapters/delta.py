@@ -403,6 +403,9 @@ class Lake:
             elif stored.field(column.name).type != column.type:
                 found = stored.field(column.name).type
                 problem = problem or f"its column {column.name} is of type {found}, not {column.type}"
+            elif stored.field(column.name).nullable and not column.nullable:
+                # As in any table that Spark made. Rows that others left would stay in it unseen.
+                problem = problem or f"its column {column.name} may be null, and ours may not"
         for name in stored.names:
             if not stored.field(name).nullable and name not in table.schema.names:
                 problem = problem or f"it needs a value in its column {name}, which ours do not have"

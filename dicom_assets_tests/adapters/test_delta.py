@@ -329,6 +329,9 @@ def foreign(path: Path, change) -> None:
     elif change == "other type":
         place = schema.get_field_index("studyDate")
         DeltaTable.create(path, schema.set(place, pa.field("studyDate", pa.string())))
+    elif change == "nullable key":
+        place = schema.get_field_index("studyInstanceUid")
+        DeltaTable.create(path, schema.set(place, pa.field("studyInstanceUid", pa.string())))
     elif change == "partitioned":
         DeltaTable.create(path, schema, partition_by=["partitionName"])
     elif change == "newer reader":
@@ -342,6 +345,7 @@ def foreign(path: Path, change) -> None:
     [
         ("other columns", "it has no column partitionName"),
         ("other type", "its column studyDate is of type string, not date32[day]"),
+        ("nullable key", "its column studyInstanceUid may be null, and ours may not"),
         ("partitioned", "it is partitioned, and ours are not"),
         ("newer reader", "it needs Delta reader version 2, and ours are of version 1"),
         ("required column", "it needs a value in its column hospital, which ours do not have"),

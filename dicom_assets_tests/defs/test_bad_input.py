@@ -16,7 +16,7 @@ from deltalake import DeltaTable, write_deltalake
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from dicom_assets import definitions
+from dicom_assets import connections
 from dicom_assets.adapters import dicom_service
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.retries import RetryPolicy
@@ -222,7 +222,7 @@ def test_wrong_token(world, monkeypatch):
         def get_token(self, *scopes, **options) -> AccessToken:
             return AccessToken("HIDDENTOKEN", 2**40)
 
-    monkeypatch.setattr(definitions, "build_credential", lambda *given, **named: Credential())
+    monkeypatch.setattr(connections, "build_credential", lambda *given, **named: Credential())
     with serve(world.service, token="right") as world.url:
         message = world.fail(ServiceRefusedError)
     assert message.startswith("Change feed request failed: 401 for ")
