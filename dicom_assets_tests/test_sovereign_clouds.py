@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import obstore
 import pytest
 
-from dicom_assets.adapters.credentials import Authentication, build_credential
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.connections import build_identity
 from dicom_assets.core.schema import INSTANCE
 from dicom_assets.fabric import table_shortcuts
 from dicom_assets.settings import load_settings
@@ -25,7 +25,7 @@ class AskedError(BaseException):
 
 
 @pytest.mark.parametrize("host", ["login.microsoftonline.us", "login.chinacloudapi.cn"])
-@pytest.mark.parametrize("authentication", [Authentication.CLIENT_SECRET, Authentication.WORKLOAD_IDENTITY])
+@pytest.mark.parametrize("authentication", ["client_secret", "workload_identity"])
 def test_tokens_come_from_the_clouds_own_authority(authentication, host, monkeypatch, tmp_path):
     asked = []
 
@@ -35,9 +35,17 @@ def test_tokens_come_from_the_clouds_own_authority(authentication, host, monkeyp
 
     (tmp_path / "token").write_text("federated")
     monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(tmp_path / "token"))
-    monkeypatch.setenv("AZURE_AUTHORITY_HOST", f"https://{host}")
+    settings = {
+        "DICOM_AUTHENTICATION": authentication,
+        "AZURE_AUTHORITY_HOST": f"https://{host}",
+        "AZURE_TENANT_ID": "25bac802-080d-4f73-8a42-1b406eb1fceb",
+        "AZURE_CLIENT_ID": "25bac802-080d-4f73-8a42-1b406eb1fceb",
+        "AZURE_CLIENT_SECRET": "secret",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    credential = build_credential(authentication, tenant_id="tenant", client_id="client", client_secret="secret")
+    credential = build_identity(load_settings())
     with pytest.raises(AskedError):
         credential.get_token("https://dicom.healthcareapis.azure.com/.default")
     assert asked == [host]

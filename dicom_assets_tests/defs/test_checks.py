@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from dicom_assets import definitions
 from dicom_assets.adapters import dicom_service
-from dicom_assets.adapters.service_requests import RetryPolicy
+from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.emulator.server import serve

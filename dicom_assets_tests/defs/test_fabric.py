@@ -7,6 +7,7 @@ from dicom_assets_tests.adapters.fabric_server import ACCOUNT, CONNECTION, LAKEH
 
 SETTINGS = {
     "DICOM_STORAGE_URL": ACCOUNT,
+    "AZURE_STORAGE_ACCOUNT_KEY": "A" * 86 + "==",  # of storage, which nothing here asks
     "DICOM_FABRIC_WORKSPACE_ID": WORKSPACE,
     "DICOM_FABRIC_LAKEHOUSE_ID": LAKEHOUSE,
     "DICOM_FABRIC_CONNECTION_ID": CONNECTION,
