@@ -54,7 +54,8 @@ def emulator(
     from dicom_assets.emulator.server import serve
     from dicom_assets.emulator.store import Service
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts this in the background has SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     if start is not None and not hours:
         raise typer.BadParameter("the hours to spread changes over are missing: add --hours", param_hint="--start")
     if hours and not (load or bundled or synthesize):
