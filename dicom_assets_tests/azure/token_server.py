@@ -44,6 +44,8 @@ class TokenServer:
     """Put into every token instead of what was asked for."""
     refusal: tuple[int, dict[str, Any]] | None = None
     """Status and body that go out instead of a token."""
+    is_silent: bool = False
+    """Whether connections end without an answer."""
     requests: list[TokenRequest] = field(default_factory=list)
     url: str = ""
 
@@ -88,6 +90,9 @@ class TokenServer:
         self.__dict__.update(fresh.__dict__)
 
     def _answer(self, handler: BaseHTTPRequestHandler, path: str, params: dict[str, str]) -> None:
+        if self.is_silent:
+            handler.close_connection = True
+            return
         if path.endswith("/.well-known/openid-configuration"):
             self._send(handler, 200, self._configuration())
             return
