@@ -10,7 +10,7 @@ from dicom_assets_tests.azure.token_server import CLIENT, SECRET, TENANT, TokenS
 NOBODY = "http://127.0.0.1:9"
 """Where nobody listens (discard, a port for privileged users)."""
 IDENTITY_VARIABLES = (
-    "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST",
+    "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE",
     "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "IDENTITY_ENDPOINT", "IDENTITY_HEADER", "IMDS_ENDPOINT",
     "MSI_ENDPOINT", "MSI_SECRET", "IDENTITY_SERVER_THUMBPRINT",
     "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy",
@@ -37,6 +37,7 @@ def _no_identity_but_ours(monkeypatch, authority_file) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", NOBODY)
     monkeypatch.setenv("AZURE_MSI_ENDPOINT", NOBODY)
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", NOBODY.replace("http:", "https:"))
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("SSL_CERT_FILE", authority_file)  # httpx, delta-rs, obstore
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority_file)  # azure-identity
