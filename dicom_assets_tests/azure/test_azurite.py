@@ -16,7 +16,7 @@ def _nothing_to_run(request, monkeypatch, tmp_path) -> None:
 @pytest.mark.usefixtures("_nothing_to_run")
 def test_without_an_emulator_its_tests_are_skipped_with_a_reason(monkeypatch):
     monkeypatch.delenv(azurite.REQUIRE_ALL, raising=False)
-    with pytest.raises(pytest.skip.Exception, match="No storage emulator: (node|`make azurite`) "):
+    with pytest.raises(pytest.skip.Exception, match=r"No storage emulator: (node|`make azurite`) "):
         azurite.find_node()
 
 

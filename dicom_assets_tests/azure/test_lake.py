@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.credentials import DICOM_SCOPE
 from dicom_assets.adapters.delta import Given, Lake
+from dicom_assets.adapters.parquet import Files
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import STUDY, TABLES
 from dicom_assets.definitions import build_definitions, build_lake
@@ -104,12 +105,21 @@ class Slow(Given):
 
 @pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
 def test_commit_has_a_token_of_its_own_where_the_derivation_outlived_the_first(signing, lake_settings, entra):
+    entra.life_seconds = 2
     lake = build_lake(load_settings(signing | lake_settings))
     lake.open_or_create(STUDY)
-    entra.life_seconds = 2
     written = lake.write(STUDY, Slow(build_rows([study("1.2")], STUDY), STUDY))
     assert (written.inserted, written.commits, written.conflicts) == (1, 1, 0)
     assert [row["studyInstanceUid"] for row in read(lake)] == ["1.2"]
+
+
+@pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
+def test_open_folder_outlives_its_first_token(signing, lake_settings, entra):
+    entra.life_seconds = 2
+    folder = Files(build_lake(load_settings(signing | lake_settings)).storage, "study")
+    folder.write_aside("a", b"content")
+    time.sleep(entra.life_seconds + 0.1)
+    assert folder.read_aside("a") == b"content"
 
 
 @pytest.fixture
