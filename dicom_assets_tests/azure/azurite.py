@@ -24,7 +24,7 @@ from dicom_assets_tests.azure.token_server import TokenServer
 PROJECT = Path(__file__).parents[2]
 MAIN = PROJECT / ".cache/azurite/node_modules/azurite/dist/src/blob/main.js"
 """Put there by `make azurite`, in the version that the Makefile pins."""
-REQUIRE_ALL = "DICOM_ASSETS_REQUIRE_ALL"
+REQUIRED = "REQUIRE_AZURITE"
 STARTED = "successfully listens on "
 AUDIENCE = "https://storage.azure.com"
 
@@ -66,8 +66,8 @@ def find_node() -> str:
     if node is not None and MAIN.is_file():
         return node
     missing = "node is not on the PATH" if node is None else "`make azurite` has not put Azurite into .cache/azurite"
-    if os.environ.get(REQUIRE_ALL) == "1":
-        pytest.fail(f"No storage emulator: {missing}; and {REQUIRE_ALL}=1 lets nothing be skipped.")
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"No storage emulator: {missing}; and {REQUIRED}=1 lets no test be skipped.")
     pytest.skip(f"No storage emulator: {missing}.")
 
 

@@ -15,13 +15,13 @@ def _nothing_to_run(request, monkeypatch, tmp_path) -> None:
 
 @pytest.mark.usefixtures("_nothing_to_run")
 def test_without_an_emulator_its_tests_are_skipped_with_a_reason(monkeypatch):
-    monkeypatch.delenv(azurite.REQUIRE_ALL, raising=False)
+    monkeypatch.delenv(azurite.REQUIRED, raising=False)
     with pytest.raises(pytest.skip.Exception, match=r"No storage emulator: (node|`make azurite`) "):
         azurite.find_node()
 
 
 @pytest.mark.usefixtures("_nothing_to_run")
 def test_where_nothing_may_be_skipped_its_absence_is_a_failure(monkeypatch):
-    monkeypatch.setenv(azurite.REQUIRE_ALL, "1")
-    with pytest.raises(pytest.fail.Exception, match="DICOM_ASSETS_REQUIRE_ALL=1 lets nothing be skipped"):
+    monkeypatch.setenv(azurite.REQUIRED, "1")
+    with pytest.raises(pytest.fail.Exception, match="REQUIRE_AZURITE=1 lets no test"):
         azurite.find_node()
