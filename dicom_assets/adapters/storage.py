@@ -17,7 +17,13 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from dicom_assets.adapters.credentials import Tokens
 from dicom_assets.adapters.storage_errors import Signing, explain_refusal
-from dicom_assets.core.errors import LakeUnavailableError, ServiceError, SettingsError
+from dicom_assets.core.errors import (
+    LakeRefusedError,
+    LakeUnavailableError,
+    ServiceError,
+    ServiceRefusedError,
+    SettingsError,
+)
 
 if TYPE_CHECKING:
     from obstore.store import AzureCredential
@@ -70,7 +76,8 @@ def azure_options(
     try:
         return {**options, "bearer_token": tokens.current().token}
     except ServiceError as error:
-        raise LakeUnavailableError(f"The lake in the storage account {account} cannot be reached. {error}") from error
+        kind = LakeRefusedError if isinstance(error, ServiceRefusedError) else LakeUnavailableError
+        raise kind(f"The lake in the storage account {account} cannot be reached. {error}") from error
 
 
 class RangeFile(io.RawIOBase):
@@ -163,11 +170,10 @@ class Storage:
                     f"Could not {doing} {self.uri(path)}: {_reason(error)}. Check that DICOM_STORAGE_URL names a "
                     "folder this user may write to, with space left."
                 ) from error
-            reason, advice = explain_refusal(
-                str(error) or type(error).__name__, _signing(self.options()) or Signing.IDENTITY
-            )
+            refusal = explain_refusal(str(error) or type(error).__name__, _signing(self.options()) or Signing.IDENTITY)
+            kind = LakeRefusedError if refusal.is_final else LakeUnavailableError
             # The native error's text may hold requests: it does not travel along.
-            raise LakeUnavailableError(f"Could not {doing} {self.uri(path)}: {reason}. {advice}") from None
+            raise kind(f"Could not {doing} {self.uri(path)}: {refusal.reason}. {refusal.advice}") from None
 
     def _credential(self) -> "AzureCredential":
         """What signs obstore's next request. It is asked for each, since each is said to expire at once."""

@@ -8,6 +8,7 @@ Source: error codes of the Blob service's REST API.
 
 import re
 from enum import Enum
+from typing import NamedTuple
 
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 _STATUS = re.compile(r"\b([45]\d\d) [A-Z][A-Za-z]+")
@@ -109,14 +110,27 @@ _BY_WORDS: dict[str, str] = {
     "dns error": "The account's name is not known here: check DICOM_STORAGE_URL, and the private endpoint's DNS.",
     "Connect)": "The account cannot be reached: check DICOM_STORAGE_URL, the network and the proxy.",
 }
+_FINAL_STATUSES = frozenset({"400", "401", "403", "404", "409"})
+_FINAL_WORDS = frozenset({"Invalid Access Key", "SAS query pair"})
 _OTHERWISE = (
     "Check DICOM_STORAGE_URL and DICOM_CONTAINER_NAME, and that the identity has the "
     '"Storage Blob Data Contributor" role on the account.'
 )
 
 
-def explain_refusal(text: str, signing: Signing) -> tuple[str, str]:
-    """The reason of a native client's error, short and without secrets, and what to do.
+class Refusal(NamedTuple):
+    """What a message says of an error."""
+
+    reason: str
+    """Short, and without secrets."""
+    advice: str
+    """What to do."""
+    is_final: bool
+    """Whether asking again would not help."""
+
+
+def explain_refusal(text: str, signing: Signing) -> Refusal:
+    """What a native client's error means.
 
     Args:
         text: of the error.
@@ -126,9 +140,11 @@ def explain_refusal(text: str, signing: Signing) -> tuple[str, str]:
     status = next(iter(_STATUS.findall(text)), None)
     if code is not None or status is not None:
         advice = _BY_CODE.get(code or "") or _BY_STATUS.get(status or "", _OTHERWISE)
-        return " ".join(filter(None, (status, code))), advice if isinstance(advice, str) else advice[signing]
-    advice = next((each for words, each in _BY_WORDS.items() if words in text), _OTHERWISE)
-    return _innermost(text), advice
+        is_final = status in _FINAL_STATUSES and advice != _BEING_DELETED
+        reason = " ".join(filter(None, (status, code)))
+        return Refusal(reason, advice if isinstance(advice, str) else advice[signing], is_final)
+    words = next((words for words in _BY_WORDS if words in text), None)
+    return Refusal(_innermost(text), _BY_WORDS.get(words or "", _OTHERWISE), words in _FINAL_WORDS)
 
 
 def _innermost(text: str) -> str:
