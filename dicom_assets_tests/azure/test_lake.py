@@ -31,7 +31,6 @@ from dicom_assets_tests.law.test_writers import CREATES, DELETES, run_both, sche
 from dicom_assets_tests.law.test_writers import play as apply_all
 from dicom_assets_tests.law.world import CHAIN, START, World, hours, read_tables
 
-pytestmark = pytest.mark.xdist_group("azurite")  # one emulator for all
 KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
 RANGE = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
 AUDIENCE = DICOM_SCOPE.removesuffix("/.default")

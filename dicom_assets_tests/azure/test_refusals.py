@@ -20,7 +20,6 @@ from dicom_assets.settings import load_settings
 from dicom_assets_tests.adapters.lakes import store, study
 from dicom_assets_tests.azure.token_server import SECRET
 
-pytestmark = pytest.mark.xdist_group("azurite")  # one emulator for all
 MARKER = "ZZSECRETZZ"
 
 
