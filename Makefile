@@ -3,6 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Of the versions around it, the first in which Delta's log can be listed; npm picks an older one by itself.
+AZURITE_VERSION := 3.37.0
+AZURITE := .cache/azurite/.ready-$(AZURITE_VERSION)
 BENCH_VENV := bench/.cache/peers-venv
 BENCH_READY := $(BENCH_VENV)/.ready
 
@@ -20,7 +23,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-deep bench bench-full check format lint types definitions docs docs-check screenshots clean clean-demo
+.PHONY: help demo dev test test-deep azurite bench bench-full check format lint types definitions docs docs-check screenshots clean clean-demo
 .NOTPARALLEL: # the tests come last in `check`, so that their result is the last thing to be read
 
 help: ## List the targets
@@ -32,11 +35,19 @@ demo: $(READY) ## Bring a day of a made-up DICOM service into Delta tables, and 
 dev: $(READY) ## Run a made-up DICOM service that keeps changing, and Dagster on it, until Ctrl-C
 	@$(BIN)/dicom-assets dev $(ARGS)
 
-test: $(READY) ## Run all tests but the deep ones
+test: $(READY) azurite ## Run all tests but the deep ones
 	@$(PYTEST) $(TEST_ARGS)
 
-test-deep: $(READY) ## Run the deep tests too: thousands of examples of the law (minutes)
+test-deep: $(READY) azurite ## Run the deep tests too: thousands of examples of the law (minutes)
 	@$(PYTEST) -m "deep or not deep" $(TEST_ARGS)
+
+azurite: ## Fetch the storage emulator that some tests need, with npm; without it they are skipped
+	@test -e $(AZURITE) || { \
+		echo "Fetching Azurite $(AZURITE_VERSION) into .cache/azurite (once, a minute) …"; \
+		rm -rf .cache/azurite && mkdir -p .cache/azurite && \
+		npm install --prefix .cache/azurite --no-save --no-audit --no-fund --omit=dev --loglevel=error \
+			azurite@$(AZURITE_VERSION) > .cache/azurite/npm.log 2>&1 && touch $(AZURITE); \
+	} || echo "make: no Azurite, see .cache/azurite/npm.log (is npm missing, or its registry?). Its tests are skipped." >&2
 
 bench: $(BENCH_READY) ## Measure small hours, this project beside others (five minutes)
 	@$(BIN)/python -m bench.run --changes 5000 $(ARGS)
@@ -54,7 +65,7 @@ bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (
 	@$(BIN)/python -m bench.million --publish
 	@$(BIN)/python -m bench.report
 
-check: lint types definitions docs-check ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
+check: lint types definitions docs-check azurite ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
 	@$(PYTEST) --cov --cov-report=term $(TEST_ARGS)
 	@# Two gates, silent when they hold, so that the tests' own result stays the last line.
 	@$(BIN)/coverage report --include='dicom_assets/core/*' --fail-under=100 > $(VENV)/core.txt || \
@@ -91,7 +102,7 @@ clean-demo: ## Delete what `make demo` and `make dev` keep: in ./data, and Dagst
 	@rm -rf data/service data/dicom data/dev .dagster
 
 clean: ## Delete the environment and all caches, not the demo
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist bench/.cache \
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist .cache bench/.cache \
 		dicom_assets_tests/ui/.screenshots
 
 # Of others' tools nothing is in the project's own environment.

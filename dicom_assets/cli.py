@@ -36,6 +36,9 @@ def emulator(
     token: Annotated[
         str | None, typer.Option(envvar="DICOM_EMULATOR_TOKEN", help="Bearer token every request must bear.")
     ] = None,
+    audience: Annotated[
+        str | None, typer.Option(help="Whom the token of every request must have been issued for, and not expired.")
+    ] = None,
     load: Annotated[
         Path | None, typer.Option(help="Folder of DICOM files to store.", exists=True, file_okay=False)
     ] = None,
@@ -67,7 +70,7 @@ def emulator(
                 typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
             else:
                 _fill(service, load=load, bundled=bundled, count=synthesize, seed=seed, hours=hours, start=first_hour)
-            with serve(service, host=host, port=port, token=token) as url:
+            with serve(service, host=host, port=port, token=token, audience=audience) as url:
                 _announce(service, url, files, token)
                 threading.Event().wait()
     except KeyboardInterrupt:

@@ -12,4 +12,5 @@ def build_identity(settings: Settings) -> Credential | None:
         tenant_id=settings.azure_tenant_id,
         client_id=settings.azure_client_id,
         client_secret=None if secret is None else secret.get_secret_value(),
+        authority=settings.azure_authority_host,
     )

@@ -7,12 +7,12 @@ from functools import cache, partial
 
 import dagster as dg
 
-from dicom_assets.adapters.credentials import TokenAuth
+from dicom_assets.adapters.credentials import TokenAuth, Tokens
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.storage import Storage, azure_options
+from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.connections import build_identity
 from dicom_assets.core.schema import extend_tables
@@ -74,15 +74,35 @@ def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomSe
 
 def build_lake(settings: Settings) -> Lake:
     """The lake of the settings."""
-    if settings.storage_account is None:
-        storage = Storage(settings.lake_url)
-    else:
-        identity = cache(lambda: build_identity(settings))
-        storage = Storage(
-            settings.lake_url,
-            lambda: azure_options(identity(), str(settings.storage_account), settings.storage_endpoint),
-        )
-    return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
+    return Lake(
+        build_storage(settings, settings.lake_url), settings.table_paths, retention_hours=settings.retention_hours
+    )
+
+
+def build_storage(settings: Settings, url: str) -> Storage:
+    """A folder, or a container of the account in `DICOM_STORAGE_URL`; nobody signs in before it is used."""
+    account = settings.storage_account
+    if account is None:
+        return Storage(url)
+
+    @cache
+    def tokens() -> Tokens | None:
+        credential = build_identity(settings)
+        if credential is None:
+            return None
+        return Tokens(credential, STORAGE_SCOPE, authentication=settings.authentication)
+
+    key, sas = settings.azure_storage_account_key, settings.azure_storage_sas_token
+    return Storage(
+        url,
+        lambda: azure_options(
+            None if key or sas else tokens(),
+            account,
+            settings.storage_endpoint,
+            account_key=None if key is None else key.get_secret_value(),
+            sas_token=None if sas is None else sas.get_secret_value(),
+        ),
+    )
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:

@@ -3,12 +3,14 @@
 The error's text follows the variable's name in a message: it says what is wrong, why, and what to do.
 """
 
+import base64
+import binascii
 import re
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 from urllib.request import url2pathname
 
 import msgspec
@@ -160,8 +162,8 @@ def check_storage_url(value: str) -> str:
     if url.scheme == "file":
         return _local_path(url)
     host = url.hostname or ""
-    if url.scheme == "http" and is_loopback(host) and re.fullmatch(r"/[a-z0-9]+/?", url.path):
-        return value.rstrip("/")  # Azurite: http://127.0.0.1:10000/ACCOUNT
+    if url.scheme in {"http", "https"} and is_loopback(host) and re.fullmatch(r"/[a-z0-9]+/?", url.path):
+        return value.rstrip("/")  # Azurite: http://127.0.0.1:10000/ACCOUNT, or https for identities
     if url.scheme not in {"https", "abfss"} or not _ACCOUNT_HOST.fullmatch(host):
         raise ValueError(
             f"is neither a folder nor a storage account. Set a path such as ./data, or {example} (dfs, not blob)."
@@ -169,6 +171,34 @@ def check_storage_url(value: str) -> str:
     if url.username is not None or url.path.strip("/"):
         raise ValueError(f"names more than the account. Set {example}, and the file system in DICOM_CONTAINER_NAME.")
     return f"https://{host}"
+
+
+def check_authority(value: str) -> str:
+    """The https URL of a host that hands out Entra's tokens; secrets travel there."""
+    example = "https://login.microsoftonline.us"
+    url = _split_url(value if "://" in value else f"https://{value}", example)
+    if url.scheme != "https" or not url.hostname or url.path.strip("/"):
+        raise ValueError(f"is no https URL of a host alone. Set one such as {example}.")
+    return f"https://{url.netloc}"
+
+
+def check_account_key(value: str) -> str:
+    """A key of a storage account. No message shows it."""
+    try:
+        base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ValueError("is no key: it is not base64, so it was not copied whole. Copy it again.") from None
+    return value
+
+
+def check_sas_token(value: str) -> str:
+    """A SAS token: the query of a signed URL. No message shows it."""
+    parts = dict(parse_qsl(value.removeprefix("?")))
+    if missing := [name for name in ("sv", "sig") if name not in parts]:
+        raise ValueError(
+            f"is no SAS token: it has no {' and no '.join(missing)}. Set the part of the signed URL after `?`, whole."
+        )
+    return value.removeprefix("?")
 
 
 def check_container_name(value: str) -> str:

@@ -47,6 +47,10 @@ def _text(rule: Callable[[str], str]) -> BeforeValidator:
     return BeforeValidator(lambda value: value if value is None else rule(value))
 
 
+def _secret(rule: Callable[[str], str]) -> BeforeValidator:
+    return _text(lambda value: rule(value.get_secret_value() if isinstance(value, SecretStr) else value))
+
+
 _Hour = Annotated[datetime | None, BeforeValidator(lambda value: value if value is None else rules.parse_hour(value))]
 _Id = Annotated[str | None, _text(rules.check_id)]
 _TablePath = Annotated[str, _text(rules.check_table_path)]
@@ -204,6 +208,21 @@ class Settings(BaseModel):
     azure_client_secret: SecretStr | None = Field(
         None, alias="AZURE_CLIENT_SECRET", description="Secret of the application, for `client_secret`."
     )
+    azure_authority_host: Annotated[str | None, _text(rules.check_authority)] = Field(
+        None,
+        alias="AZURE_AUTHORITY_HOST",
+        description="Where Microsoft Entra is asked, in clouds but the public one: `https://login.microsoftonline.us`.",
+    )
+    azure_storage_account_key: Annotated[SecretStr | None, _secret(rules.check_account_key)] = Field(
+        None,
+        alias="AZURE_STORAGE_ACCOUNT_KEY",
+        description="Key of the storage account, used instead of the identity. An identity is better.",
+    )
+    azure_storage_sas_token: Annotated[SecretStr | None, _secret(rules.check_sas_token)] = Field(
+        None,
+        alias="AZURE_STORAGE_SAS_TOKEN",
+        description="SAS token with the rights `racwdl`, used instead of the identity. An identity is better.",
+    )
 
     @field_validator("start_time")
     @classmethod
@@ -258,6 +277,21 @@ class Settings(BaseModel):
                 )
         return value
 
+    @field_validator("azure_storage_sas_token")
+    @classmethod
+    def _one_way_into_storage(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        key = info.data.get("azure_storage_account_key")
+        if value is not None and key is not None:
+            raise ValueError("is set, and AZURE_STORAGE_ACCOUNT_KEY too. Unset one of them, or both for the identity.")
+        in_account = "://" in info.data.get("storage_url", "")
+        without_identity = info.data.get("authentication") is Authentication.NONE
+        if value is None and key is None and in_account and without_identity:
+            raise ValueError(
+                "is not set, nor is AZURE_STORAGE_ACCOUNT_KEY, and DICOM_AUTHENTICATION=none: there is nothing to sign "
+                "in to the account in DICOM_STORAGE_URL with. Choose an identity, or set one of the two."
+            )
+        return value
+
     @property
     def first_hour(self) -> datetime:
         """The first hour partition, UTC."""
@@ -288,7 +322,7 @@ class Settings(BaseModel):
     @property
     def storage_endpoint(self) -> str | None:
         """URL of a storage emulator on this machine, account included; None for Azure and for a local folder."""
-        return self.storage_url if self.storage_url.startswith("http://") else None
+        return self.storage_url if "://" in self.storage_url and urlsplit(self.storage_url).path else None
 
     @property
     def file_url_prefix(self) -> str | None:

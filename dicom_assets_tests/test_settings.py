@@ -345,6 +345,72 @@ def test_table_does_not_hold_another():
     )
 
 
+ACCOUNT = {"DICOM_STORAGE_URL": "https://lake.dfs.core.windows.net"}
+SAS = "sv=2021-12-02&sp=racwdl&sig=hidden%3D"
+
+
+def test_emulator_may_speak_https():
+    settings = load(DICOM_STORAGE_URL="https://127.0.0.1:10000/mylake/")
+    assert (settings.storage_account, settings.storage_endpoint) == ("mylake", "https://127.0.0.1:10000/mylake")
+
+
+@pytest.mark.parametrize("given", [SAS, f"?{SAS}"])
+def test_key_and_sas_token_are_hidden(given):
+    token = load(**ACCOUNT, AZURE_STORAGE_SAS_TOKEN=given)
+    key = load(**ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY="aGlkZGVu")
+    assert token.azure_storage_sas_token.get_secret_value() == SAS
+    assert key.azure_storage_account_key.get_secret_value() == "aGlkZGVu"
+    assert "hidden" not in repr(token)
+    assert "aGlkZGVu" not in repr(key)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("AZURE_STORAGE_ACCOUNT_KEY", "hidden key!", "is no key: it is not base64, so it was not copied whole."),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "hidden", "is no key: it is not base64, so it was not copied whole."),
+        ("AZURE_STORAGE_SAS_TOKEN", "hidden", "is no SAS token: it has no sv and no sig."),
+        ("AZURE_STORAGE_SAS_TOKEN", "sv=1&se=hidden", "is no SAS token: it has no sig."),
+        ("AZURE_STORAGE_SAS_TOKEN", "https://lake.blob.core.windows.net/dicom?sv=1", "is no SAS token: it has no"),
+    ],
+)
+def test_key_or_sas_token_that_is_none_is_explained_and_not_echoed(name, value, told):
+    message = refusal(**ACCOUNT, **{name: value})
+    assert f"- {name}: {told}" in message
+    assert "hidden" not in message
+
+
+def test_key_and_sas_token_exclude_each_other():
+    message = refusal(**ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY="aGlkZGVu", AZURE_STORAGE_SAS_TOKEN=SAS)
+    assert "- AZURE_STORAGE_SAS_TOKEN: is set, and AZURE_STORAGE_ACCOUNT_KEY too. Unset one" in message
+    assert "hidden" not in message
+
+
+def test_account_needs_something_to_sign_in_with():
+    message = refusal(**ACCOUNT, DICOM_AUTHENTICATION="none")
+    assert "DICOM_AUTHENTICATION=none: there is nothing to sign in to the account" in message
+    for way in ({"AZURE_STORAGE_ACCOUNT_KEY": "aGlkZGVu"}, {"AZURE_STORAGE_SAS_TOKEN": SAS}):
+        load(**ACCOUNT, DICOM_AUTHENTICATION="none", **way)
+    load(**ACCOUNT)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://login.microsoftonline.us/", "https://login.microsoftonline.us"),
+        ("login.chinacloudapi.cn", "https://login.chinacloudapi.cn"),
+        ("https://127.0.0.1:8443", "https://127.0.0.1:8443"),
+    ],
+)
+def test_authority_is_a_host(given, kept):
+    assert load(AZURE_AUTHORITY_HOST=given).azure_authority_host == kept
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8443", "https://login.microsoftonline.us/tenant", "https://"])
+def test_authority_is_asked_over_https_alone(url):
+    assert "- AZURE_AUTHORITY_HOST: is no https URL of a host alone." in refusal(AZURE_AUTHORITY_HOST=url)
+
+
 # The DICOM files
 
 

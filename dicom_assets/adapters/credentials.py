@@ -27,6 +27,8 @@ DICOM_SCOPE = "https://dicom.healthcareapis.azure.com/.default"
 """The audience of every instance of Azure's DICOM service."""
 
 REFRESH_BEFORE_EXPIRY_SECONDS = 300
+PAUSE_SECONDS = 30
+"""Between two attempts to renew a token that is good for a while yet."""
 # Azure's credentials answer from their own cache unless claims are asked for; these ask for nothing.
 _NO_CLAIMS = '{"access_token":{}}'
 _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]+)"')
@@ -57,6 +59,7 @@ def build_credential(
     tenant_id: str | None = None,
     client_id: str | None = None,
     client_secret: str | None = None,
+    authority: str | None = None,
 ) -> Credential | None:
     """The credential of the identity that asks; None where requests go out without a token.
 
@@ -65,6 +68,7 @@ def build_credential(
         tenant_id: The Entra tenant, for a client secret or a workload identity.
         client_id: The application, or the user-assigned managed identity; without it the system-assigned one.
         client_secret: The application's secret.
+        authority: Where Entra is asked, such as `https://login.microsoftonline.us`; without it the public cloud's.
 
     Raises:
         SettingsError: the machine or the arguments lack what this kind of identity needs.
@@ -73,16 +77,18 @@ def build_credential(
         return None
     from azure import identity  # 0.3 s that runs without a token need not spend
 
+    # An authority that is named is trusted: clouds of one's own cannot be looked up in the public cloud's directory.
+    entra: dict[str, Any] = {} if authority is None else {"authority": authority, "disable_instance_discovery": True}
     try:
         match authentication:
             case Authentication.DEFAULT:
-                return identity.DefaultAzureCredential(managed_identity_client_id=client_id)
+                return identity.DefaultAzureCredential(managed_identity_client_id=client_id, **entra)
             case Authentication.MANAGED_IDENTITY:
                 return identity.ManagedIdentityCredential(client_id=client_id)
             case Authentication.WORKLOAD_IDENTITY:
-                return identity.WorkloadIdentityCredential(tenant_id=tenant_id, client_id=client_id)
+                return identity.WorkloadIdentityCredential(tenant_id=tenant_id, client_id=client_id, **entra)
             case Authentication.CLIENT_SECRET:
-                return identity.ClientSecretCredential(tenant_id or "", client_id or "", client_secret or "")
+                return identity.ClientSecretCredential(tenant_id or "", client_id or "", client_secret or "", **entra)
             case Authentication.AZURE_CLI:
                 return identity.AzureCliCredential()
             case _:  # pragma: no cover — mypy proves that no kind is missing
@@ -108,6 +114,97 @@ _WHAT_IT_NEEDS = {
 }
 
 
+class Tokens:
+    """The tokens of one identity for one scope: each asked for once, however many want it, and renewed before its end.
+
+    Azure's credentials keep tokens too, but most of them let every thread ask at once.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        scope: str,
+        *,
+        authentication: Authentication = Authentication.DEFAULT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._credential = credential
+        self._scope = scope
+        self._authentication = authentication
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token: AccessToken | None = None
+        self._pause_until = 0.0
+
+    def __repr__(self) -> str:
+        return f"Tokens(scope={self._scope!r}, authentication={self._authentication.value!r})"
+
+    def current(self) -> "AccessToken":
+        """A token that is good for the next request.
+
+        Where nobody who hands out tokens can be reached, that is the last one, as long as it lives.
+
+        Raises:
+            ServiceRefusedError: the identity gets no token.
+            ServiceUnreachableError: nobody who hands out tokens can be reached.
+        """
+        with self._lock:
+            now = self._clock()
+            token = self._token
+            if token is None or token.expires_on <= now:
+                token = self._token = self._fetch(None)
+            elif token.expires_on - now < REFRESH_BEFORE_EXPIRY_SECONDS and now >= self._pause_until:
+                try:
+                    token = self._token = self._fetch(None)
+                except ServiceUnreachableError as error:
+                    self._pause_until = now + PAUSE_SECONDS
+                    logger.warning("%s The last token is used as long as it lives.", error)
+            return token
+
+    def renewed(self, refused: "AccessToken", claims: str) -> "AccessToken":
+        """A token instead of one that was refused, from no cache, with the claims that are asked for.
+
+        Raises:
+            ServiceError: as `current`.
+        """
+        with self._lock:
+            token = self._token
+            if token is None or token is refused:  # else another request has renewed it meanwhile
+                token = self._token = self._fetch(claims)
+            return token
+
+    def _fetch(self, claims: str | None) -> "AccessToken":
+        from azure.core.exceptions import AzureError
+
+        try:
+            if claims is None:
+                return self._credential.get_token(self._scope)
+            return self._credential.get_token(self._scope, claims=claims)
+        except (AzureError, OSError) as error:  # OSError: the file of a workload identity's token
+            if (silence := _silence_behind(error)) is not None:
+                raise ServiceUnreachableError(
+                    f"No token for {self._scope}: nobody who hands them out could be reached "
+                    f"({type(silence).__name__}). Check the network and the proxy between here and Microsoft Entra, "
+                    "and that this machine trusts the certificates on the way."
+                ) from error
+            code = _ENTRA_CODE.search(str(error))
+            reason = f"{type(error).__name__}, {code[0]}" if code else type(error).__name__
+            raise ServiceRefusedError(
+                f"No token for {self._scope}: DICOM_AUTHENTICATION={self._authentication} did not work ({reason}). "
+                f"{_WHAT_IT_NEEDS[self._authentication]}"
+            ) from error
+
+
+def _silence_behind(error: BaseException) -> BaseException | None:
+    """The missing answer that made a credential fail: most credentials report it as a failed sign-in."""
+    from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ServiceRequestError | ServiceResponseError):
+        cause = cause.__cause__
+    return cause
+
+
 class TokenAuth(httpx.Auth):
     """Puts a token on every request: one token request however many requests run at once, renewed before it expires.
 
@@ -123,12 +220,9 @@ class TokenAuth(httpx.Auth):
         authentication: Authentication = Authentication.DEFAULT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._credential = credential
         self._scope = scope
         self._authentication = authentication
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._token: AccessToken | None = None
+        self._tokens = Tokens(credential, scope, authentication=authentication, clock=clock)
 
     def __repr__(self) -> str:
         return f"TokenAuth(scope={self._scope!r}, authentication={self._authentication.value!r})"
@@ -146,52 +240,18 @@ class TokenAuth(httpx.Auth):
                 f"A token would travel to {request.url.host} over plain http, for everybody on the way to read. "
                 "Use https:// in DICOM_SERVICE_URL."
             )
-        token = self._current_token()
+        token = self._tokens.current()
         request.headers["Authorization"] = f"Bearer {token.token}"
         response = yield request
         if response.status_code != httpx.codes.UNAUTHORIZED:
             return
         try:
-            token = self._renewed_token(token, _claims(response))
+            token = self._tokens.renewed(token, _claims(response))
         except ServiceError as error:
             logger.warning("A new token after a 401 could not be had: %s", error)
             return
         request.headers["Authorization"] = f"Bearer {token.token}"
         yield request
-
-    def _current_token(self) -> "AccessToken":
-        with self._lock:
-            token = self._token
-            if token is None or token.expires_on - self._clock() < REFRESH_BEFORE_EXPIRY_SECONDS:
-                token = self._token = self._fetch_token(None)
-            return token
-
-    def _renewed_token(self, refused: "AccessToken", claims: str) -> "AccessToken":
-        with self._lock:
-            token = self._token
-            if token is None or token is refused:  # else another request has renewed it meanwhile
-                token = self._token = self._fetch_token(claims)
-            return token
-
-    def _fetch_token(self, claims: str | None) -> "AccessToken":
-        from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
-
-        try:
-            if claims is None:
-                return self._credential.get_token(self._scope)
-            return self._credential.get_token(self._scope, claims=claims)
-        except (ServiceRequestError, ServiceResponseError) as error:
-            raise ServiceUnreachableError(
-                f"No token for {self._scope}: nobody who hands them out could be reached "
-                f"({type(error).__name__}). Check the network and the proxy between here and Microsoft Entra."
-            ) from error
-        except AzureError as error:
-            code = _ENTRA_CODE.search(str(error))
-            reason = f"{type(error).__name__}, {code[0]}" if code else type(error).__name__
-            raise ServiceRefusedError(
-                f"No token for {self._scope}: DICOM_AUTHENTICATION={self._authentication} did not work ({reason}). "
-                f"{_WHAT_IT_NEEDS[self._authentication]}"
-            ) from error
 
 
 def is_loopback(host: str) -> bool:

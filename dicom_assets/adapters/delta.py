@@ -101,9 +101,21 @@ class Written:
 class Snapshot:
     """One version of a table."""
 
-    def __init__(self, table: Table, delta: DeltaTable, files: Files, studies: StudyIndex) -> None:
+    def __init__(
+        self, table: Table, delta: DeltaTable, files: Files, studies: StudyIndex, options: dict[str, str] | None = None
+    ) -> None:
+        """A version.
+
+        Args:
+            table: whose.
+            delta: the table as delta-rs sees it.
+            files: its folder.
+            studies: what is known of the lake's files.
+            options: those that delta-rs was given.
+        """
         self.table = table
         self.delta = delta
+        self.options = options or {}
         self.folder = files
         self._studies = studies
 
@@ -238,13 +250,13 @@ class Lake:
         """
         path = self._paths[table.name]
         try:
+            address, options = self.storage.address(path)
             with self.storage.explained(path, "open"):
-                address, options = self.storage.address(path)
                 delta = DeltaTable(address, storage_options=options)
         except TableNotFoundError:
             return None
         self._check_is_ours(table, delta)
-        return Snapshot(table, delta, Files(self.storage, path, self._decoded), self._studies)
+        return Snapshot(table, delta, Files(self.storage, path, self._decoded), self._studies, options)
 
     def open_or_create(self, table: Table) -> Snapshot:
         """The table's newest version, after creating it or adding the columns it lacks, as need be."""
@@ -347,16 +359,26 @@ class Lake:
 
     def _refresh(self, snapshot: Snapshot) -> Snapshot:
         """The newest version, for the snapshot's only holder: it is not to be used any more."""
+        delta, options = self._sign_in(snapshot)
         with self.storage.explained(self._paths[snapshot.table.name], "open"):
-            snapshot.delta.update_incremental()
-        return Snapshot(snapshot.table, snapshot.delta, snapshot.folder, self._studies)
+            delta.update_incremental()
+        return Snapshot(snapshot.table, delta, snapshot.folder, self._studies, options)
+
+    def _sign_in(self, snapshot: Snapshot) -> tuple[DeltaTable, dict[str, str]]:
+        """The snapshot's version with options that are good now: what was derived from it may have outlived a token."""
+        options = self.storage.options()
+        if options == snapshot.options:
+            return snapshot.delta, options
+        with self.storage.explained(self._paths[snapshot.table.name], "open"):
+            return DeltaTable(self.uri(snapshot.table), version=snapshot.version, storage_options=options), options
 
     def _commit(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
+        delta, _ = self._sign_in(snapshot)
         with self.storage.explained(self._paths[snapshot.table.name], "commit to"):
-            snapshot.delta.create_write_transaction(
+            delta.create_write_transaction(
                 actions,
                 "append",
-                snapshot.delta.schema(),
+                delta.schema(),
                 commit_properties=CommitProperties(max_commit_retries=0),  # this version's successor, or nothing
             )
 

@@ -140,7 +140,8 @@ class Files:
 
     def delete(self, actions: Sequence[AddAction]) -> None:
         """Deletes files that no commit names."""
-        obstore.delete(self._store, [action.path for action in actions])
+        with self._storage.explained(self._path, "delete files of a lost commit from"):
+            obstore.delete(self._store, [action.path for action in actions])
 
     def _write_file(self, rows: pa.Table, data_change: bool) -> AddAction:
         sink = pa.BufferOutputStream()

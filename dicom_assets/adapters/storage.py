@@ -1,11 +1,13 @@
 """Where the lake lies: a local folder or a file system of Azure Data Lake Storage."""
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -14,37 +16,70 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from dicom_assets.adapters.credentials import Credential
-from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.adapters.credentials import Tokens
+from dicom_assets.adapters.storage_errors import Signing, explain_refusal
+from dicom_assets.core.errors import (
+    LakeRefusedError,
+    LakeUnavailableError,
+    ServiceError,
+    ServiceRefusedError,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from obstore.store import AzureCredential
 
 STORAGE_SCOPE = "https://storage.azure.com/.default"
-"""Scope of the tokens for Azure storage, whatever the account."""
-
+"""Scope of the tokens for Azure storage, whatever the account and the cloud."""
 
 _KNOWN_HOSTS = (".core.windows.net", ".fabric.microsoft.com")
-_OBSTORE_NAMES = {"bearer_token": "token"}
-"""What obstore calls an option, where it differs from delta-rs."""
+_SIGNING = {"account_key": Signing.KEY, "sas_token": Signing.SAS, "bearer_token": Signing.IDENTITY}
 
 
 def _no_options() -> dict[str, str]:
     return {}
 
 
-def azure_options(credential: Credential | None, account: str, endpoint: str | None) -> dict[str, str]:
-    """Options of delta-rs and obstore for an account, with a token that is good for the next operation.
+def azure_options(
+    tokens: Tokens | None,
+    account: str,
+    endpoint: str | None = None,
+    *,
+    account_key: str | None = None,
+    sas_token: str | None = None,
+) -> dict[str, str]:
+    """Options of delta-rs for an account, signed in with what is good for the next operation.
 
     Args:
-        credential: whatever hands out tokens and keeps them until they expire. Without one delta-rs and obstore look
-            into the environment for a key (AZURE_STORAGE_ACCOUNT_KEY) or a SAS token.
+        tokens: of the identity, for `STORAGE_SCOPE`; asked where there is neither key nor SAS token.
         account: the storage account.
         endpoint: of an emulator on this machine, the account included; None for Azure.
+        account_key: of the account.
+        sas_token: with or without the question mark of the URL that it came from.
+
+    Raises:
+        SettingsError: there is nothing to sign in with. The native clients would ask the machine's own identity.
+        LakeUnavailableError: the identity gets no token.
     """
     options = {"account_name": account}
     if endpoint is not None:
-        options |= {"endpoint": endpoint, "allow_http": "true"}
-    if credential is not None:
-        options["bearer_token"] = credential.get_token(STORAGE_SCOPE).token
-    return options
+        options["endpoint"] = endpoint
+        if endpoint.startswith("http://"):
+            options["allow_http"] = "true"
+    if account_key is not None:
+        return {**options, "account_key": account_key}
+    if sas_token is not None:
+        return {**options, "sas_token": sas_token.removeprefix("?")}
+    if tokens is None:
+        raise SettingsError(
+            f"There is nothing to sign in to the storage account {account} with: DICOM_AUTHENTICATION=none. Choose an "
+            "identity, or set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN."
+        )
+    try:
+        return {**options, "bearer_token": tokens.current().token}
+    except ServiceError as error:
+        kind = LakeRefusedError if isinstance(error, ServiceRefusedError) else LakeUnavailableError
+        raise kind(f"The lake in the storage account {account} cannot be reached. {error}") from error
 
 
 class RangeFile(io.RawIOBase):
@@ -90,7 +125,7 @@ class Storage:
     url: str
     """A local path, or `abfss://fileSystem@account.dfs.core.windows.net`."""
     options: Callable[[], dict[str, str]] = _no_options
-    """Gives the options of delta-rs and obstore; asked before every operation, since tokens expire."""
+    """Gives the options of delta-rs; asked before every operation, since tokens expire."""
 
     @property
     def is_local(self) -> bool:
@@ -110,13 +145,20 @@ class Storage:
         return f"az://{url.username}/{path}", {"endpoint": f"https://{host.replace('.dfs.', '.blob.', 1)}"} | options
 
     def open_store(self, path: str) -> ObjectStore:
-        """The table's folder, for its files."""
+        """The table's folder, for its files; signs in anew as often as need be."""
         if self.is_local:
             return LocalStore(self.uri(path), mkdir=True)
         address, options = self.address(path)
-        http = {"allow_http": options.pop("allow_http", None) == "true"}
-        config = {_OBSTORE_NAMES.get(name, name): value for name, value in options.items()}
-        return from_url(address, config=cast(Any, config), client_options=cast(Any, http))
+        places = {name: value for name, value in options.items() if name in ("account_name", "endpoint")}
+        http = {"allow_http": options.get("allow_http") == "true"}
+        with self.explained(path, "open"):
+            return from_url(
+                address,
+                config=cast(Any, places),
+                client_options=cast(Any, http),
+                # Given as options, a SAS token would lose to a client secret in the environment, and a token expires.
+                credential_provider=self._credential if _signing(options) else None,
+            )
 
     def open_file(self, store: ObjectStore, path: str, name: str, size_bytes: int) -> "RangeFile | str":
         """A table's file, for pyarrow: a path where it is local, else an object that reads ranges."""
@@ -133,15 +175,30 @@ class Storage:
         except (CommitFailedError, TableNotFoundError):
             raise
         except (OSError, DeltaError, BaseError, pa.ArrowInvalid) as error:
-            raise LakeUnavailableError(
-                f"Could not {doing} {self.uri(path)}: {_reason(error)}. "
-                + (
-                    "Check that DICOM_STORAGE_URL names a folder this user may write to, with space left."
-                    if self.is_local
-                    else "Check DICOM_STORAGE_URL and DICOM_CONTAINER_NAME, and that the identity has the "
-                    '"Storage Blob Data Contributor" role on the account.'
-                )
-            ) from error
+            if self.is_local:
+                raise LakeUnavailableError(
+                    f"Could not {doing} {self.uri(path)}: {_reason(error)}. Check that DICOM_STORAGE_URL names a "
+                    "folder this user may write to, with space left."
+                ) from error
+            refusal = explain_refusal(str(error) or type(error).__name__, _signing(self.options()) or Signing.IDENTITY)
+            kind = LakeRefusedError if refusal.is_final else LakeUnavailableError
+            # The native error's text may hold requests: it does not travel along.
+            raise kind(f"Could not {doing} {self.uri(path)}: {refusal.reason}. {refusal.advice}") from None
+
+    def _credential(self) -> "AzureCredential":
+        """What signs obstore's next request. It is asked for each, since each is said to expire at once."""
+        options, now = self.options(), datetime.fromtimestamp(time.time(), UTC)
+        match _signing(options):
+            case Signing.KEY:
+                return {"access_key": options["account_key"], "expires_at": None}
+            case Signing.SAS:
+                return {"sas_token": options["sas_token"], "expires_at": None}
+            case _:
+                return {"token": options["bearer_token"], "expires_at": now}
+
+
+def _signing(options: dict[str, str]) -> Signing | None:
+    return next((signing for name, signing in _SIGNING.items() if name in options), None)
 
 
 def _reason(error: Exception) -> str:

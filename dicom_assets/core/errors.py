@@ -66,7 +66,11 @@ class LakeError(DicomAssetsError):
 
 
 class LakeUnavailableError(LakeError):
-    """Storage refuses, or cannot be reached, read or written."""
+    """Storage cannot be reached, read or written."""
+
+
+class LakeRefusedError(LakeUnavailableError):
+    """Storage says no, to a key, an identity or a container: asking again would not help."""
 
 
 class ForeignTableError(LakeError):

@@ -9,6 +9,7 @@ from dicom_assets.core.errors import (
     CommitConflictError,
     DicomAssetsError,
     FeedMovedError,
+    LakeRefusedError,
     LakeUnavailableError,
     ServiceUnreachableError,
     UnreadablePageError,
@@ -31,7 +32,7 @@ _HEALING = (
 
 def heals(error: DicomAssetsError) -> bool:
     """Whether the same step may succeed some time later, without anyone doing anything."""
-    return isinstance(error, _HEALING)
+    return isinstance(error, _HEALING) and not isinstance(error, LakeRefusedError)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ More lenient than the real service in one respect: partitions are always on, and
 Source: the public DICOM server's routes, controllers and status codes.
 """
 
-import hmac
 import json
 import re
 import uuid
@@ -33,6 +32,7 @@ from dicom_assets.emulator.stow import (
     split_parts,
     store_parts,
 )
+from dicom_assets.emulator.tokens import check_token
 from dicom_assets.emulator.updates import MAXIMUM_STUDIES, check_changes
 
 Intercept = Callable[[Request], Response | None]
@@ -44,12 +44,15 @@ _JSON: Final = "application/json"
 _DICOM_JSON: Final = "application/dicom+json"
 
 
-def create_app(service: Service, *, token: str | None = None, intercept: Intercept | None = None) -> Starlette:
+def create_app(
+    service: Service, *, token: str | None = None, audience: str | None = None, intercept: Intercept | None = None
+) -> Starlette:
     """The ASGI application over a service.
 
     Args:
         service: the state behind it; stays open when the application ends.
         token: the bearer token that every request must bear; None asks for none.
+        audience: for which the token of every request must have been issued; None does not look.
         intercept: sees every request first.
     """
     endpoints = _Endpoints(service)
@@ -58,7 +61,7 @@ def create_app(service: Service, *, token: str | None = None, intercept: Interce
         async def guarded(request: Request) -> Response:
             if intercept is not None and (response := intercept(request)) is not None:
                 return response
-            _check_token(request, token)
+            check_token(request, token=token, audience=audience)
             _check_version(request)
             _check_accept(request, accepts)
             return await endpoint(request)
@@ -209,14 +212,6 @@ def _uids(request: Request) -> dict[str, str]:
         if not is_uid(uid):
             raise HTTPException(400, f"The {name} in the path is no UID.")
     return uids
-
-
-def _check_token(request: Request, token: str | None) -> None:
-    if token is None:
-        return
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-        raise HTTPException(401, "A valid bearer token is required.", {"WWW-Authenticate": "Bearer"})
 
 
 def _check_version(request: Request) -> None:

@@ -19,6 +19,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     token: str | None = None,
+    audience: str | None = None,
     intercept: Intercept | None = None,
 ) -> Iterator[str]:
     """Serve until the block ends.
@@ -28,6 +29,7 @@ def serve(
         host: the address to listen on.
         port: the port; 0 takes a free one.
         token: the bearer token that every request must bear; None asks for none.
+        audience: for which the token of every request must have been issued; None does not look.
         intercept: sees every request first, and may answer it.
 
     Yields:
@@ -37,7 +39,7 @@ def serve(
         EmulatorStartError: the port is taken, or the host is none of this machine's.
     """
     with _listen(host, port) as listener:
-        app = create_app(service, token=token, intercept=intercept)
+        app = create_app(service, token=token, audience=audience, intercept=intercept)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
         )

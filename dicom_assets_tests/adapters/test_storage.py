@@ -5,12 +5,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from azure.core.credentials import AccessToken
+from azure.core.exceptions import ClientAuthenticationError
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.exceptions import GenericError
 from obstore.store import AzureStore, LocalStore
 
-from dicom_assets.adapters.storage import Storage, azure_options
-from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.adapters.credentials import Authentication, Tokens
+from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
+from dicom_assets.core.errors import LakeUnavailableError, SettingsError
 
 AZURE = "abfss://dicom@account.dfs.core.windows.net"
 
@@ -59,37 +61,70 @@ def test_file_of_a_store_is_read_in_ranges(tmp_path):
 class Identity:
     def __init__(self) -> None:
         self.scopes: list[str] = []
+        self.failure: Exception | None = None
 
     def get_token(self, *scopes: str, **_: object) -> AccessToken:
         self.scopes += scopes
-        return AccessToken("secret", 0)
+        if self.failure is not None:
+            raise self.failure
+        return AccessToken("secret", 2**40)
 
 
 def test_options_of_an_account_hold_a_token_of_the_identity():
     identity = Identity()
-    assert azure_options(identity, "account", None) == {"account_name": "account", "bearer_token": "secret"}
+    tokens = Tokens(identity, STORAGE_SCOPE)
+    for _ in range(3):
+        assert azure_options(tokens, "account") == {"account_name": "account", "bearer_token": "secret"}
     assert identity.scopes == ["https://storage.azure.com/.default"]
 
 
-def test_options_of_an_emulator_name_its_endpoint_and_no_token_without_an_identity():
-    options = azure_options(None, "lake", "http://127.0.0.1:1/lake")
-    assert options == {"account_name": "lake", "endpoint": "http://127.0.0.1:1/lake", "allow_http": "true"}
+def test_identity_without_a_token_is_a_lake_out_of_reach():
+    identity = Identity()
+    identity.failure = ClientAuthenticationError("AADSTS7000222: hidden")
+    with pytest.raises(
+        LakeUnavailableError, match=r"account account cannot be reached. No token .*AADSTS7000222"
+    ) as no:
+        azure_options(Tokens(identity, STORAGE_SCOPE, authentication=Authentication.CLIENT_SECRET), "account")
+    assert "hidden" not in str(no.value)
+
+
+@pytest.mark.parametrize(("scheme", "plain"), [("http", {"allow_http": "true"}), ("https", {})])
+def test_options_of_an_emulator_name_its_endpoint(scheme, plain):
+    endpoint = f"{scheme}://127.0.0.1:1/lake"
+    options = azure_options(None, "lake", endpoint, account_key="a2V5")
+    assert options == {"account_name": "lake", "endpoint": endpoint, "account_key": "a2V5"} | plain
     assert isinstance(Storage(AZURE, lambda: dict(options)).open_store("study"), AzureStore)
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("disk full"), DeltaError("no log"), GenericError("refused"), pa.ArrowInvalid("cut")]
-)
-@pytest.mark.parametrize(
-    ("url", "told"), [("/lake", "DICOM_STORAGE_URL names a folder"), (AZURE, '"Storage Blob Data Contributor" role')]
-)
-def test_refusal_says_what_was_done_where_why_and_what_to_do(error, url, told):
-    storage = Storage(url)
-    with pytest.raises(LakeUnavailableError) as caught, storage.explained("study", "commit to"):
+def test_sas_token_may_have_the_question_mark_of_its_url():
+    assert azure_options(None, "lake", sas_token="?sv=1&sig=a")["sas_token"] == "sv=1&sig=a"
+
+
+def test_nobody_signs_in_by_accident():
+    with pytest.raises(SettingsError, match=r"DICOM_AUTHENTICATION=none.*AZURE_STORAGE_ACCOUNT_KEY"):
+        azure_options(None, "lake")
+
+
+ERRORS = [OSError("disk full"), DeltaError("no log"), GenericError("refused"), pa.ArrowInvalid("cut")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_refusal_says_what_was_done_where_why_and_what_to_do(error):
+    with pytest.raises(LakeUnavailableError) as caught, Storage("/lake").explained("study", "commit to"):
         raise error
-    assert str(caught.value).startswith(f"Could not commit to {url}/study: {error}. Check")
-    assert told in str(caught.value)
+    assert str(caught.value).startswith(f"Could not commit to /lake/study: {error}. Check")
+    assert "DICOM_STORAGE_URL names a folder" in str(caught.value)
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_refusal_of_an_account_travels_without_the_native_error(error):
+    with pytest.raises(LakeUnavailableError) as caught, Storage(AZURE).explained("study", "commit to"):
+        raise error
+    assert str(caught.value).startswith(f"Could not commit to {AZURE}/study: {error}. Check")
+    assert '"Storage Blob Data Contributor" role' in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize(

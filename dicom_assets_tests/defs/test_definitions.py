@@ -124,9 +124,20 @@ def test_materialising_without_a_service_names_the_setting_and_the_demo(definiti
         job.execute_in_process(instance=instance, partition_key="2026-03-01-00:00")
 
 
-def test_lake_in_an_account_is_asked_for_with_its_options():
-    storage = build_lake(
-        load_settings({"DICOM_STORAGE_URL": "https://account.dfs.core.windows.net", "DICOM_AUTHENTICATION": "none"})
-    ).storage
+ACCOUNT = {"DICOM_STORAGE_URL": "https://account.dfs.core.windows.net", "DICOM_AUTHENTICATION": "none"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "option"),
+    [("AZURE_STORAGE_ACCOUNT_KEY", "a2V5", "account_key"), ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=a", "sas_token")],
+)
+def test_lake_in_an_account_is_asked_for_with_its_options(variable, value, option):
+    storage = build_lake(load_settings(ACCOUNT | {variable: value})).storage
     assert storage.uri("instance") == "abfss://dicom@account.dfs.core.windows.net/instance"
-    assert storage.options() == {"account_name": "account"}
+    assert storage.options() == {"account_name": "account", option: value.removeprefix("?")}
+
+
+def test_key_or_sas_token_is_used_where_an_identity_asks_the_service():
+    managed = {"DICOM_AUTHENTICATION": "managed_identity", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}
+    options = build_lake(load_settings(ACCOUNT | managed)).storage.options()
+    assert options == {"account_name": "account", "account_key": "a2V5"}

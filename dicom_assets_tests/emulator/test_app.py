@@ -1,3 +1,7 @@
+import base64
+import json
+import time
+
 import httpx
 import pytest
 from starlette.responses import Response
@@ -236,6 +240,39 @@ def test_token(service, header, status):
         response = httpx.get(f"{url}/v2/changefeed", headers={"Authorization": header} if header else {})
     assert response.status_code == status
     assert response.headers.get("WWW-Authenticate") == (None if status == 200 else "Bearer")
+
+
+def jwt(claims: object) -> str:
+    parts = [json.dumps(part).encode() for part in ({"alg": "none"}, claims)]
+    return ".".join([*(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts), ""])
+
+
+NOW = int(time.time())
+LIVING = {"nbf": NOW - 60, "exp": NOW + 3600}
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (jwt({"aud": "https://dicom.example", **LIVING}), 200),
+        (jwt({"aud": "https://dicom.example/", "exp": NOW + 3600}), 200),
+        (jwt({"aud": "https://other.example", **LIVING}), 401),
+        (jwt(LIVING), 401),
+        (jwt({"aud": "https://dicom.example", "nbf": NOW - 60, "exp": NOW - 1}), 401),
+        (jwt({"aud": "https://dicom.example", "nbf": NOW + 60, "exp": NOW + 3600}), 401),
+        (jwt({"aud": "https://dicom.example"}), 401),
+        (jwt(["aud"]), 401),
+        ("a.b", 401),
+        ("a.b.c", 401),
+    ],
+)
+def test_token_is_for_the_audience_and_lives(service, given, status):
+    with serve(service, audience="https://dicom.example") as url:
+        response = httpx.get(f"{url}/v2/changefeed", headers={"Authorization": f"Bearer {given}"})
+        assert httpx.get(f"{url}/v2/changefeed").status_code == 401
+    assert response.status_code == status
+    if status == 401:
+        assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
 def test_interceptor_may_answer_first(service):

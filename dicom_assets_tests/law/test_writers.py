@@ -58,8 +58,8 @@ class Turns:
 class GatedLake(Lake):
     """A writer of its own, that waits for its turn before every look at a table and every commit."""
 
-    def __init__(self, folder: str, turns: Turns, who: bool) -> None:
-        super().__init__(Storage(folder), {table.name: table.name for table in TABLES})
+    def __init__(self, storage: Storage, turns: Turns, who: bool) -> None:
+        super().__init__(storage, {table.name: table.name for table in TABLES})
         self._turns, self._who = turns, who
 
     def open(self, table: Table) -> Snapshot | None:
@@ -75,14 +75,14 @@ class GatedLake(Lake):
         super()._commit(snapshot, actions)
 
 
-def run_both(folder: str, service: Service, schedule, runs) -> None:
+def run_both(storage: Storage, service: Service, schedule, runs) -> None:
     """Two writers materialise the chain, each its assets for its window, in the turns of the schedule."""
     turns = Turns(schedule)
     errors: list[BaseException] = []
 
     def work(who: bool) -> None:
         names, window, seen = runs[who]
-        world = World(service, GatedLake(folder, turns, who), seen)
+        world = World(service, GatedLake(storage, turns, who), seen)
         try:
             for name in names:
                 world.run(name, window)
@@ -116,7 +116,9 @@ def check_create_read_before_its_delete(schedule, deletes) -> None:
         world = World(service, build_lake(folder))
         world.run("change_feed", hours(0))
         play(service, deletes)
-        run_both(folder, service, schedule, [(CHAIN[1:], hours(0), world.read), (CHAIN, hours(1), world.read)])
+        run_both(
+            world.lake.storage, service, schedule, [(CHAIN[1:], hours(0), world.read), (CHAIN, hours(1), world.read)]
+        )
         assert [row["sopInstanceUid"] for row in read_tables(world.lake)["instance"]] == [B[2]]
         assert read_tables(world.lake) == world.expected()
 
@@ -145,5 +147,5 @@ def test_two_chains_at_the_same_moment_leave_each_row_once(windows, schedule, jo
         patch.setattr(parquet, "JOINED_FILES", joined_files)
         play(service, [*CREATES, *DELETES])
         world = World(service, build_lake(folder))
-        run_both(folder, service, schedule, [(CHAIN, hours(hour), world.read) for hour in windows])
+        run_both(world.lake.storage, service, schedule, [(CHAIN, hours(hour), world.read) for hour in windows])
         assert read_tables(world.lake) == world.expected()

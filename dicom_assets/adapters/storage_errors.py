@@ -1,0 +1,154 @@
+"""What Azure storage means by a refusal, and what to do about it.
+
+The native clients put the whole answer, and in places the request, into the text of their errors. Of it a message shows
+status, code and, where there is neither, the innermost reason: nothing in which a key, a signature or a token can be.
+
+Source: error codes of the Blob service's REST API.
+"""
+
+import re
+from enum import Enum
+from typing import NamedTuple
+
+_CODE = re.compile(r"<Code>(\w{1,80})</Code>")
+_STATUS = re.compile(r"\b([45]\d\d) [A-Z][A-Za-z]+")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_URLS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+")
+_ARROWS = " \t↳"
+_SHOWN_CHARACTERS = 200
+
+
+class Signing(Enum):
+    """What signs the requests to an account; the value is what a person calls it."""
+
+    IDENTITY = "the identity"
+    KEY = "AZURE_STORAGE_ACCOUNT_KEY"
+    SAS = "AZURE_STORAGE_SAS_TOKEN"
+
+
+_ROLE = (
+    'Grant the identity the "Storage Blob Data Contributor" role on the account or the container (Owner and '
+    "Contributor do not include it), and wait up to ten minutes until it holds."
+)
+_SAS_RIGHTS = (
+    "AZURE_STORAGE_SAS_TOKEN lacks a right: it needs read, add, create, write, delete and list (racwdl) on blobs, for "
+    "containers and objects."
+)
+_NOT_ACCEPTED = {
+    Signing.IDENTITY: "The account does not accept the identity's token: it was issued by another tenant than the "
+    "account's (check AZURE_TENANT_ID, or `az login --tenant`), or the clock of this machine is wrong.",
+    Signing.KEY: "AZURE_STORAGE_ACCOUNT_KEY is no key of this account: it has a typo, was rotated, or belongs to "
+    "another account. Copy it again, or use an identity and unset it.",
+    Signing.SAS: "AZURE_STORAGE_SAS_TOKEN is not accepted: it has expired, is not whole, or was signed with a key that "
+    "was rotated since. Make a new one, or use an identity and unset it.",
+}
+_FORBIDDEN = {
+    Signing.IDENTITY: _ROLE + " If it has it, the account's firewall keeps this machine out: allow its network or use "
+    "a private endpoint.",
+    Signing.KEY: "AZURE_STORAGE_ACCOUNT_KEY is wrong, the account forbids keys, or its firewall keeps this machine "
+    "out.",
+    Signing.SAS: "AZURE_STORAGE_SAS_TOKEN has expired or lacks a right (it needs racwdl), or the account's firewall "
+    "keeps this machine out.",
+}
+_FIREWALL = {
+    Signing.IDENTITY: "The account's firewall probably keeps this machine out: allow its network, or use a private "
+    "endpoint.",
+    Signing.KEY: "The account's firewall probably keeps this machine out, or the account forbids keys: allow its "
+    "network, or use an identity.",
+    Signing.SAS: "AZURE_STORAGE_SAS_TOKEN has expired, is not whole, or is not for this service; or the account's "
+    "firewall keeps this machine out.",
+}
+_ADDRESS = "AZURE_STORAGE_SAS_TOKEN is not good for this machine's address or for https: make one that is."
+_NO_CONTAINER = (
+    "The container does not exist: create it (`az storage container create`), or set DICOM_CONTAINER_NAME to one that "
+    "does. If it was deleted by mistake, restore it: soft delete keeps it for some days."
+)
+_BEING_DELETED = (
+    "The container was deleted, and its name is not free yet. If that was a mistake, restore it (soft delete keeps it "
+    "for some days); else wait a minute and create it anew, or set DICOM_CONTAINER_NAME to another."
+)
+_BUSY = "The account is busy: try again later."
+
+_BY_CODE: dict[str, str | dict[Signing, str]] = {
+    "AuthorizationPermissionMismatch": {Signing.IDENTITY: _ROLE, Signing.KEY: _ROLE, Signing.SAS: _SAS_RIGHTS},
+    "InsufficientAccountPermissions": {Signing.IDENTITY: _ROLE, Signing.KEY: _ROLE, Signing.SAS: _SAS_RIGHTS},
+    "AuthorizationServiceMismatch": _SAS_RIGHTS,
+    "AuthorizationResourceTypeMismatch": _SAS_RIGHTS,
+    "AuthorizationSourceIPMismatch": _ADDRESS,
+    "AuthorizationProtocolMismatch": _ADDRESS,
+    "AuthorizationFailure": _FIREWALL,
+    "AuthenticationFailed": _NOT_ACCEPTED,
+    "InvalidAuthenticationInfo": _NOT_ACCEPTED,
+    "NoAuthenticationInformation": _NOT_ACCEPTED,
+    "KeyBasedAuthenticationNotPermitted": "The account forbids keys and what is signed with them: unset "
+    "AZURE_STORAGE_ACCOUNT_KEY and AZURE_STORAGE_SAS_TOKEN, and use an identity.",
+    "AccountIsDisabled": "The account is disabled: look at its subscription in the portal.",
+    "PublicAccessNotPermitted": _FORBIDDEN,
+    "ContainerNotFound": _NO_CONTAINER,
+    "FilesystemNotFound": _NO_CONTAINER,
+    "ContainerDisabled": _NO_CONTAINER,
+    "ContainerBeingDeleted": _BEING_DELETED,
+    "FilesystemBeingDeleted": _BEING_DELETED,
+    "ServerBusy": _BUSY,
+    "OperationTimedOut": _BUSY,
+    "InternalError": _BUSY,
+}
+_BY_STATUS: dict[str, str | dict[Signing, str]] = {
+    "401": _NOT_ACCEPTED,
+    "403": _FORBIDDEN,
+    "500": _BUSY,
+    "503": _BUSY,
+}
+_BY_WORDS: dict[str, str] = {
+    "Invalid Access Key": "AZURE_STORAGE_ACCOUNT_KEY is no key: it is not base64, so it was not copied whole. Copy it "
+    "again.",
+    "SAS query pair": "AZURE_STORAGE_SAS_TOKEN is no SAS token: it must be the part of the URL after `?`, whole.",
+    "invalid peer certificate": "This machine does not trust the certificate of whoever answered: set SSL_CERT_FILE to "
+    "the PEM file of your network's authority.",
+    "InvalidCertificate": "This machine does not trust the certificate of whoever answered: set SSL_CERT_FILE to the "
+    "PEM file of your network's authority.",
+    "dns error": "The account's name is not known here: check DICOM_STORAGE_URL, and the private endpoint's DNS.",
+    "Connect)": "The account cannot be reached: check DICOM_STORAGE_URL, the network and the proxy.",
+}
+_FINAL_STATUSES = frozenset({"400", "401", "403", "404", "409"})
+_FINAL_WORDS = frozenset({"Invalid Access Key", "SAS query pair"})
+_OTHERWISE = (
+    "Check DICOM_STORAGE_URL and DICOM_CONTAINER_NAME, and that the identity has the "
+    '"Storage Blob Data Contributor" role on the account.'
+)
+
+
+class Refusal(NamedTuple):
+    """What a message says of an error."""
+
+    reason: str
+    """Short, and without secrets."""
+    advice: str
+    """What to do."""
+    is_final: bool
+    """Whether asking again would not help."""
+
+
+def explain_refusal(text: str, signing: Signing) -> Refusal:
+    """What a native client's error means.
+
+    Args:
+        text: of the error.
+        signing: what signed the request.
+    """
+    code = next(iter(_CODE.findall(text)), None)
+    status = next(iter(_STATUS.findall(text)), None)
+    if code is not None or status is not None:
+        advice = _BY_CODE.get(code or "") or _BY_STATUS.get(status or "", _OTHERWISE)
+        is_final = status in _FINAL_STATUSES and advice != _BEING_DELETED
+        reason = " ".join(filter(None, (status, code)))
+        return Refusal(reason, advice if isinstance(advice, str) else advice[signing], is_final)
+    words = next((words for words in _BY_WORDS if words in text), None)
+    return Refusal(_innermost(text), _BY_WORDS.get(words or "", _OTHERWISE), words in _FINAL_WORDS)
+
+
+def _innermost(text: str) -> str:
+    """The last lines of the chain of causes, which say most; URLs, whose queries may be signed, are left out."""
+    told = _COLOURS.sub("", text).partition("Debug source:")[0]
+    lines = [line.strip(_ARROWS) for line in told.splitlines() if line.strip(_ARROWS)]
+    return _URLS.sub("…", ": ".join(lines[-2:]))[:_SHOWN_CHARACTERS].rstrip(". ")

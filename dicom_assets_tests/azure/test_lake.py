@@ -1,0 +1,168 @@
+"""The whole job, the law and two writers, in an account of Azurite: with its key, and with tokens over https."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+
+import dagster as dg
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from dicom_assets.adapters import parquet
+from dicom_assets.adapters.credentials import DICOM_SCOPE
+from dicom_assets.adapters.delta import Given, Lake
+from dicom_assets.adapters.parquet import Files
+from dicom_assets.core.merge import Desired
+from dicom_assets.core.schema import STUDY, TABLES
+from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.emulator.history import write_history
+from dicom_assets.emulator.server import serve
+from dicom_assets.emulator.store import Service
+from dicom_assets.settings import Settings, load_settings
+from dicom_assets_tests.adapters.lakes import read, store, study
+from dicom_assets_tests.core.rows import build_rows
+from dicom_assets_tests.law import reference
+from dicom_assets_tests.law.test_order import HOURS, histories, play
+from dicom_assets_tests.law.test_writers import CREATES, DELETES, run_both, schedules
+from dicom_assets_tests.law.test_writers import play as apply_all
+from dicom_assets_tests.law.world import CHAIN, START, World, hours, read_tables
+
+KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
+RANGE = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
+AUDIENCE = DICOM_SCOPE.removesuffix("/.default")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    with Service(seed=1, file_store=tmp_path_factory.mktemp("files")) as service:
+        write_history(service, start=START, hours=HOURS, instances=60, seed=3)
+        yield service
+
+
+@pytest.fixture
+def environment(service, signing, lake_settings):
+    """Where the identity signs in to the lake, it signs in to the service too."""
+    audience = None if signing["DICOM_AUTHENTICATION"] == "none" else AUDIENCE
+    with serve(service, audience=audience) as url:
+        yield {
+            **signing,
+            **lake_settings,
+            "DICOM_SERVICE_URL": url,
+            "DICOM_START_TIME": START.isoformat(),
+            "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+            "DICOM_FILE_SYSTEM_URL": "/files",
+        }
+
+
+def run(configured: Settings, **how) -> dg.ExecuteInProcessResult:
+    job = build_definitions(configured).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(instance=instance, **how)
+    assert result.success
+    return result
+
+
+def versions(lake: Lake) -> list[int | None]:
+    return [lake.version(table) for table in TABLES]
+
+
+def test_whole_job_gives_the_tables_of_the_law_and_again_changes_nothing(environment, service):
+    configured = load_settings(environment)
+    run(configured, tags=RANGE)
+    lake = build_lake(configured)
+    assert read_tables(lake) == reference.fold(service.change_feed(limit=10**6))
+    before = versions(lake)
+    run(configured, partition_key=KEYS[2])
+    assert versions(lake) == before
+
+
+@pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
+def test_run_outlives_the_tokens_it_began_with(environment, service, entra):
+    entra.life_seconds = 2
+    configured = load_settings(environment)
+    job = build_definitions(configured).resolve_implicit_global_asset_job_def()
+    started = time.monotonic()
+    with dg.DagsterInstance.ephemeral() as instance:
+        while time.monotonic() - started < 3 * entra.life_seconds:
+            assert job.execute_in_process(instance=instance, tags=RANGE).success
+    assert read_tables(build_lake(configured)) == reference.fold(service.change_feed(limit=10**6))
+    assert {request.audience for request in entra.requests} == {"https://storage.azure.com", AUDIENCE}
+
+
+class Slow(Given):
+    """A derivation that takes longer than a token lives."""
+
+    seconds = 2.5
+
+    def build(self) -> Desired:
+        time.sleep(self.seconds)
+        return super().build()
+
+
+@pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
+def test_commit_has_a_token_of_its_own_where_the_derivation_outlived_the_first(signing, lake_settings, entra):
+    entra.life_seconds = 2
+    lake = build_lake(load_settings(signing | lake_settings))
+    lake.open_or_create(STUDY)
+    written = lake.write(STUDY, Slow(build_rows([study("1.2")], STUDY), STUDY))
+    assert (written.inserted, written.commits, written.conflicts) == (1, 1, 0)
+    assert [row["studyInstanceUid"] for row in read(lake)] == ["1.2"]
+
+
+@pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
+def test_open_folder_outlives_its_first_token(signing, lake_settings, entra):
+    entra.life_seconds = 2
+    folder = Files(build_lake(load_settings(signing | lake_settings)).storage, "study")
+    folder.write_aside("a", b"content")
+    time.sleep(entra.life_seconds + 0.1)
+    assert folder.read_aside("a") == b"content"
+
+
+@pytest.fixture
+def lakes(signing, lake_settings) -> Iterator[Lake]:
+    """Any number of lakes in one container."""
+    storage = build_lake(load_settings(signing | lake_settings)).storage
+    paths = {table.name: table.name for table in TABLES}
+    return (Lake(replace(storage, url=f"{storage.url}/{number}"), paths) for number in count(1))
+
+
+few = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], database=None
+)
+
+
+@given(history=histories, order=st.permutations(range(HOURS)))
+@settings(few, max_examples=4, phases=[Phase.generate])
+def test_tables_equal_the_reference_fold_after_any_history(lakes, history, order):
+    with Service(seed=1) as service, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "JOINED_FILES", 2)
+        world = World(service, next(lakes))
+        play(world, history, order)
+        assert read_tables(world.lake) == world.expected()
+
+
+@given(schedule=schedules)
+@settings(few, max_examples=4, phases=[Phase.generate])
+def test_two_writers_leave_what_the_last_change_says_in_any_order_of_their_steps(lakes, schedule):
+    """One has read a Create while its instance was alive; the other brings its Delete."""
+    with Service(seed=1) as service:
+        apply_all(service, CREATES)
+        world = World(service, next(lakes))
+        world.run("change_feed", hours(0))
+        apply_all(service, DELETES)
+        runs = [(CHAIN[1:], hours(0), world.read), (CHAIN, hours(1), world.read)]
+        run_both(world.lake.storage, service, schedule, runs)
+        assert read_tables(world.lake) == world.expected()
+
+
+def test_two_writers_that_nobody_holds_back_both_get_their_rows_in(lakes):
+    lake = next(lakes)
+    lake.open_or_create(STUDY)
+    with ThreadPoolExecutor(2) as threads:
+        written = list(threads.map(lambda half: [store(lake, study(f"1.{half}.{n}")) for n in range(4)], (1, 2)))
+    assert sum(one.inserted for half in written for one in half) == 8
+    assert len(read(lake)) == 8
