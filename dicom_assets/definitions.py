@@ -7,13 +7,9 @@ from functools import cache, partial
 
 import dagster as dg
 
-from dicom_assets.adapters.credentials import Credential, TokenAuth, build_credential
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
-from dicom_assets.adapters.service_requests import RetryPolicy
-from dicom_assets.adapters.storage import Storage, azure_options
 from dicom_assets.adapters.webhook import post_alert
+from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
@@ -24,73 +20,6 @@ from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.watch import build_watch
 from dicom_assets.settings import Settings, load_settings
-
-
-def build_identity(settings: Settings) -> Credential | None:
-    """Whatever hands out tokens, for the service and for storage; None where requests go out without one."""
-    secret = settings.azure_client_secret
-    return build_credential(
-        settings.authentication,
-        tenant_id=settings.azure_tenant_id,
-        client_id=settings.azure_client_id,
-        client_secret=None if secret is None else secret.get_secret_value(),
-    )
-
-
-def build_auth(settings: Settings) -> TokenAuth | None:
-    """What puts tokens on requests to the service; None where they go out without one."""
-    credential = build_identity(settings)
-    if credential is None:
-        return None
-    return TokenAuth(credential, settings.token_scope, authentication=settings.authentication)
-
-
-def open_client(settings: Settings) -> DicomService:
-    """The service's client.
-
-    Raises:
-        SettingsError: there is no service to ask.
-    """
-    return DicomService(
-        settings.require_service_url(),
-        auth=build_auth(settings),
-        api_version=settings.api_version,
-        batch_size=settings.batch_size,
-        max_concurrent_requests=settings.max_concurrent_requests,
-    )
-
-
-def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomService:
-    """A client for a sensor's tick, which has a minute, and another tick after it.
-
-    Args:
-        settings: name the service.
-        auth: outlives the client, so that not every tick needs a new token.
-
-    Raises:
-        SettingsError: there is no service to ask.
-    """
-    return DicomService(
-        settings.require_service_url(),
-        auth=auth,
-        api_version=settings.api_version,
-        max_concurrent_requests=1,
-        timeout=10,
-        retry=RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2),
-    )
-
-
-def build_lake(settings: Settings) -> Lake:
-    """The lake of the settings."""
-    if settings.storage_account is None:
-        storage = Storage(settings.lake_url)
-    else:
-        identity = cache(lambda: build_identity(settings))
-        storage = Storage(
-            settings.lake_url,
-            lambda: azure_options(identity(), str(settings.storage_account), settings.storage_endpoint),
-        )
-    return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:

@@ -16,10 +16,11 @@ from deltalake import DeltaTable, write_deltalake
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from dicom_assets import definitions
+from dicom_assets import connections
 from dicom_assets.adapters import dicom_service
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.service_requests import RetryPolicy
+from dicom_assets.connections import build_lake
 from dicom_assets.core.errors import (
     DicomAssetsError,
     FeedEntryError,
@@ -30,7 +31,7 @@ from dicom_assets.core.errors import (
     UnreadablePageError,
 )
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.emulator.parameters import parse_page_request
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
@@ -222,7 +223,7 @@ def test_wrong_token(world, monkeypatch):
         def get_token(self, *scopes, **options) -> AccessToken:
             return AccessToken("HIDDENTOKEN", 2**40)
 
-    monkeypatch.setattr(definitions, "build_credential", lambda *given, **named: Credential())
+    monkeypatch.setattr(connections, "build_credential", lambda *given, **named: Credential())
     with serve(world.service, token="right") as world.url:
         message = world.fail(ServiceRefusedError)
     assert message.startswith("Change feed request failed: 401 for ")
