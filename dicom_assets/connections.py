@@ -1,6 +1,7 @@
 """What the settings name, opened: the identity, the DICOM service, the lake. Without Dagster."""
 
 from functools import cache
+from urllib.parse import urlsplit
 
 from dicom_assets.adapters.credentials import Credential, TokenAuth, build_credential
 from dicom_assets.adapters.delta import Lake
@@ -29,8 +30,12 @@ def build_auth(settings: Settings) -> TokenAuth | None:
     return TokenAuth(credential, settings.token_scope, authentication=settings.authentication)
 
 
-def open_client(settings: Settings) -> DicomService:
+def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> DicomService:
     """The service's client.
+
+    Args:
+        settings: that name the service, and the identity that asks.
+        retry: when to send a request again, where not as usual.
 
     Raises:
         SettingsError: there is no service to ask.
@@ -41,6 +46,7 @@ def open_client(settings: Settings) -> DicomService:
         api_version=settings.api_version,
         batch_size=settings.batch_size,
         max_concurrent_requests=settings.max_concurrent_requests,
+        retry=retry,
     )
 
 
@@ -66,12 +72,18 @@ def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomSe
 
 def build_lake(settings: Settings) -> Lake:
     """The lake of the settings."""
-    if settings.storage_account is None:
-        storage = Storage(settings.lake_url)
-    else:
-        identity = cache(lambda: build_identity(settings))
-        storage = Storage(
-            settings.lake_url,
-            lambda: azure_options(identity(), str(settings.storage_account), settings.storage_endpoint),
-        )
+    storage = build_storage(settings, settings.lake_url)
     return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
+
+
+def build_storage(settings: Settings, url: str) -> Storage:
+    """A folder, or a file system of an account (`abfss://…`), with the settings' identity.
+
+    The storage emulator of the settings, if there is one, stands for the account of its name.
+    """
+    if "://" not in url:
+        return Storage(url)
+    account = str(urlsplit(url).hostname).split(".")[0]
+    endpoint = settings.storage_endpoint if account == settings.storage_account else None
+    identity = cache(lambda: build_identity(settings))
+    return Storage(url, lambda: azure_options(identity(), account, endpoint))
