@@ -1,7 +1,7 @@
 """The code location: settings from the environment, wired into assets."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 
@@ -10,15 +10,19 @@ import dagster as dg
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
+from dicom_assets.core.finding import Finding
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
 from dicom_assets.defs.automation import Automation, build_automation
 from dicom_assets.defs.catch_up import Limits
+from dicom_assets.defs.doctor import build_doctor_job
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.watch import build_watch
+from dicom_assets.doctor.examination import CHECKS, examine
+from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.settings import Settings, load_settings
 
 
@@ -63,7 +67,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
     )
     return dg.Definitions(
         assets=assets,
-        jobs=[job],
+        jobs=[job, build_doctor_job([check.name for check in CHECKS], partial(_examine, settings, now))],
         schedules=build_watch(lake, partitions, delay, now),
         sensors=[*sensors, *build_alerts(settings)],
         resources={
@@ -72,6 +76,10 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
         },
         executor=dg.in_process_executor,
     )
+
+
+def _examine(settings: Settings, now: Callable[[], datetime], instance: dg.DagsterInstance) -> Iterator[Finding]:
+    return examine(Surroundings(lambda: settings, now, instance=instance))
 
 
 defs = build_definitions(load_settings())

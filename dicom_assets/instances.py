@@ -69,7 +69,10 @@ class InstanceFile(io.BufferedReader):
         pydicom reads from this file object and gets as many bytes as it asks for: of a prefix it would make a shorter
         data set without a word.
         """
-        from pydicom import dcmread
+        try:
+            from pydicom import dcmread
+        except ImportError as error:
+            raise ImportError("read_header needs pydicom: pip install 'dicom-assets[emulator]'.") from error
 
         self.seek(0)
         return dcmread(self, stop_before_pixels=True)
