@@ -43,6 +43,7 @@ bench: $(BENCH_READY) ## Measure small hours, this project beside others (five m
 	@$(BIN)/python -m bench.growth --rows 100000 500000 --changes 5000 --rounds 1
 	@$(BIN)/python -m bench.month --days 2 --changes-per-hour 200
 	@$(BIN)/python -m bench.deep --depths 10000 50000
+	@$(BIN)/python -m bench.headers
 
 bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
@@ -52,6 +53,7 @@ bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (
 	@$(BIN)/python -m bench.year --publish
 	@$(BIN)/python -m bench.deep --publish
 	@$(BIN)/python -m bench.million --publish
+	@$(BIN)/python -m bench.headers --publish
 	@$(BIN)/python -m bench.report
 
 check: lint types definitions docs-check ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
