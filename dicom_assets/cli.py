@@ -219,7 +219,7 @@ def doctor(
     if not chosen:
         names = sorted({check.name.partition(".")[0] for check in CHECKS})
         raise typer.BadParameter(f"there is no such check; there are {', '.join(names)}", param_hint="CHECKS")
-    for name in ("azure", "deltalake"):
+    for name in ("azure", "deltalake", "dicom_assets.adapters"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # their refusals are told by the checks
     surroundings = Surroundings(
         lambda: load_settings(os.environ), lambda: datetime.now(UTC), dagster_home=os.environ.get("DAGSTER_HOME")

@@ -26,6 +26,7 @@ from dicom_assets.adapters.service_requests import RetryPolicy
 from dicom_assets.connections import build_lake, build_storage, open_client
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.errors import (
+    InstanceDeletedError,
     InstanceFileGoneError,
     InstanceNotFoundError,
     ServiceError,
@@ -170,13 +171,15 @@ class Archive:
         """The instance's row in a newer version of `file_index`; None where there is no newer version.
 
         Raises:
-            InstanceFileGoneError: the newer version has no such row.
+            InstanceDeletedError: the newer version has no such row.
         """
         if self._lake.has_version(FILE_INDEX, row["version"]):
             return None
         (newest,) = self._find(pa.table({column.name: [row[column.name]] for column in KEY}))
         if isinstance(newest, InstanceNotFoundError):
-            raise _gone(row, "the newest version of file_index has no such instance: it was deleted meanwhile")
+            raise InstanceDeletedError(
+                _gone_text(row, "the newest version of file_index has no such instance: it was deleted meanwhile")
+            )
         return newest
 
     def _ask_service(self, row: _Row) -> str:
@@ -185,7 +188,8 @@ class Archive:
         One entry of the change feed says so: its path is as of the moment of reading.
 
         Raises:
-            InstanceFileGoneError: the instance was deleted, or the service cannot be asked.
+            InstanceDeletedError: nowhere.
+            InstanceFileGoneError: the service cannot be asked.
         """
         if self._settings.service_url is None:
             raise _gone(row, "DICOM_SERVICE_URL is not set, so the service could not be asked where it is now")
@@ -199,7 +203,9 @@ class Archive:
         if entry is None:
             raise _gone(row, "the service's change feed has no such change any more: is this the service of the lake?")
         if entry.state.lower() == "deleted" or entry.file_path is None:
-            raise _gone(row, "the service has deleted it. The tables follow when that hour is materialised")
+            raise InstanceDeletedError(
+                _gone_text(row, "the service has deleted it. The tables follow when that hour is materialised")
+            )
         return entry.file_path
 
     def _open_client(self) -> DicomService:
@@ -238,7 +244,11 @@ def _result(future: Future[InstanceFile], missing: str) -> Generator[InstanceFil
 
 
 def _gone(row: _Row, why: str) -> InstanceFileGoneError:
-    return InstanceFileGoneError(
+    return InstanceFileGoneError(_gone_text(row, why))
+
+
+def _gone_text(row: _Row, why: str) -> str:
+    return (
         f"The file {row['filePath']} of sequence {row['sequence']} (file_index, version {row['version']}) is gone, and "
         f"{why.rstrip('.')}."
     )

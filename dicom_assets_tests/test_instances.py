@@ -17,6 +17,7 @@ from dicom_assets import instances, iter_instances, open_instance, read_header
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf
 from dicom_assets.core.errors import (
+    InstanceDeletedError,
     InstanceFileGoneError,
     InstanceNotFoundError,
     LakeQueryError,
@@ -176,7 +177,7 @@ def test_newer_version_of_the_table_is_asked_before_the_service(archive):
         assert str(file.read_header().PatientName) == "Poe^Jo"
     World(archive.service, archive.lake).service.delete("1.2.0", at=START + timedelta(hours=2))
     World(archive.service, archive.lake).run_chain(hours(2))
-    with pytest.raises(InstanceFileGoneError, match="newest version of file_index has no such instance"):
+    with pytest.raises(InstanceDeletedError, match="newest version of file_index has no such instance"):
         old._open(row)
     files.close()
 
@@ -189,7 +190,7 @@ def keys_of(uid: str):
 
 def test_deleted_instance_is_gone(archive):
     archive.service.delete("1.2.0", at=START + timedelta(hours=1))
-    with pytest.raises(InstanceFileGoneError, match=r"of sequence \d+ .*service has deleted it") as caught:
+    with pytest.raises(InstanceDeletedError, match=r"of sequence \d+ .*service has deleted it") as caught:
         archive.open()
     assert UIDS[0] not in str(caught.value)
 

@@ -16,6 +16,7 @@
     │   ├── LakeQueryError           a query that the tables cannot answer
     │   ├── InstanceNotFoundError    file_index has no such instance, or several
     │   └── InstanceFileGoneError    the instance's file is not where it was, nor where it should be now
+    │       └── InstanceDeletedError     because the instance was deleted
     └── AlertError               nobody could be told of a failure
 
 Messages say what happened, why it probably did and what to do. They name windows, offsets, sequences, tables and URLs,
@@ -85,6 +86,10 @@ class InstanceNotFoundError(LakeError):
 
 class InstanceFileGoneError(LakeError):
     """The instance's file is not where `file_index` says, nor where the service says it is now."""
+
+
+class InstanceDeletedError(InstanceFileGoneError):
+    """The instance was deleted since `file_index` was written."""
 
 
 class AlertError(DicomAssetsError):

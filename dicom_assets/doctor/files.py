@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from dicom_assets.core.errors import InstanceFileGoneError
+from dicom_assets.core.errors import InstanceDeletedError, InstanceFileGoneError
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.core.schema import FILE_INDEX
 from dicom_assets.doctor.surroundings import Surroundings
@@ -44,9 +44,12 @@ def check_files(surroundings: Surroundings) -> Finding:
             settings=settings,
         ) as file:
             is_dicom = file.read(PREAMBLE_BYTES)[128:] == b"DICM"
-    except InstanceFileGoneError as error:
-        why = "The service changed or deleted the instance since, or the file system is another"
+    except InstanceDeletedError as error:
+        why = "Deletes reach the tables with the hour that they lie in"
         return replace(Finding.of_error(check, error, Status.YELLOW), why=why, facts=facts)
+    except InstanceFileGoneError as error:
+        why = "DICOM_FILE_SYSTEM_URL probably names another file system than the service's, or one that does not exist"
+        return replace(Finding.of_error(check, error), why=why, facts=facts)
     if not is_dicom:
         return Finding(
             check,

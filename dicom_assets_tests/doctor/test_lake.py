@@ -176,6 +176,13 @@ def test_deleted_file_is_yellow_and_an_unreadable_file_system_is_red(ward):
     assert files(ward).status is Status.RED
 
 
+def test_file_that_the_service_says_is_there_is_red_where_it_is_not(ward):
+    ward.env["DICOM_FILE_SYSTEM_URL"] = str(ward.folder / "nowhere")
+    finding = files(ward)
+    assert finding.status is Status.RED
+    assert finding.remedy == "Check that DICOM_FILE_SYSTEM_URL is its file system."
+
+
 def test_newest_row_is_chosen_of_several(ward):
     newest = ward.service.store_metadata(metadata_of(instance="1.2.3.5"), at=START, write_file=True).sequence
     World(ward.service, build_lake(ward.folder / "lake")).run_chain(hours(0))
