@@ -1,8 +1,9 @@
 """Rows of `file_index` by UID, without reading the whole table.
 
-With the study's UID the files that hold the study are known (`study_index.py`). Without it the log's ranges of SOP
-instance UIDs leave out what they can, and of the rest the column of SOP instance UIDs alone is read; all of it, since
-the same UID may be in several data partitions.
+The log's ranges of UIDs leave out what they can: nearly all, where UIDs grow with time. Random UIDs are everywhere in
+the range of every file; then the study's UID helps, since it is known which files hold a study (`study_index.py`). Of
+the files that remain the column of SOP instance UIDs alone is read; of all of them, since the same UID may be in
+several data partitions.
 """
 
 from bisect import bisect_left
@@ -19,6 +20,8 @@ from dicom_assets.core.schema import FILE_INDEX, KEY
 
 CONCURRENT_FILES = 8
 """Files of the table that are read at the same time."""
+FEW_FILES = 16
+"""Files that are sooner looked into than the index of studies is read."""
 SOP_INSTANCE = "sopInstanceUid"
 STUDY = "studyInstanceUid"
 
@@ -61,14 +64,16 @@ def find_files(lake: Lake, keys: pa.Table) -> Lookup | None:
 
 
 def _candidates(snapshot: Snapshot, keys: pa.Table, uids: pa.Array) -> Sequence[DataFile]:
-    if STUDY in keys.column_names:
-        return snapshot.files_of_studies(pc.unique(keys[STUDY]).cast(pa.string()))
+    """The files that may hold one of the keys, as far as that is known without opening them, or for less."""
     actions = pa.table(snapshot.delta.get_add_actions(flatten=True))
-    if f"min.{SOP_INSTANCE}" not in actions.column_names:
-        return snapshot.files
-    ordered = sorted(uids.to_pylist())
-    columns = (actions[name].to_pylist() for name in ("path", f"min.{SOP_INSTANCE}", f"max.{SOP_INSTANCE}"))
-    names = {name for name, least, greatest in zip(*columns, strict=True) if _any_between(ordered, least, greatest)}
+    names = set(actions["path"].to_pylist())
+    for column, values in ((SOP_INSTANCE, uids), (STUDY, keys[STUDY] if STUDY in keys.column_names else None)):
+        if values is not None and f"min.{column}" in actions.column_names:
+            ordered = sorted(set(values.to_pylist()))
+            ranges = (actions[name].to_pylist() for name in ("path", f"min.{column}", f"max.{column}"))
+            names &= {name for name, *ends in zip(*ranges, strict=True) if _any_between(ordered, *ends)}
+    if STUDY in keys.column_names and len(names) > FEW_FILES:
+        names &= {file.name for file in snapshot.files_of_studies(pc.unique(keys[STUDY]).cast(pa.string()))}
     return [file for file in snapshot.files if file.name in names]
 
 

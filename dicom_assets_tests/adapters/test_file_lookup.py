@@ -37,15 +37,19 @@ def at_random(number: int) -> str:
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, str(number)).int}"
 
 
+def study_of(number: int, place: int) -> str:
+    return at_random(10_000 + 2 * number + place % 2)
+
+
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """A lake of many files of one study with eight instances each."""
+    """A lake of many files, each of two studies with four instances each."""
     monkeypatch.setattr(delta, "group_small_files", lambda files: [])
 
     def build(uid_of):
         lake = build_lake(tmp_path)
         for number in range(FILES):
-            rows = [row(f"1.{number}", uid_of(8 * number + place)) for place in range(8)]
+            rows = [row(study_of(number, place), uid_of(8 * number + place)) for place in range(8)]
             store(lake, *rows, table=FILE_INDEX)
         return lake
 
@@ -88,17 +92,25 @@ def test_random_uids_cost_one_column_of_most_files_and_with_their_study_its_own_
     assert reads.count(("sopInstanceUid",)) == lookup.files_read
     assert len(reads) == lookup.files_read + 1
     reads.clear()
-    lookup = find(lake, at_random(100), studyInstanceUid="1.12")
+    lookup = find(lake, at_random(100), studyInstanceUid=study_of(12, 4))
     assert (lookup.files_read, len(lookup.rows)) == (1, 1)
-    assert len(reads) == 2  # what studies the files hold is known to the lake that wrote them
+    assert len(reads) == 2 + 1  # what studies its files hold the lake knows, but for the file that it wrote last
+
+
+def test_few_files_are_looked_into_without_the_index_of_studies(build, reads, tmp_path):
+    build(in_order)
+    reads.clear()
+    lookup = find(build_lake(tmp_path), in_order(100), studyInstanceUid=study_of(12, 4))
+    assert (lookup.files_read, len(lookup.rows), len(reads)) == (1, 1, 2)
+    assert len(find(build_lake(tmp_path), in_order(100), studyInstanceUid=study_of(13, 0)).rows) == 0
 
 
 def test_new_process_knows_the_studies_from_the_file_beside_the_table(build, reads, tmp_path, monkeypatch):
     monkeypatch.setattr(study_index, "UNKNOWN_FILES", 8)
     build(at_random)
-    store(build_lake(tmp_path), row("1.1", "1.2", sequence=2), table=FILE_INDEX)  # another run, which writes it
+    store(build_lake(tmp_path), row(study_of(1, 1), "1.2"), table=FILE_INDEX)  # another run, which writes it
     reads.clear()
-    assert find(build_lake(tmp_path), at_random(100), studyInstanceUid="1.12").files_read == 1
+    assert find(build_lake(tmp_path), at_random(100), studyInstanceUid=study_of(12, 4)).files_read == 1
     assert len(reads) <= 2 + 2  # and the file that came after it
 
 
