@@ -17,7 +17,7 @@ TEST_ARGS ?=
 PYTHON ?=
 
 # On a large machine more processes than this only wait for one another; tests that share a server stay in one.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Of what Dagster's commands would tell its makers, nothing leaves this machine.
 export DAGSTER_DISABLE_TELEMETRY := 1
@@ -54,6 +54,7 @@ bench: $(BENCH_READY) ## Measure small hours, this project beside others (five m
 	@$(BIN)/python -m bench.growth --rows 100000 500000 --changes 5000 --rounds 1
 	@$(BIN)/python -m bench.month --days 2 --changes-per-hour 200
 	@$(BIN)/python -m bench.deep --depths 10000 50000
+	@$(BIN)/python -m bench.headers
 
 bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
@@ -63,6 +64,7 @@ bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (
 	@$(BIN)/python -m bench.year --publish
 	@$(BIN)/python -m bench.deep --publish
 	@$(BIN)/python -m bench.million --publish
+	@$(BIN)/python -m bench.headers --publish
 	@$(BIN)/python -m bench.report
 
 check: lint types definitions docs-check azurite ## Do what CI does: format, lint, types, definitions, docs, tests with coverage

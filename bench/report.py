@@ -17,7 +17,7 @@ from bench.measure import LATEST, PUBLISHED, ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "images"
-_NAMES = ("hour", "orchestration", "growth", "month", "year", "deep", "million")
+_NAMES = ("hour", "orchestration", "growth", "month", "year", "deep", "million", "headers")
 _MISSING = "Not measured yet."
 
 Result = dict[str, Any]
@@ -201,6 +201,25 @@ def million_table(result: Result) -> str:
     )
 
 
+def headers_table(result: Result) -> str:
+    """Headers of files in Azure storage, fastest first."""
+    rows = sorted(result["contenders"], key=lambda row: -int(row["headers_per_second"]))
+    return _grid(
+        ("way", "headers per second", "seconds (least–most)", "CPU s", "memory", "correct"),
+        [
+            (
+                row["label"],
+                f"{row['headers_per_second']:,}",
+                f"{row['seconds']['median']:.2f} ({row['seconds']['min']:.2f}–{row['seconds']['max']:.2f})",
+                f"{row['cpu_seconds']['median']:.1f}",
+                f"{row['peak_mib']['median']:,.0f} MiB",
+                "yes" if row["is_correct"] else "**no**",
+            )
+            for row in rows
+        ],
+    )
+
+
 def targets_of_hour(result: Result) -> Iterable[Target]:
     """Of single hours."""
 
@@ -279,6 +298,15 @@ def targets_of_million(result: Result) -> Iterable[Target]:
         )
 
 
+def targets_of_headers(result: Result) -> Iterable[Target]:
+    """Of reading headers."""
+    ours, *others = result["contenders"]
+    for other in others:
+        ratio = other["seconds"]["median"] / ours["seconds"]["median"]
+        name = other["label"].partition(",")[0]
+        yield Target(f"{result['headers']:,} headers sooner than {name}", f"{ratio:.2f} × as fast", ratio > 1)
+
+
 def targets_table(results: dict[str, Result]) -> str:
     """All targets whose figures there are."""
     parts: dict[str, Callable[[Result], Iterable[Target]]] = {
@@ -288,6 +316,7 @@ def targets_table(results: dict[str, Result]) -> str:
         "year": targets_of_year,
         "month": targets_of_month,
         "million": targets_of_million,
+        "headers": targets_of_headers,
     }
     rows = [target.row for name, build in parts.items() if name in results for target in build(results[name])]
     return _grid(("target", "measured", ""), rows) if rows else _MISSING
@@ -363,6 +392,7 @@ def main() -> None:
         "year": year_table,
         "deep": deep_table,
         "million": million_table,
+        "headers": headers_table,
     }
     for name, build in builders.items():
         content = build(results[name]) if name in results else _MISSING

@@ -247,6 +247,43 @@ def fabric_shortcuts(
     sys.exit(1 if problems else 0)
 
 
+@app.command()
+def doctor(
+    *,
+    checks: Annotated[
+        list[str] | None, typer.Argument(help="Only these, and what they need: token, service, lake.write, …")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False,
+) -> None:
+    """Check what runs need: settings, tokens, the service, the lake, the files, Dagster. Exit code 1 if one is red."""
+    import logging
+    import os
+
+    from rich.console import Console
+
+    from dicom_assets.doctor import report
+    from dicom_assets.doctor.examination import CHECKS, choose, examine
+    from dicom_assets.doctor.surroundings import Surroundings
+    from dicom_assets.settings import load_settings
+
+    chosen = choose(checks or [])
+    if not chosen:
+        names = sorted({check.name.partition(".")[0] for check in CHECKS})
+        raise typer.BadParameter(f"there is no such check; there are {', '.join(names)}", param_hint="CHECKS")
+    for name in ("azure", "deltalake", "dicom_assets.adapters"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # their refusals are told by the checks
+    surroundings = Surroundings(
+        lambda: load_settings(os.environ), lambda: datetime.now(UTC), dagster_home=os.environ.get("DAGSTER_HOME")
+    )
+    console, findings = Console(), []
+    for finding in examine(surroundings, chosen):
+        findings.append(finding)
+        if not as_json:
+            console.print(report.describe(finding), highlight=False, soft_wrap=True)
+    typer.echo(report.to_json(findings) if as_json else f"\n{report.summarize(findings)}")
+    sys.exit(0 if report.is_healthy(findings) else 1)
+
+
 def main() -> None:
     """Run the command line; an error of the project's own ends it with a message instead of a traceback."""
     try:

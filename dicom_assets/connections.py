@@ -1,6 +1,13 @@
-"""What the settings name, opened: the identity."""
+"""What the settings name, opened: the identity, the DICOM service, the lake. Without Dagster."""
 
-from dicom_assets.adapters.credentials import Credential, build_credential
+from functools import cache
+from urllib.parse import urlsplit
+
+from dicom_assets.adapters.credentials import Credential, TokenAuth, Tokens, build_credential
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.dicom_service import DicomService
+from dicom_assets.adapters.retries import RetryPolicy
+from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.settings import Settings
 
 
@@ -13,4 +20,93 @@ def build_identity(settings: Settings) -> Credential | None:
         client_id=settings.azure_client_id,
         client_secret=None if secret is None else secret.get_secret_value(),
         authority=settings.azure_authority_host,
+    )
+
+
+def build_auth(settings: Settings) -> TokenAuth | None:
+    """What puts tokens on requests to the service; None where they go out without one."""
+    credential = build_identity(settings)
+    if credential is None:
+        return None
+    return TokenAuth(credential, settings.token_scope, authentication=settings.authentication)
+
+
+def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> DicomService:
+    """The service's client.
+
+    Args:
+        settings: that name the service, and the identity that asks.
+        retry: when to send a request again, where not as usual.
+
+    Raises:
+        SettingsError: there is no service to ask.
+    """
+    return DicomService(
+        settings.require_service_url(),
+        auth=build_auth(settings),
+        api_version=settings.api_version,
+        batch_size=settings.batch_size,
+        max_concurrent_requests=settings.max_concurrent_requests,
+        retry=retry,
+    )
+
+
+def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomService:
+    """A client for a sensor's tick, which has a minute, and another tick after it.
+
+    Args:
+        settings: name the service.
+        auth: outlives the client, so that not every tick needs a new token.
+
+    Raises:
+        SettingsError: there is no service to ask.
+    """
+    return DicomService(
+        settings.require_service_url(),
+        auth=auth,
+        api_version=settings.api_version,
+        max_concurrent_requests=1,
+        timeout=10,
+        retry=RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2),
+    )
+
+
+def build_lake(settings: Settings) -> Lake:
+    """The lake of the settings."""
+    storage = build_storage(settings, settings.lake_url)
+    return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
+
+
+def build_storage(settings: Settings, url: str) -> Storage:
+    """A folder, or a file system of an account (`abfss://…`); nobody signs in before it is used.
+
+    Of the account in the settings their key, SAS token and emulator count; other accounts see the identity.
+    """
+    if "://" not in url:
+        return Storage(url)
+    account = str(urlsplit(url).hostname).split(".")[0]
+
+    @cache
+    def tokens() -> Tokens | None:
+        credential = build_identity(settings)
+        if credential is None:
+            return None
+        return Tokens(credential, STORAGE_SCOPE, authentication=settings.authentication)
+
+    endpoint = key = sas = None
+    if account == settings.storage_account:
+        endpoint, key, sas = (
+            settings.storage_endpoint,
+            settings.azure_storage_account_key,
+            settings.azure_storage_sas_token,
+        )
+    return Storage(
+        url,
+        lambda: azure_options(
+            None if key or sas else tokens(),
+            account,
+            endpoint,
+            account_key=None if key is None else key.get_secret_value(),
+            sas_token=None if sas is None else sas.get_secret_value(),
+        ),
     )

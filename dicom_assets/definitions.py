@@ -1,108 +1,31 @@
 """The code location: settings from the environment, wired into assets."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 
 import dagster as dg
 
-from dicom_assets.adapters.credentials import TokenAuth, Tokens
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.adapters.webhook import post_alert
-from dicom_assets.connections import build_identity
+from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
+from dicom_assets.core.finding import Finding
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
 from dicom_assets.defs.automation import Automation, build_automation
 from dicom_assets.defs.catch_up import Limits
+from dicom_assets.defs.doctor import build_doctor_job
 from dicom_assets.defs.fabric import build_fabric_jobs
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.watch import build_watch
+from dicom_assets.doctor.examination import CHECKS, examine
+from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.fabric import bring_shortcuts, has_lakehouse
 from dicom_assets.settings import Settings, load_settings
-
-
-def build_auth(settings: Settings) -> TokenAuth | None:
-    """What puts tokens on requests to the service; None where they go out without one."""
-    credential = build_identity(settings)
-    if credential is None:
-        return None
-    return TokenAuth(credential, settings.token_scope, authentication=settings.authentication)
-
-
-def open_client(settings: Settings) -> DicomService:
-    """The service's client.
-
-    Raises:
-        SettingsError: there is no service to ask.
-    """
-    return DicomService(
-        settings.require_service_url(),
-        auth=build_auth(settings),
-        api_version=settings.api_version,
-        batch_size=settings.batch_size,
-        max_concurrent_requests=settings.max_concurrent_requests,
-    )
-
-
-def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomService:
-    """A client for a sensor's tick, which has a minute, and another tick after it.
-
-    Args:
-        settings: name the service.
-        auth: outlives the client, so that not every tick needs a new token.
-
-    Raises:
-        SettingsError: there is no service to ask.
-    """
-    return DicomService(
-        settings.require_service_url(),
-        auth=auth,
-        api_version=settings.api_version,
-        max_concurrent_requests=1,
-        timeout=10,
-        retry=RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2),
-    )
-
-
-def build_lake(settings: Settings) -> Lake:
-    """The lake of the settings."""
-    return Lake(
-        build_storage(settings, settings.lake_url), settings.table_paths, retention_hours=settings.retention_hours
-    )
-
-
-def build_storage(settings: Settings, url: str) -> Storage:
-    """A folder, or a container of the account in `DICOM_STORAGE_URL`; nobody signs in before it is used."""
-    account = settings.storage_account
-    if account is None:
-        return Storage(url)
-
-    @cache
-    def tokens() -> Tokens | None:
-        credential = build_identity(settings)
-        if credential is None:
-            return None
-        return Tokens(credential, STORAGE_SCOPE, authentication=settings.authentication)
-
-    key, sas = settings.azure_storage_account_key, settings.azure_storage_sas_token
-    return Storage(
-        url,
-        lambda: azure_options(
-            None if key or sas else tokens(),
-            account,
-            settings.storage_endpoint,
-            account_key=None if key is None else key.get_secret_value(),
-            sas_token=None if sas is None else sas.get_secret_value(),
-        ),
-    )
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
@@ -151,7 +74,11 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
     )
     return dg.Definitions(
         assets=assets,
-        jobs=[job, *build_fabric(settings)],
+        jobs=[
+            job,
+            build_doctor_job([check.name for check in CHECKS], partial(_examine, settings, now)),
+            *build_fabric(settings),
+        ],
         schedules=build_watch(lake, partitions, delay, now),
         sensors=[*sensors, *build_alerts(settings)],
         resources={
@@ -160,6 +87,10 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
         },
         executor=dg.in_process_executor,
     )
+
+
+def _examine(settings: Settings, now: Callable[[], datetime], instance: dg.DagsterInstance) -> Iterator[Finding]:
+    return examine(Surroundings(lambda: settings, now, instance=instance))
 
 
 defs = build_definitions(load_settings())

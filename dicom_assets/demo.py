@@ -18,9 +18,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.connections import build_lake
 from dicom_assets.core.errors import DicomAssetsError
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.io_manager import numbers_of_run
 from dicom_assets.defs.partitions import PARTITION_FORMAT
 from dicom_assets.embedded import Day, fill, open_service, point_at, prepare_home, refuse_foreign_tables

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dicom_assets.connections import build_lake
 from dicom_assets.core.errors import DicomAssetsError
 from dicom_assets.dagster_server import HOST, DagsterServer
-from dicom_assets.definitions import build_lake
 from dicom_assets.embedded import (
     Day,
     fill,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import deep, million, run
+from bench import deep, headers, million, run
 from bench import feed as feeds
 from bench.check import count_rows, expected_counts, is_correct
 from bench.feed import Feed, Spec, open_feed
 from bench.history import ROWS_PER_HOUR, build_history
 from bench.measure import ROOT, measure
-from bench.report import deep_table, hour_table, million_table
+from bench.report import deep_table, headers_table, hour_table, million_table, targets_of_headers
 from bench.server import serving
 
 pytestmark = pytest.mark.benchmark
@@ -126,3 +126,15 @@ def test_an_hour_under_a_limit_of_memory_is_reported(tmp_path, monkeypatch):
     line = million_table({"cases": [case]}).splitlines()[-1]
     assert line.startswith("| 1,024 MiB | ")
     assert line.endswith("| yes |")
+
+
+@pytest.mark.skipif(not run.PEERS_PYTHON.exists(), reason="the others' tools are not there: `make bench` fetches them")
+def test_headers_are_read_by_everybody_alike():
+    result = headers.compare(60, 1)
+    lines = headers_table(result).splitlines()[2:]
+    assert len(lines) == len(headers.CONTENDERS)
+    assert all(line.endswith("| yes |") for line in lines)
+    assert [target.name for target in targets_of_headers(result)] == [
+        "60 headers sooner than adlfs",
+        "60 headers sooner than azure-storage-blob",
+    ]

@@ -13,7 +13,11 @@
     ├── LakeError                the Delta tables
     │   ├── LakeUnavailableError     storage refuses, or cannot be reached or written
     │   ├── ForeignTableError        a table under our name that is not ours
-    │   └── CommitConflictError      other writers won every attempt
+    │   ├── CommitConflictError      other writers won every attempt
+    │   ├── LakeQueryError           a query that the tables cannot answer
+    │   ├── InstanceNotFoundError    file_index has no such instance, or several
+    │   └── InstanceFileGoneError    the instance's file is not where it was, nor where it should be now
+    │       └── InstanceDeletedError     because the instance was deleted
     └── AlertError               nobody could be told of a failure
 
 Messages say what happened, why it probably did and what to do. They name windows, offsets, sequences, tables and URLs,
@@ -79,6 +83,22 @@ class ForeignTableError(LakeError):
 
 class CommitConflictError(LakeError):
     """Other writers committed first at every attempt."""
+
+
+class LakeQueryError(LakeError):
+    """A query that the tables cannot answer."""
+
+
+class InstanceNotFoundError(LakeError):
+    """`file_index` has no such instance, or several of them."""
+
+
+class InstanceFileGoneError(LakeError):
+    """The instance's file is not where `file_index` says, nor where the service says it is now."""
+
+
+class InstanceDeletedError(InstanceFileGoneError):
+    """The instance was deleted since `file_index` was written."""
 
 
 class AlertError(DicomAssetsError):

@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.definitions import build_lake
+from dicom_assets.connections import build_lake
 from dicom_assets.embedded import PROJECT
 from dicom_assets.emulator.app import create_app
 from dicom_assets.emulator.history import write_history

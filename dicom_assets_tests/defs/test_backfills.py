@@ -17,8 +17,6 @@ from dicom_assets.settings import load_settings
 from dicom_assets_tests.defs.deployment import HOURS, KEYS, PATIENCE_SECONDS, Deployment, Held, deploy, wait_for
 from dicom_assets_tests.law.world import CHAIN, START
 
-pytestmark = pytest.mark.xdist_group("deployment")
-
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory):

@@ -20,6 +20,7 @@ from dicom_assets import connections
 from dicom_assets.adapters import dicom_service
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.retries import RetryPolicy
+from dicom_assets.connections import build_lake
 from dicom_assets.core.errors import (
     DicomAssetsError,
     FeedEntryError,
@@ -30,7 +31,7 @@ from dicom_assets.core.errors import (
     UnreadablePageError,
 )
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.emulator.parameters import parse_page_request
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service

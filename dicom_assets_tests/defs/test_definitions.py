@@ -7,8 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dicom_assets.connections import build_lake
 from dicom_assets.core.schema import TABLES
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.settings import load_settings
 
 

@@ -11,8 +11,9 @@ import pytest
 from dagster._serdes import serialize_value
 
 from dicom_assets.adapters import memory
+from dicom_assets.connections import build_lake
 from dicom_assets.core.schema import TABLES
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.emulator.history import write_history
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service

@@ -12,8 +12,6 @@ from starlette.requests import Request
 from dicom_assets_tests.defs.deployment import KEYS, PATIENCE_SECONDS, Deployment, Held, deploy, wait_for
 from dicom_assets_tests.law.world import CHAIN
 
-pytestmark = pytest.mark.xdist_group("deployment")
-
 POOL = "dicom_lake"
 
 

@@ -12,8 +12,9 @@ from dagster._core.test_utils import freeze_time
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dicom_assets.connections import build_lake
 from dicom_assets.core.change_feed import HOUR
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.automation import JOB
 from dicom_assets.defs.partitions import hours_between, parse_key, partition_key
 from dicom_assets.emulator.clock import SettableClock

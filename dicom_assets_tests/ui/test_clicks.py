@@ -3,14 +3,11 @@
 import re
 from datetime import timedelta
 
-import pytest
 from deltalake import DeltaTable
 from playwright.sync_api import Page, expect
 
 from dicom_assets.defs.partitions import PARTITION_FORMAT
 from dicom_assets_tests.ui.conftest import DAY, keep
-
-pytestmark = pytest.mark.xdist_group("ui")  # one server for all of them
 
 ASSETS = ("change_feed", "instance", "series", "study", "file_index")
 FIRST, LAST = (f"{DAY.start + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (0, DAY.hours - 1))

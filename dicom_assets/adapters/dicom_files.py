@@ -1,0 +1,173 @@
+"""DICOM files in a folder or in Data Lake Storage, as raw file objects that fetch what is read of them.
+
+Whoever wants a header reads some kilobytes of a file of many megabytes, and nobody knows beforehand how many. So the
+first request brings the first bytes, the file's size and its ETag; what lies beyond is fetched when it is read, in
+ever larger pieces, and only as long as the file is still the same.
+"""
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError, PreconditionError
+from obstore.store import ObjectStore
+
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import InstanceFileGoneError, LakeUnavailableError
+
+FIRST_BYTES = 16 * 2**10
+"""Holds the header of most files."""
+LEAST_BYTES = 64 * 2**10
+MOST_BYTES = 4 * 2**20
+"""Pieces beyond the first bytes: each twice the one before, between these."""
+STORE_SECONDS = 240
+"""For how long a store is used again: the token in it is good for five minutes at least."""
+
+
+class FileSystem:
+    """Where DICOM files lie; may be used by many threads."""
+
+    def __init__(self, storage: Storage, clock: Callable[[], float] = time.monotonic) -> None:
+        """A file system.
+
+        Args:
+            storage: a folder, or a file system of an account.
+            clock: seconds.
+        """
+        self._storage = storage
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._store: ObjectStore | None = None
+        self._opened_at = 0.0
+
+    def url(self, path: str) -> str:
+        """Full location of a file."""
+        return self._storage.uri(path)
+
+    def open(self, path: str) -> io.RawIOBase:
+        """The file, after its first bytes were read.
+
+        Raises:
+            FileNotFoundError: there is none.
+            LakeUnavailableError: storage refuses, or the path leads out of the file system.
+        """
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise LakeUnavailableError(
+                f"The path {path!r} leads out of {self._storage.url}, so it was not opened. Paths of the service do "
+                "not: check what wrote it into the tables."
+            )
+        try:
+            if self._storage.is_local:
+                return io.FileIO(Path(self._storage.url) / path)
+            return RangedFile(self.store, path)
+        except FileNotFoundError:
+            raise
+        except (OSError, BaseError) as error:
+            raise _refused(self.url(path), error) from error
+
+    def store(self) -> ObjectStore:
+        """A store with a token that is good for some minutes, and connections that were used before."""
+        with self._lock:
+            now = self._clock()
+            if self._store is None or now - self._opened_at > STORE_SECONDS:
+                self._store, self._opened_at = self._storage.open_store(""), now
+            return self._store
+
+
+class RangedFile(io.RawIOBase):
+    """A file of a store. Everything read of it is of the version that was opened.
+
+    Args:
+        store: gives the store; asked before every request, since tokens expire.
+        path: in the store.
+
+    Raises:
+        FileNotFoundError: there is none.
+        obstore.exceptions.BaseError: storage refuses.
+    """
+
+    def __init__(self, store: Callable[[], ObjectStore], path: str) -> None:
+        super().__init__()
+        self._get_store = store
+        self._path = path
+        self.name = path
+        """As other files have; pydicom asks for it."""
+        self._place = self._start = 0
+        self._piece_bytes = LEAST_BYTES
+        self.requests = 1
+        """Sent so far."""
+        try:
+            answer = obstore.get(store(), path, options={"range": (0, FIRST_BYTES)})
+            self._size, self._etag = answer.meta["size"], answer.meta["e_tag"]
+            self._bytes = memoryview(answer.bytes().to_bytes())
+        except BaseError:
+            if obstore.head(store(), path)["size"]:  # a range of an empty file is refused
+                raise
+            self._size, self._etag, self._bytes = 0, None, memoryview(b"")
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves to a place, as files do."""
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        if place < 0:
+            raise ValueError(f"negative seek position {place}")
+        self._place = place
+        return place
+
+    def tell(self) -> int:
+        """The place."""
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the buffer, or what of it is at hand; with one request where nothing is.
+
+        Raises:
+            InstanceFileGoneError: the file was replaced or deleted since it was opened.
+            LakeUnavailableError: storage refuses.
+        """
+        wanted = min(len(buffer), self._size - self._place)
+        if wanted <= 0:
+            return 0
+        if not self._start <= self._place < self._start + len(self._bytes):
+            self._fetch(wanted)
+        offset = self._place - self._start
+        part = self._bytes[offset : offset + wanted]
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+    def _fetch(self, wanted: int) -> None:
+        end = min(self._size, self._place + max(wanted, self._piece_bytes))
+        self._piece_bytes = min(2 * self._piece_bytes, MOST_BYTES)
+        self.requests += 1
+        try:
+            answer = obstore.get(
+                self._get_store(), self._path, options={"range": (self._place, end), "if_match": self._etag}
+            )
+            self._bytes, self._start = memoryview(answer.bytes().to_bytes()), self._place
+        except (FileNotFoundError, PreconditionError) as error:
+            raise InstanceFileGoneError(
+                f"The file {self._path} was replaced or deleted while it was read, at byte {self._place:,}: the "
+                "service keeps an instance's newest version alone. Open the instance again."
+            ) from error
+        except (OSError, BaseError) as error:
+            raise _refused(self._path, error) from error
+
+
+def _refused(where: str, error: Exception) -> LakeUnavailableError:
+    return LakeUnavailableError(
+        f"Could not read the DICOM file {where}: {type(error).__name__}. Check DICOM_FILE_SYSTEM_URL, and that the "
+        'identity has the "Storage Blob Data Reader" role on the account of the service\'s files; locally, that this '
+        "user may read the folder."
+    )

@@ -1,0 +1,55 @@
+"""`dicom-assets doctor` as a job: the same checks, from where Dagster runs."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import dagster as dg
+
+from dicom_assets.core.finding import Finding, Status
+
+_LEVELS = {Status.GREEN: "info", Status.YELLOW: "warning", Status.RED: "error", Status.SKIPPED: "info"}
+
+
+def build_doctor_job(
+    checks: Sequence[str], examine: Callable[[dg.DagsterInstance], Iterable[Finding]]
+) -> dg.JobDefinition:
+    """The job `doctor`, whose only step has an output with metadata for each check, and fails if one is red.
+
+    Args:
+        checks: their names.
+        examine: gives what each finds.
+    """
+    outputs = {_output(name): dg.Out(dg.Nothing, description=f"What the check {name} found.") for name in checks}
+
+    @dg.op(out=outputs)
+    def examine_surroundings(context: dg.OpExecutionContext) -> Any:
+        """Whether settings, tokens, the service, the lake, the files and Dagster are as runs need them."""
+        red = []
+        for finding in examine(context.instance):
+            getattr(context.log, _LEVELS[finding.status])("%s: %s", finding.check, finding.found)
+            if finding.status is Status.RED:
+                red.append(finding)
+            yield dg.Output(None, _output(finding.check), metadata=describe(finding))
+        if red:
+            raise dg.Failure(
+                f"{len(red)} of {len(checks)} checks found what makes runs fail.",
+                metadata={finding.check: f"{finding.found}. {finding.remedy}" for finding in red},
+                allow_retries=False,
+            )
+
+    @dg.job(name="doctor", description="Checks everything that runs need: what `dicom-assets doctor` does.")
+    def doctor() -> None:
+        examine_surroundings()
+
+    return doctor
+
+
+def describe(finding: Finding) -> dict[str, Any]:
+    """The finding's members as metadata, without those that say nothing."""
+    members = {"status": finding.status.value, "found": finding.found, "why": finding.why, "remedy": finding.remedy}
+    facts = {f"facts/{name}": value for name, value in finding.facts.items()}
+    return {name: value for name, value in {**members, **facts}.items() if value not in ("", None)}
+
+
+def _output(check: str) -> str:
+    return check.replace(".", "_")

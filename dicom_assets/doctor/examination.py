@@ -1,0 +1,115 @@
+"""All checks in their order: each by itself, unless one before it found red what it needs."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from dicom_assets.core.errors import DicomAssetsError, LakeError, ServiceRefusedError
+from dicom_assets.core.finding import Finding, Status
+from dicom_assets.doctor import files, lake, orchestration, service, tokens
+from dicom_assets.doctor.surroundings import Surroundings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check, and those that it needs."""
+
+    name: str
+    run: Callable[[Surroundings], Finding]
+    needs: tuple[str, ...] = ()
+
+
+def check_settings(surroundings: Surroundings) -> Finding:
+    """Every setting is valid, and there is a service."""
+    surroundings.settings.require_service_url()
+    return Finding("settings", Status.GREEN, "All settings can be used")
+
+
+CHECKS = (
+    Check("settings", check_settings),
+    Check("token.service", tokens.check_service_token, ("settings",)),
+    Check("token.storage", tokens.check_storage_token, ("settings",)),
+    Check("service.reachable", service.check_reachable, ("settings",)),
+    Check("service.clock", service.check_clock, ("service.reachable",)),
+    Check("service.feed", service.check_feed, ("service.reachable", "token.service")),
+    Check("lake.reach", lake.check_reach, ("token.storage",)),
+    Check("lake.write", lake.check_write, ("lake.reach",)),
+    Check("lake.list", lake.check_list, ("lake.write",)),
+    Check("lake.delete", lake.check_delete, ("lake.list",)),
+    Check("lake.appends", lake.check_appends, ("lake.write",)),
+    Check("lake.writers", lake.check_writers, ("lake.write",)),
+    Check("lake.clean", lake.check_clean, ("lake.reach",)),
+    Check("files.read", files.check_files, ("lake.reach",)),
+    Check("dagster.home", orchestration.check_home),
+    Check("dagster.storage", orchestration.check_storage, ("dagster.home",)),
+    Check("dagster.pool", orchestration.check_pool, ("dagster.storage",)),
+    Check("dagster.daemons", orchestration.check_daemons, ("dagster.storage",)),
+)
+"""In the order in which one would look; what a check needs comes before it."""
+
+
+def choose(wanted: Sequence[str]) -> list[Check]:
+    """The checks of some names or beginnings of names (`lake`), and those that they need; all where none is given."""
+    chosen = {
+        check.name
+        for check in CHECKS
+        if not wanted or any(check.name == each or check.name.startswith(f"{each}.") for each in wanted)
+    }
+    for check in reversed(CHECKS):
+        if check.name in chosen:
+            chosen |= set(check.needs)
+    if "lake.write" in chosen:
+        chosen.add("lake.clean")
+    return [check for check in CHECKS if check.name in chosen]
+
+
+def examine(surroundings: Surroundings, checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
+    """What each check finds, as soon as it is found."""
+    failed: dict[str, str] = {}
+    """Checks that are red or were skipped for it, with the one that is to blame."""
+    try:
+        for check in checks:
+            if blamed := next((failed[need] for need in check.needs if need in failed), None):
+                failed[check.name] = blamed
+                yield Finding(check.name, Status.SKIPPED, f"Not checked: {blamed} must be green first")
+                continue
+            finding = _run(check, surroundings)
+            if finding.status is Status.RED:
+                failed[check.name] = check.name
+            yield finding
+    finally:
+        try:
+            if surroundings.scratch_was_used:
+                lake.clear_away(surroundings)
+        except Exception as error:
+            logger.debug("The scratch folder could not be cleared away (%s).", type(error).__name__)
+        surroundings.close()
+
+
+def _run(check: Check, surroundings: Surroundings) -> Finding:
+    try:
+        return check.run(surroundings)
+    except DicomAssetsError as error:
+        finding = Finding.of_error(check.name, error)
+        if surroundings.object_id and isinstance(error, ServiceRefusedError | LakeError):
+            who = f"The identity's object id is {surroundings.object_id}"
+            return replace(finding, remedy=f"{finding.remedy.rstrip('.')}. {who}")
+        return finding
+    except Exception as error:
+        # Its text may hold anything, a password in a connection string among it.
+        logger.debug("The check %s ended with %s.", check.name, type(error).__name__)
+        return Finding(
+            check.name,
+            Status.RED,
+            f"It ended with an error that was not foreseen ({type(error).__module__}.{type(error).__name__})",
+            why="What it looked at cannot be reached, or is damaged",
+            remedy=_ELSEWHERE.get(check.name.partition(".")[0], "Run it again; if it stays so, report it"),
+        )
+
+
+_ELSEWHERE = {
+    "dagster": "Check dagster.yaml in DAGSTER_HOME, and that the database it names can be reached from here; "
+    "`dagster instance info` says more",
+}

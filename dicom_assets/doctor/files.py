@@ -1,0 +1,62 @@
+"""Whether the service's DICOM files can be read."""
+
+from dataclasses import replace
+
+from dicom_assets.core.errors import InstanceDeletedError, InstanceFileGoneError
+from dicom_assets.core.finding import Finding, Status
+from dicom_assets.core.schema import FILE_INDEX
+from dicom_assets.doctor.surroundings import Surroundings
+from dicom_assets.instances import open_instance
+
+PREAMBLE_BYTES = 132
+"""128 of anything, and `DICM` (PS3.10, 7.1)."""
+
+
+def check_files(surroundings: Surroundings) -> Finding:
+    """The beginning of the file that `file_index` took in last."""
+    check, settings = "files.read", surroundings.settings
+    if settings.file_system_url is None:
+        return Finding(
+            check,
+            Status.YELLOW,
+            "DICOM_FILE_SYSTEM_URL is not set",
+            why="Tables do without it: `fileUrl` is null then, and files cannot be opened by UID",
+            remedy="Set it to the file system where the service keeps its DICOM files, if there is one",
+        )
+    snapshot = surroundings.lake.open(FILE_INDEX)
+    if snapshot is None or not snapshot.row_count:
+        return Finding(
+            check,
+            Status.SKIPPED,
+            "file_index has no row yet, so there is no file to try",
+            remedy="Materialise an hour, then ask again",
+        )
+    newest = max(snapshot.files, key=lambda file: file.written_at)
+    rows = snapshot.read_table(files=[newest]).sort_by("sequence").slice(newest.rows - 1).to_pylist()
+    row = rows[0]
+    facts = {"sequence": row["sequence"]}
+    try:
+        with open_instance(
+            row["sopInstanceUid"],
+            study_instance_uid=row["studyInstanceUid"],
+            series_instance_uid=row["seriesInstanceUid"],
+            partition_name=row["partitionName"],
+            settings=settings,
+        ) as file:
+            is_dicom = file.read(PREAMBLE_BYTES)[128:] == b"DICM"
+    except InstanceDeletedError as error:
+        why = "Deletes reach the tables with the hour that they lie in"
+        return replace(Finding.of_error(check, error, Status.YELLOW), why=why, facts=facts)
+    except InstanceFileGoneError as error:
+        why = "DICOM_FILE_SYSTEM_URL probably names another file system than the service's, or one that does not exist"
+        return replace(Finding.of_error(check, error), why=why, facts=facts)
+    if not is_dicom:
+        return Finding(
+            check,
+            Status.RED,
+            f"The file of sequence {row['sequence']} is no DICOM file: it has no DICM after its preamble",
+            why="DICOM_FILE_SYSTEM_URL probably names another file system, or the file is damaged",
+            remedy="Check DICOM_FILE_SYSTEM_URL",
+            facts=facts,
+        )
+    return Finding(check, Status.GREEN, f"The DICOM file of sequence {row['sequence']} can be read", facts=facts)

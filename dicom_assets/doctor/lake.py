@@ -1,0 +1,229 @@
+"""Whether the lake can be read and written, and keeps what Delta tables build upon.
+
+What emulators cannot settle is tried where it counts, in a scratch folder beside the tables: that a file is created
+only where there is none, that a log is listed from a name on (without it the third commit fails), and that of two
+writers at the same time neither loses its rows.
+"""
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Barrier
+
+import obstore
+import pyarrow as pa
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import ObjectStore
+
+from dicom_assets.adapters.delta import Given, Lake, Written
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import LakeError
+from dicom_assets.core.finding import Finding, Status
+from dicom_assets.core.schema import KEY, TABLES, Table
+from dicom_assets.doctor.surroundings import Surroundings
+
+APPENDS = 3
+_PROBE = "probe"
+_TRIAL = Table("trial", "one trial of dicom-assets doctor", (KEY[1].name,), (KEY[1],))
+
+
+def check_reach(surroundings: Surroundings) -> Finding:
+    """The folder of the tables can be listed."""
+    storage, check = surroundings.lake.storage, "lake.reach"
+    if storage.is_local and not Path(storage.url).exists():
+        return Finding(
+            check,
+            Status.YELLOW,
+            f"The folder {Path(storage.url).absolute()} does not exist",
+            why="Nothing was written yet; or a disk is not mounted, or the path has a typing error",
+            remedy="Check DICOM_STORAGE_URL and DICOM_CONTAINER_NAME; the first run makes the folder",
+        )
+    with _asking(storage, "list"):
+        found = obstore.list_with_delimiter(storage.open_store(""))
+    tables = sum(surroundings.lake.open(table) is not None for table in TABLES)
+    return Finding(
+        check,
+        Status.GREEN,
+        f"{storage.uri('').rstrip('/')} can be listed, and has {tables} of the {len(TABLES)} tables",
+        facts={"tables": tables, "folders": len(found["common_prefixes"])},
+    )
+
+
+def check_write(surroundings: Surroundings) -> Finding:
+    """A file can be written and read again, and is not written over where it must be new."""
+    storage, check = surroundings.scratch, "lake.write"
+    with _asking(storage, "write a trial file to"):
+        store = storage.open_store("")
+        obstore.put(store, _PROBE, b"first", mode="create")
+        with suppress(AlreadyExistsError):
+            obstore.put(store, _PROBE, b"second", mode="create")
+        content = obstore.get(store, _PROBE).bytes().to_bytes()
+    if content != b"first":
+        return Finding(
+            check,
+            Status.RED,
+            "A file that was to be created only if it did not exist was written over",
+            why="This storage does not keep what Delta commits build upon: two writers would lose one another's rows",
+            remedy="Use Azure Data Lake Storage (Gen2), or a local disk",
+        )
+    return Finding(check, Status.GREEN, "A trial file was written and read again, and not written over")
+
+
+def check_list(surroundings: Surroundings) -> Finding:
+    """A new file shows at once."""
+    storage = surroundings.scratch
+    with _asking(storage, "list"):
+        names = _names(storage.open_store(""))
+    if _PROBE not in names:
+        return Finding(
+            "lake.list",
+            Status.RED,
+            "The trial file can be read, but is not listed",
+            why="This storage lists files late: a table's newest commits would be missed",
+            remedy="Use Azure Data Lake Storage (Gen2), or a local disk",
+        )
+    return Finding("lake.list", Status.GREEN, "The trial file is listed")
+
+
+def check_delete(surroundings: Surroundings) -> Finding:
+    """A file can be deleted; maintenance does."""
+    storage = surroundings.scratch
+    with _asking(storage, "delete the trial file from"):
+        store = storage.open_store("")
+        obstore.delete(store, _PROBE)
+        left = _PROBE in _names(store)
+    if left:
+        return Finding(
+            "lake.delete",
+            Status.RED,
+            "The trial file was deleted, and is still there",
+            why="A policy of the account may keep files (immutability, legal hold)",
+            remedy="Exempt the container from it: old versions of the tables could never be cleared away",
+        )
+    return Finding("lake.delete", Status.GREEN, "The trial file was deleted")
+
+
+def check_appends(surroundings: Surroundings) -> Finding:
+    """Three commits in a row, each by a writer that knows nothing of the others."""
+    check, storage = "lake.appends", surroundings.scratch
+    try:
+        versions = [_write(storage, "appends", f"2.25.{number}").version for number in range(1, APPENDS + 1)]
+        rows = _count(storage, "appends")
+    except LakeError as error:
+        if "Invalid table version" not in str(error):
+            raise
+        return Finding(
+            check,
+            Status.RED,
+            f"{APPENDS} commits in a row did not succeed: {str(error).partition('. ')[0]}",
+            why="The account lists a folder from its beginning where it is asked for what follows a name, so newer "
+            "commits are not found",
+            remedy="Check that the account is of kind StorageV2 with a hierarchical namespace; an emulator must be "
+            "Azurite 3.36 or later",
+        )
+    if rows != APPENDS:
+        return Finding(
+            check,
+            Status.RED,
+            f"Of {APPENDS} rows in as many commits {rows} are there",
+            why="The account does not list a table's commits in full",
+            remedy="Do not write tables there; report it with the figures of this check",
+            facts={"rows": rows},
+        )
+    return Finding(check, Status.GREEN, f"{APPENDS} commits in a row are all there", facts={"version": versions[-1]})
+
+
+def check_writers(surroundings: Surroundings) -> Finding:
+    """Two commits at the same time, neither of which may get lost."""
+    check, storage = "lake.writers", surroundings.scratch
+    _write(storage, "writers", "2.25.1")
+    together = Barrier(2)
+
+    def write(uid: str) -> Written:
+        together.wait(60)
+        return _write(storage, "writers", uid)
+
+    with ThreadPoolExecutor(2) as pool:
+        written = list(pool.map(write, ["2.25.2", "2.25.3"]))
+    rows, conflicts = _count(storage, "writers"), sum(each.conflicts for each in written)
+    facts = {"rows": rows, "conflicts": conflicts}
+    if rows != 3:  # noqa: PLR2004 — the first, and those of the two
+        return Finding(
+            check,
+            Status.RED,
+            f"Two writers at the same time left {rows - 1} of 2 rows",
+            why="The account lets one commit take the place of another",
+            remedy="Do not write tables there; report it with the figures of this check",
+            facts=facts,
+        )
+    return Finding(check, Status.GREEN, "Two writers at the same time left the rows of both", facts=facts)
+
+
+def check_clean(surroundings: Surroundings) -> Finding:
+    """Nothing of the trials is left."""
+    check = "lake.clean"
+    if not surroundings.scratch_was_used:
+        return Finding(check, Status.SKIPPED, "Nothing was written to the lake")
+    storage = surroundings.scratch
+    try:
+        with _asking(storage, "clear away"):
+            left = clear_away(surroundings)
+    except LakeError as error:
+        left, why = -1, str(error).partition(". ")[0]
+    else:
+        why = "A policy of the account may keep files"
+    if left:
+        return Finding(
+            check,
+            Status.YELLOW,
+            f"The trial files in {storage.uri('').rstrip('/')} could not be taken away",
+            why=why,
+            remedy="Delete that folder; no table needs it",
+        )
+    return Finding(check, Status.GREEN, "The trial files are gone")
+
+
+def clear_away(surroundings: Surroundings) -> int:
+    """Deletes the scratch folder, and of those above it what was made for it; gives the number of files left."""
+    storage = surroundings.scratch
+    if storage.is_local:
+        folder = Path(storage.url)
+        shutil.rmtree(folder, ignore_errors=True)
+        made = [folder.parent, *([] if surroundings.lake_existed else [folder.parent.parent])]
+        for parent in made:
+            with suppress(OSError):  # somebody else's files are in it
+                parent.rmdir()
+        return len(list(folder.rglob("*")))
+    store = storage.open_store("")
+    names = _names(store)
+    obstore.delete(store, names)
+    # A hierarchical namespace keeps empty folders.
+    root = surroundings.lake.storage.open_store("")
+    folders = {str(parent) for name in names for parent in Path(surroundings.scratch_path, name).parents} - {"."}
+    for path in sorted(folders, key=len, reverse=True):
+        with suppress(BaseError, OSError):
+            obstore.delete(root, path)
+    return len(_names(store))
+
+
+def _write(storage: Storage, path: str, uid: str) -> Written:
+    """A row of a trial table, by a writer of its own."""
+    rows = pa.Table.from_pylist([{KEY[1].name: uid}], _TRIAL.schema)
+    return Lake(storage, {_TRIAL.name: path}).write(_TRIAL, Given(rows, _TRIAL))
+
+
+def _count(storage: Storage, path: str) -> int:
+    snapshot = Lake(storage, {_TRIAL.name: path}).open(_TRIAL)
+    return 0 if snapshot is None else len(snapshot.read_table())
+
+
+def _names(store: ObjectStore) -> list[str]:
+    return [file["path"] for file in obstore.list(store).collect()]
+
+
+@contextmanager
+def _asking(storage: Storage, doing: str) -> Iterator[None]:
+    with storage.explained("", doing):
+        yield

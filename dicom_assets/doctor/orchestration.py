@@ -1,0 +1,96 @@
+"""Whether Dagster has a home, a history, one writer at a time, and daemons that are alive."""
+
+from pathlib import Path
+
+from dicom_assets.core.finding import Finding, Status
+from dicom_assets.doctor.surroundings import Surroundings
+
+POOL = "dicom_lake"
+"""As `defs/assets.py` has it, which is not imported for its name alone: that would import Dagster."""
+
+
+def check_home(surroundings: Surroundings) -> Finding:
+    """DAGSTER_HOME, with a dagster.yaml."""
+    check, home = "dagster.home", surroundings.dagster_home
+    if surroundings.given_instance is not None:
+        return Finding(check, Status.GREEN, "Dagster runs this check itself, with the instance that it has")
+    if not home:
+        return Finding(
+            check,
+            Status.RED,
+            "DAGSTER_HOME is not set",
+            why="Without it Dagster keeps its history, schedules and pools in a temporary folder, or nowhere",
+            remedy="Set DAGSTER_HOME to a folder with the project's dagster.yaml; `make dev` uses ./.dagster",
+        )
+    folder = Path(home)
+    if not folder.is_absolute() or not folder.is_dir():
+        return Finding(
+            check,
+            Status.RED,
+            f"DAGSTER_HOME={home} is {'no folder' if folder.is_absolute() else 'no absolute path'}",
+            why="Dagster refuses to start with it",
+            remedy="Set the absolute path of a folder that exists",
+        )
+    if not (folder / "dagster.yaml").is_file():
+        return Finding(
+            check,
+            Status.YELLOW,
+            f"{folder} has no dagster.yaml",
+            why="Dagster's own defaults hold then: any number of writers at a time, and telemetry",
+            remedy="Copy the project's dagster.yaml there",
+        )
+    return Finding(check, Status.GREEN, f"DAGSTER_HOME={folder} has a dagster.yaml")
+
+
+def check_storage(surroundings: Surroundings) -> Finding:
+    """The history of runs can be read."""
+    instance = surroundings.instance
+    runs = instance.get_runs_count()
+    kind = type(instance.run_storage).__name__
+    return Finding(
+        "dagster.storage",
+        Status.GREEN,
+        f"Dagster's history can be read ({kind}, {runs:,} runs)",
+        facts={"runs": runs, "storage": kind},
+    )
+
+
+def check_pool(surroundings: Surroundings) -> Finding:
+    """One step writes the tables at a time."""
+    check, instance = "dagster.pool", surroundings.instance
+    config = instance.get_concurrency_config().pool_config
+    own = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits() if not pool.from_default}
+    limit = own.get(POOL, config.default_pool_limit)
+    by = config.pool_granularity.value if config.pool_granularity else "op"
+    facts = {"limit": limit, "granularity": by}
+    if limit == 1 and by == "op":
+        return Finding(check, Status.GREEN, f"The pool {POOL} lets one step write at a time", facts=facts)
+    return Finding(
+        check,
+        Status.YELLOW,
+        f"The pool {POOL} lets {'any number' if limit is None else limit} {'steps' if by == 'op' else 'runs'} write "
+        "at a time",
+        why="The tables come out right all the same, but commits are lost to one another and tried again",
+        remedy="Set concurrency.pools in dagster.yaml as the project's has it (granularity: op, default_limit: 1), and "
+        f"under Deployment → Concurrency no other limit of {POOL}",
+        facts=facts,
+    )
+
+
+def check_daemons(surroundings: Surroundings) -> Finding:
+    """All daemons that Dagster needs gave a sign of life."""
+    statuses = surroundings.instance.get_daemon_statuses()
+    needed = {name: status for name, status in statuses.items() if status.required}
+    dead = sorted(name for name, status in needed.items() if not status.healthy)
+    facts = {name.lower(): bool(status.healthy) for name, status in sorted(needed.items())}
+    if not dead:
+        return Finding("dagster.daemons", Status.GREEN, f"All {len(needed)} daemons are alive", facts=facts)
+    never = all(status.last_heartbeat is None for status in needed.values())
+    return Finding(
+        "dagster.daemons",
+        Status.RED,
+        "The daemon never ran" if never else f"These daemons gave no sign of life: {', '.join(dead)}",
+        why="Schedules, sensors, backfills and queued runs wait for it",
+        remedy="Start it (`dagster-daemon run`, or `make dev`) with the same DAGSTER_HOME, and read its log",
+        facts=facts,
+    )

@@ -1,0 +1,124 @@
+"""What the checks look at, opened once and when it is first needed."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from dicom_assets.adapters.credentials import Credential
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.connections import build_identity, build_lake, build_storage
+from dicom_assets.core.errors import ServiceUnreachableError
+from dicom_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+TIMEOUT = httpx.Timeout(15, connect=10)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The service's answer to a request without a token."""
+
+    status: int
+    date: str | None
+    """The Date header."""
+    asked_at: datetime
+    seconds: float
+    """That it took."""
+
+
+class Surroundings:
+    """The service, the lake and Dagster, as the settings name them."""
+
+    def __init__(
+        self,
+        load: Callable[[], Settings],
+        now: Callable[[], datetime],
+        *,
+        dagster_home: str | None = None,
+        instance: "DagsterInstance | None" = None,
+    ) -> None:
+        """The surroundings of a process.
+
+        Args:
+            load: gives the settings, or raises a SettingsError.
+            now: the time, with a zone.
+            dagster_home: the folder of Dagster's instance.
+            instance: Dagster's instance, where there is one already.
+        """
+        self._load = load
+        self.now = now
+        self.dagster_home = dagster_home
+        self.given_instance = instance
+        self.object_id: str | None = None
+        """Of the identity, as far as a token told."""
+        self.scratch_path = f"_doctor/{uuid.uuid4()}"
+        self.scratch_was_used = False
+        self.lake_existed = True
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings."""
+        return self._load()
+
+    @cached_property
+    def identity(self) -> Credential | None:
+        """Whoever asks."""
+        return build_identity(self.settings)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The five tables."""
+        return build_lake(self.settings)
+
+    @cached_property
+    def scratch(self) -> Storage:
+        """A folder beside the tables that is nobody's; taken away at the end."""
+        self.scratch_was_used = True
+        if self.lake.storage.is_local:
+            self.lake_existed = Path(self.settings.lake_url).exists()
+        return build_storage(self.settings, self.lake.storage.uri(self.scratch_path))
+
+    @cached_property
+    def answer(self) -> Answer:
+        """What the service says to somebody without a token.
+
+        Raises:
+            ServiceUnreachableError: nothing.
+        """
+        url = f"{self.settings.require_service_url()}/v{self.settings.api_version}/changefeed/latest"
+        asked_at, started = self.now(), time.monotonic()
+        try:
+            # As the client does it: plain http is for this machine alone, and passes no proxy.
+            response = httpx.get(
+                url, params={"includeMetadata": "false"}, timeout=TIMEOUT, trust_env=url.startswith("https:")
+            )
+        except httpx.HTTPError as error:
+            raise ServiceUnreachableError(
+                f"No answer from {url} ({type(error).__name__}). Check DICOM_SERVICE_URL, the name's resolution and "
+                "the firewall; with a private endpoint, that this machine is in its network."
+            ) from error
+        return Answer(response.status_code, response.headers.get("Date"), asked_at, time.monotonic() - started)
+
+    @cached_property
+    def instance(self) -> "DagsterInstance":
+        """Dagster's instance."""
+        if self.given_instance is not None:
+            return self.given_instance
+        from dagster import DagsterInstance
+
+        return DagsterInstance.from_config(str(self.dagster_home))
+
+    def close(self) -> None:
+        """Gives Dagster's instance back, where it was opened here."""
+        if self.given_instance is None and "instance" in self.__dict__:
+            self.instance.dispose()

@@ -1,0 +1,123 @@
+"""Whose tokens are sent: for whom they are, what they allow and until when. Of a token only claims are ever shown."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from dicom_assets.adapters.credentials import TokenAuth
+from dicom_assets.adapters.storage import STORAGE_SCOPE
+from dicom_assets.core.finding import Fact, Finding, Status
+from dicom_assets.doctor.surroundings import Surroundings
+
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def check_service_token(surroundings: Surroundings) -> Finding:
+    """A token for the service, with the service's audience."""
+    settings = surroundings.settings
+    return _check(surroundings, "token.service", settings.token_scope, settings.require_service_url())
+
+
+def check_storage_token(surroundings: Surroundings) -> Finding:
+    """A token for the storage account; none for a folder."""
+    settings = surroundings.settings
+    if settings.storage_account is None:
+        return Finding("token.storage", Status.GREEN, "The lake is a folder, which needs no token")
+    return _check(surroundings, "token.storage", STORAGE_SCOPE, settings.storage_url)
+
+
+def _check(surroundings: Surroundings, check: str, scope: str, url: str) -> Finding:
+    identity = surroundings.identity
+    kind = surroundings.settings.authentication
+    if identity is None:
+        return Finding(check, Status.GREEN, f"DICOM_AUTHENTICATION={kind}: requests go out without a token")
+    auth = TokenAuth(identity, scope, authentication=kind)
+    request = next(auth.sync_auth_flow(httpx.Request("GET", url)))
+    claims = _claims(request.headers["Authorization"].removeprefix("Bearer "))
+    if claims is None:
+        return Finding(
+            check,
+            Status.YELLOW,
+            f"There is a token for {scope}, but it is of a form that cannot be looked into",
+            why="Not every authority hands out JSON Web Tokens",
+            remedy="See whether the service and the lake accept it, below",
+        )
+    facts = _facts(claims)
+    surroundings.object_id = str(facts["object_id"]) if facts["object_id"] else surroundings.object_id
+    return _judge(check, claims, facts, scope, surroundings.now())
+
+
+def _judge(check: str, claims: Mapping[str, Any], facts: dict[str, Fact], scope: str, now: datetime) -> Finding:
+    wanted = scope.removesuffix("/.default").rstrip("/")
+    audience = str(claims.get("aud", "")).rstrip("/")
+    who = f"identity {facts['object_id'] or 'without an object id'}, tenant {facts['tenant_id'] or 'unknown'}"
+    if audience != wanted and not _GUID.fullmatch(audience):
+        return Finding(
+            check,
+            Status.RED,
+            f"The token is for {audience or 'nobody'}, not for {wanted} ({who})",
+            why="The scope names another audience than the authority put into the token",
+            remedy="Check DICOM_TOKEN_SCOPE and DICOM_AUTHENTICATION; in a sovereign cloud both have other values",
+            facts=facts,
+        )
+    expires = _time(claims.get("exp"))
+    if expires is not None and expires <= now:
+        return Finding(
+            check,
+            Status.RED,
+            f"The token expired at {expires:%Y-%m-%d %H:%M:%S}Z ({who})",
+            why="This machine's clock is ahead, or an old token was left in a cache",
+            remedy="Check the clock; sign in again (az login) where people sign in",
+            facts=facts,
+        )
+    until = f", valid until {expires:%H:%M}Z" if expires else ""
+    allowed = f", roles {facts['roles']}" if facts["roles"] else ""
+    if audience != wanted:
+        return Finding(
+            check,
+            Status.YELLOW,
+            f"There is a token for the application {audience}{until}{allowed} ({who})",
+            why=f"Some authorities name an audience by its application's id: whether it is {wanted} cannot be seen",
+            remedy="See whether the service and the lake accept it, below",
+            facts=facts,
+        )
+    return Finding(check, Status.GREEN, f"There is a token for {wanted}{until}{allowed} ({who})", facts=facts)
+
+
+def _facts(claims: Mapping[str, Any]) -> dict[str, Fact]:
+    """What may be shown; never a person's name or address, which tokens of people hold."""
+    expires = _time(claims.get("exp"))
+    roles = claims.get("roles")
+    return {
+        "audience": _text(claims.get("aud")),
+        "object_id": _text(claims.get("oid")),
+        "application_id": _text(claims.get("appid") or claims.get("azp")),
+        "tenant_id": _text(claims.get("tid")),
+        "roles": " ".join(map(str, roles)) if isinstance(roles, list) else _text(roles),
+        "scopes": _text(claims.get("scp")),
+        "expires_at": expires.isoformat() if expires else None,
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _time(value: object) -> datetime | None:
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else None
+
+
+def _claims(token: str) -> Mapping[str, Any] | None:
+    """The token's claims, its signature unchecked: that is the service's business. None where it is no JWT."""
+    parts = token.split(".")
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (IndexError, binascii.Error, ValueError):
+        return None
+    return claims if isinstance(claims, dict) else None

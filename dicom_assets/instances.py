@@ -1,0 +1,335 @@
+"""DICOM files by SOP instance UID or by query, as file objects over Data Lake Storage or a folder.
+
+`file_index` says where a file lies. The service may have replaced or deleted it since the table was written; then the
+newest version of the table is asked, and after it the service itself: the entry of the instance's last known change
+bears the path of the version that is current now.
+"""
+
+import io
+import threading
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from dicom_assets.adapters.dicom_files import FileSystem
+from dicom_assets.adapters.dicom_service import DicomService
+from dicom_assets.adapters.file_lookup import find_files
+from dicom_assets.adapters.lake_query import Query, query_instances
+from dicom_assets.adapters.retries import RetryPolicy
+from dicom_assets.connections import build_lake, build_storage, open_client
+from dicom_assets.core.change_feed import Window
+from dicom_assets.core.errors import (
+    InstanceDeletedError,
+    InstanceFileGoneError,
+    InstanceNotFoundError,
+    ServiceError,
+    SettingsError,
+)
+from dicom_assets.core.schema import FILE_INDEX, KEY
+from dicom_assets.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pydicom import FileDataset
+
+READ_AHEAD = 32
+"""Files that are opened before they are asked for."""
+_ROWS_PER_LOOKUP = 2000
+_MICROSECOND = timedelta(microseconds=1)
+_RETRY = RetryPolicy(tries=3)  # somebody waits
+_Row = Mapping[str, Any]
+
+
+class InstanceFile(io.BufferedReader):
+    """The DICOM file of one instance, to be read, sought in and closed as any file.
+
+    Of a file in Data Lake Storage only what is read is fetched.
+    """
+
+    def __init__(self, raw: io.RawIOBase, row: _Row, url: str) -> None:
+        super().__init__(raw, 2**14)
+        self.partition_name: str = row["partitionName"]
+        self.study_instance_uid: str = row["studyInstanceUid"]
+        self.series_instance_uid: str = row["seriesInstanceUid"]
+        self.sop_instance_uid: str = row["sopInstanceUid"]
+        self.url = url
+        """Where the file lies."""
+
+    def __repr__(self) -> str:
+        return f"InstanceFile({self.url!r})"
+
+    def read_header(self) -> "FileDataset":
+        """The data set up to the pixel data, by pydicom (the extra `emulator` brings it).
+
+        pydicom reads from this file object and gets as many bytes as it asks for: of a prefix it would make a shorter
+        data set without a word.
+        """
+        try:
+            from pydicom import dcmread
+        except ImportError as error:
+            raise ImportError("read_header needs pydicom: pip install 'dicom-assets[emulator]'.") from error
+
+        self.seek(0)
+        return dcmread(self, stop_before_pixels=True)
+
+
+class Archive:
+    """The DICOM files of a lake's instances; may be used by many threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lake = build_lake(settings)
+        self._file_systems = lru_cache(8)(lambda prefix: FileSystem(build_storage(settings, prefix)))
+        self._lock = threading.Lock()
+        self._client: DicomService | None = None
+
+    def open(self, sop_instance_uid: str, **narrower: str | None) -> InstanceFile:
+        """The file of one instance; see `open_instance`."""
+        key = {"sopInstanceUid": sop_instance_uid, **{name: uid for name, uid in narrower.items() if uid is not None}}
+        (row,) = self._find(pa.table({name: [value] for name, value in key.items()}))
+        return self._open(row)
+
+    def iterate(self, query: Query, *, read_ahead: int, missing: Literal["raise", "skip"]) -> Iterator[InstanceFile]:
+        """The files of a query's instances; see `iter_instances`."""
+        ahead: deque[Future[InstanceFile]] = deque()
+        with ThreadPoolExecutor(read_ahead) as pool:
+            try:
+                for row in self._rows(query):
+                    ahead.append(pool.submit(self._open, row))
+                    if len(ahead) >= read_ahead:
+                        yield from _result(ahead.popleft(), missing)
+                while ahead:
+                    yield from _result(ahead.popleft(), missing)
+            finally:
+                for future in ahead:
+                    if not future.cancel():
+                        with suppress(Exception):
+                            future.result().close()
+
+    def _rows(self, query: Query) -> Iterator["_Row | InstanceNotFoundError"]:
+        keys = query_instances(self._lake, query)
+        for start in range(0, len(keys), _ROWS_PER_LOOKUP):
+            yield from self._find(keys.slice(start, _ROWS_PER_LOOKUP))
+
+    def _find(self, keys: pa.Table) -> Iterator["_Row | InstanceNotFoundError"]:
+        """For each key its row of `file_index`, or why there is none to be had."""
+        where = self._lake.uri(FILE_INDEX)
+        lookup = find_files(self._lake, keys)
+        if lookup is None:
+            raise InstanceNotFoundError(
+                f"There is no table file_index at {where}, so nobody knows where files lie. Materialise it; if it lies "
+                "elsewhere, set DICOM_STORAGE_URL, DICOM_CONTAINER_NAME and DICOM_FILE_INDEX_TABLE_PATH."
+            )
+        names = keys.column_names
+        found = defaultdict(list)
+        for row in lookup.rows.to_pylist():
+            found[tuple(row[name] for name in names)].append({**row, "version": lookup.version})
+        for key in keys.to_pylist():
+            rows = found[tuple(key.values())]
+            if len(rows) == 1:
+                yield rows[0]
+            elif not rows:
+                yield InstanceNotFoundError(
+                    f"No such instance in file_index at {where}, version {lookup.version} (searched by "
+                    f"{', '.join(names)}). Its hour may not be materialised yet, or it was deleted, or the service "
+                    "keeps no file of it."
+                )
+            else:
+                sequences = ", ".join(str(row["sequence"]) for row in sorted(rows, key=lambda row: row["sequence"]))
+                yield InstanceNotFoundError(
+                    f"{len(rows)} instances in file_index at {where} have that {', '.join(names)} (sequences "
+                    f"{sequences}): a UID may be in several data partitions. Name the partition too, or the study and "
+                    "series."
+                )
+
+    def _open(self, row: "_Row | InstanceNotFoundError") -> InstanceFile:
+        if isinstance(row, InstanceNotFoundError):
+            raise row
+        with suppress(FileNotFoundError):
+            return self._open_at(row, row["filePath"])
+        tried = [row["filePath"]]
+        newest = self._newest(row)
+        if newest is not None and newest["filePath"] not in tried:
+            with suppress(FileNotFoundError):
+                return self._open_at(newest, newest["filePath"])
+            tried.append(newest["filePath"])
+        path = self._ask_service(newest or row)
+        if path not in tried:
+            with suppress(FileNotFoundError):
+                return self._open_at(newest or row, path)
+        raise _gone(
+            row, "the service says that this is its place still. Check that DICOM_FILE_SYSTEM_URL is its file system"
+        )
+
+    def _newest(self, row: _Row) -> _Row | None:
+        """The instance's row in a newer version of `file_index`; None where there is no newer version.
+
+        Raises:
+            InstanceDeletedError: the newer version has no such row.
+        """
+        if self._lake.has_version(FILE_INDEX, row["version"]):
+            return None
+        (newest,) = self._find(pa.table({column.name: [row[column.name]] for column in KEY}))
+        if isinstance(newest, InstanceNotFoundError):
+            raise InstanceDeletedError(
+                _gone_text(row, "the newest version of file_index has no such instance: it was deleted meanwhile")
+            )
+        return newest
+
+    def _ask_service(self, row: _Row) -> str:
+        """Where the service keeps the instance's file now.
+
+        One entry of the change feed says so: its path is as of the moment of reading.
+
+        Raises:
+            InstanceDeletedError: nowhere.
+            InstanceFileGoneError: the service cannot be asked.
+        """
+        if self._settings.service_url is None:
+            raise _gone(row, "DICOM_SERVICE_URL is not set, so the service could not be asked where it is now")
+        changed_at = row["lastModifiedTimestamp"]
+        window = Window(changed_at, changed_at + _MICROSECOND)
+        try:
+            pages = self._open_client().fetch_pages(window, include_metadata=False)
+            entry = next((entry for page in pages for entry in page if entry.sequence == row["sequence"]), None)
+        except ServiceError as error:
+            raise _gone(row, f"the service could not be asked where it is now. {error}") from error
+        if entry is None:
+            raise _gone(row, "the service's change feed has no such change any more: is this the service of the lake?")
+        if entry.state.lower() == "deleted" or entry.file_path is None:
+            raise InstanceDeletedError(
+                _gone_text(row, "the service has deleted it. The tables follow when that hour is materialised")
+            )
+        return entry.file_path
+
+    def _open_client(self) -> DicomService:
+        """One client for all questions, closed when nobody uses the archive any more."""
+        with self._lock:
+            if self._client is None:
+                self._client = open_client(self._settings, retry=_RETRY)
+                weakref.finalize(self, self._client.close)
+            return self._client
+
+    def _open_at(self, row: _Row, path: str) -> InstanceFile:
+        system = self._file_system(row)
+        return InstanceFile(system.open(path), row, system.url(path))
+
+    def _file_system(self, row: _Row) -> FileSystem:
+        """Where the settings say that the files lie; without them, where `fileUrl` says."""
+        prefix = self._settings.file_url_prefix
+        if prefix is None and row["fileUrl"] is not None:
+            prefix = row["fileUrl"].removesuffix(f"/{row['filePath']}")
+        if prefix is None:
+            raise SettingsError(
+                "DICOM_FILE_SYSTEM_URL is not set, and file_index was written without it, so it is not known where the "
+                "service keeps its DICOM files. Set it, such as https://ACCOUNT.dfs.core.windows.net/FILESYSTEM."
+            )
+        return self._file_systems(prefix)
+
+
+def _result(future: Future[InstanceFile], missing: str) -> Generator[InstanceFile, None, None]:
+    try:
+        file = future.result()
+    except (InstanceNotFoundError, InstanceFileGoneError):
+        if missing == "raise":
+            raise
+        return
+    yield file
+
+
+def _gone(row: _Row, why: str) -> InstanceFileGoneError:
+    return InstanceFileGoneError(_gone_text(row, why))
+
+
+def _gone_text(row: _Row, why: str) -> str:
+    return (
+        f"The file {row['filePath']} of sequence {row['sequence']} (file_index, version {row['version']}) is gone, and "
+        f"{why.rstrip('.')}."
+    )
+
+
+@lru_cache(4)
+def _archive(settings: Settings) -> Archive:
+    return Archive(settings)
+
+
+def open_instance(
+    sop_instance_uid: str,
+    *,
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    partition_name: str | None = None,
+    settings: Settings | None = None,
+) -> InstanceFile:
+    """The DICOM file of an instance, to be read, sought in and closed as any file.
+
+    Args:
+        sop_instance_uid: of the instance.
+        study_instance_uid: of its study; with it one or two files of `file_index` are read, without it many.
+        series_instance_uid: of its series.
+        partition_name: its data partition, where the service has several.
+        settings: those of the environment by default.
+
+    Raises:
+        InstanceNotFoundError: `file_index` has no such instance, or several.
+        InstanceFileGoneError: the file is not where `file_index` says, nor where the service says it is now.
+        LakeUnavailableError: storage refuses.
+        SettingsError: it is not known where the files lie.
+    """
+    return _archive(settings or load_settings()).open(
+        sop_instance_uid,
+        studyInstanceUid=study_instance_uid,
+        seriesInstanceUid=series_instance_uid,
+        partitionName=partition_name,
+    )
+
+
+def iter_instances(
+    query: Query,
+    *,
+    read_ahead: int = READ_AHEAD,
+    missing: Literal["raise", "skip"] = "raise",
+    settings: Settings | None = None,
+) -> Iterator[InstanceFile]:
+    """The DICOM files of the instances that a query gives, in its order; each is the caller's to close.
+
+    Args:
+        query: what stands after WHERE, over the columns of `instance` (`modality = 'CT'`); or a whole SELECT over the
+            five tables that gives `sopInstanceUid`, and preferably the rest of the key; or a pyarrow filter expression
+            over the columns of `instance`.
+        read_ahead: files that are opened, several at the same time, before they are asked for.
+        missing: what becomes of an instance without a file: `raise` ends the iteration with the error, `skip` goes on.
+        settings: those of the environment by default.
+
+    Raises:
+        LakeQueryError: the query cannot be understood.
+        DicomAssetsError: as `open_instance`.
+    """
+    if read_ahead < 1:
+        raise ValueError("read_ahead is at least 1")
+    return _archive(settings or load_settings()).iterate(query, read_ahead=read_ahead, missing=missing)
+
+
+def read_header(
+    sop_instance_uid: str,
+    *,
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    partition_name: str | None = None,
+    settings: Settings | None = None,
+) -> "FileDataset":
+    """The data set of an instance up to its pixel data; arguments and errors are those of `open_instance`."""
+    with open_instance(
+        sop_instance_uid,
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
+        partition_name=partition_name,
+        settings=settings,
+    ) as file:
+        return file.read_header()

@@ -1,0 +1,151 @@
+import io
+import os
+
+import obstore
+import pytest
+from obstore.store import LocalStore
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicom_assets.adapters.dicom_files import FIRST_BYTES, LEAST_BYTES, STORE_SECONDS, FileSystem, RangedFile
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import InstanceFileGoneError, LakeUnavailableError
+from dicom_assets.emulator.metadata import build_dataset, encode
+from dicom_assets_tests.emulator.conftest import metadata_of
+
+AZURE = "abfss://files@account.dfs.core.windows.net"
+CONTENT = os.urandom(5 * LEAST_BYTES)
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(CONTENT)
+    return LocalStore(tmp_path)
+
+
+def ranged(store, path="a.dcm") -> RangedFile:
+    return RangedFile(lambda: store, path)
+
+
+def test_header_within_the_first_bytes_takes_one_request(store):
+    file = ranged(store)
+    assert file.read(100) == CONTENT[:100]
+    assert file.seek(FIRST_BYTES - 10) == file.tell() == FIRST_BYTES - 10
+    assert file.read(10) == CONTENT[FIRST_BYTES - 10 : FIRST_BYTES]
+    assert file.requests == 1
+
+
+def test_what_lies_beyond_is_fetched_in_ever_larger_pieces(store):
+    file = io.BufferedReader(ranged(store))
+    assert file.read() == CONTENT
+    assert file.raw.requests <= 4
+    file.seek(-5, io.SEEK_END)
+    assert file.read(10) == CONTENT[-5:]
+    assert file.read(1) == b""
+    file.seek(3)
+    file.seek(4, io.SEEK_CUR)
+    assert file.read(3) == CONTENT[7:10]
+    with pytest.raises(ValueError, match="negative seek"):
+        file.raw.seek(-1)
+
+
+def test_large_read_is_one_request(store):
+    file = ranged(store)
+    file.seek(FIRST_BYTES)
+    assert file.read(4 * LEAST_BYTES) == CONTENT[FIRST_BYTES : FIRST_BYTES + 4 * LEAST_BYTES]
+    assert file.requests == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, FIRST_BYTES, FIRST_BYTES + 1])
+def test_file_of_any_size_is_read_whole(tmp_path, size):
+    (tmp_path / "b.dcm").write_bytes(CONTENT[:size])
+    assert io.BufferedReader(ranged(LocalStore(tmp_path), "b.dcm")).read() == CONTENT[:size]
+
+
+def test_bytes_of_two_versions_are_never_mixed(store, tmp_path):
+    file = ranged(store)
+    (tmp_path / "a.dcm").write_bytes(CONTENT[::-1])
+    os.utime(tmp_path / "a.dcm", (1, 1))
+    file.seek(FIRST_BYTES)
+    with pytest.raises(InstanceFileGoneError, match=r"replaced or deleted while it was read, at byte 16,384.*again"):
+        file.read(1)
+
+
+def test_file_that_is_deleted_while_it_is_read_is_gone(store, tmp_path):
+    file = ranged(store)
+    (tmp_path / "a.dcm").unlink()
+    file.seek(FIRST_BYTES)
+    with pytest.raises(InstanceFileGoneError):
+        file.read(1)
+
+
+def test_header_longer_than_the_first_bytes_is_read_whole(tmp_path):
+    dataset: Dataset = build_dataset(metadata_of())
+    block = dataset.private_block(0x0009, "A", create=True)
+    for number in range(8):
+        block.add_new(number, "UN", os.urandom(FIRST_BYTES))
+    dataset.PixelData = bytes(2 * LEAST_BYTES)
+    dataset["PixelData"].VR = "OW"
+    (tmp_path / "a.dcm").write_bytes(encode(dataset))
+    whole = dcmread(tmp_path / "a.dcm", stop_before_pixels=True)
+    file = ranged(LocalStore(tmp_path))
+    header = dcmread(io.BufferedReader(file), stop_before_pixels=True)
+    assert header == whole
+    assert len(header) == len(dataset) - 1
+    assert file.requests > 1
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../a.dcm", "AHDS/../../a.dcm"])
+def test_path_that_leads_out_of_the_file_system_is_refused(tmp_path, path):
+    with pytest.raises(LakeUnavailableError, match="leads out of"):
+        FileSystem(Storage(str(tmp_path / "files"))).open(path)
+
+
+def test_folder_gives_its_own_files(tmp_path, store):
+    system = FileSystem(Storage(str(tmp_path)))
+    with system.open("a.dcm") as file:
+        assert isinstance(file, io.FileIO)
+    assert system.url("a.dcm") == str(tmp_path / "a.dcm")
+    with pytest.raises(FileNotFoundError):
+        system.open("b.dcm")
+    with pytest.raises(LakeUnavailableError, match=r"IsADirectoryError.*DICOM_FILE_SYSTEM_URL"):
+        system.open(".")
+
+
+class OpenStores(Storage):
+    """An account whose stores are one in a folder, counted."""
+
+    opened = 0
+
+    def open_store(self, path):
+        type(self).opened += 1
+        return self.options()
+
+
+def test_store_is_used_again_as_long_as_its_token_is_good(store, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(OpenStores, "opened", 0)
+    system = FileSystem(OpenStores(AZURE, lambda: store), clock=lambda: now[0])
+    for _ in range(3):
+        assert system.open("a.dcm").read(4) == CONTENT[:4]
+    assert OpenStores.opened == 1
+    now[0] = STORE_SECONDS + 1
+    system.open("a.dcm")
+    assert OpenStores.opened == 2
+    with pytest.raises(FileNotFoundError):
+        system.open("b.dcm")
+
+
+def test_refusal_names_the_role_and_no_secret(store, monkeypatch):
+    def refuse(*arguments, **options):
+        raise obstore.exceptions.PermissionDeniedError("sig=secret")
+
+    system = FileSystem(OpenStores(AZURE, lambda: store))
+    file = system.open("a.dcm")
+    monkeypatch.setattr(obstore, "get", refuse)
+    monkeypatch.setattr(obstore, "head", refuse)
+    file.seek(FIRST_BYTES)
+    for read in (lambda: file.read(1), lambda: system.open("a.dcm")):
+        with pytest.raises(LakeUnavailableError, match=r'PermissionDeniedError.*"Storage Blob Data Reader"') as caught:
+            read()
+        assert "secret" not in str(caught.value)

@@ -1,0 +1,119 @@
+"""Which checks run, and what becomes of those whose ground is gone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dicom_assets.core.finding import Finding, Status
+from dicom_assets.doctor import examination, report
+from dicom_assets.doctor.examination import CHECKS, Check, choose
+from dicom_assets_tests.doctor.conftest import ROOT
+
+NAMES = [check.name for check in CHECKS]
+
+
+def run(ward, *arguments):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_", "AZURE_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "dicom_assets.cli", "doctor", *arguments],
+        cwd=ROOT, env={**kept, **ward.env, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_all_is_well_but_for_the_daemon_which_does_not_run(ward):
+    result = run(ward)
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("✓", "!", "✗", "–"))]
+    assert [line.split()[2] for line in lines] == NAMES
+    assert {line.split()[1] for line in lines[:-1]} == {"green"}, result.stdout
+    assert "red     dagster.daemons   The daemon never ran." in lines[-1]
+    assert "Start it (`dagster-daemon run`" in result.stdout
+    assert result.stdout.rstrip().endswith(f"{len(NAMES) - 1} green, 1 red")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert not (ward.folder / "lake" / "_doctor").exists()
+
+
+def test_json_keeps_its_shape(ward):
+    result = run(ward, "--json", "service", "lake.reach")
+    assert (result.returncode, result.stderr) == (0, "")
+    content = json.loads(result.stdout)
+    assert list(content) == ["version", "healthy", "findings"]
+    assert (content["version"], content["healthy"]) == (1, True)
+    names = ["settings", "token.service", "token.storage", "service.reachable", "service.clock", "service.feed"]
+    assert [finding["check"] for finding in content["findings"]] == [*names, "lake.reach"]
+    for finding in content["findings"]:
+        assert list(finding) == ["check", "status", "found", "why", "remedy", "facts"]
+    assert content["findings"][5]["facts"] == {
+        "api_version": 2,
+        "newest_sequence": 1,
+        "newest_time": "2026-03-01T00:00:00.0000000Z",
+    }
+
+
+def test_settings_that_cannot_be_used_are_listed_and_dagster_is_checked_all_the_same(ward):
+    ward.env |= {"DICOM_BATCH_SIZE": "0", "DICOM_CONTAINER_NAME": "No"}
+    found = ward.examine()
+    assert found["settings"].status is Status.RED
+    assert "DICOM_BATCH_SIZE" in found["settings"].found
+    assert "DICOM_CONTAINER_NAME" in found["settings"].found
+    dagster = {name for name in NAMES if name.startswith("dagster.")}
+    skipped = {name for name, finding in found.items() if finding.status is Status.SKIPPED}
+    assert skipped == set(NAMES) - dagster - {"settings"}
+    assert found["lake.appends"].found == "Not checked: settings must be green first"
+    assert found["dagster.pool"].status is Status.GREEN
+
+
+def test_no_service_is_red(ward):
+    del ward.env["DICOM_SERVICE_URL"]
+    assert "DICOM_SERVICE_URL is not set" in ward.examine("settings")["settings"].found
+
+
+def test_command_without_dagsters_checks_does_not_import_dagster(ward):
+    code = "import sys; from dicom_assets.cli import app; app(['doctor', 'lake', 'service'], standalone_mode=False)\n"
+    script = f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+    script += "assert 'dagster' not in sys.modules"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**kept, **ward.env}, check=True, timeout=60)
+
+
+def test_unknown_check_is_told(ward):
+    result = run(ward, "nope")
+    assert result.returncode == 2
+    assert "there is no such check" in result.stderr
+
+
+def test_what_a_check_needs_is_checked_too_and_trials_are_cleared_away():
+    assert [check.name for check in choose(["lake.write"])] == [
+        "settings", "token.storage", "lake.reach", "lake.write", "lake.clean",
+    ]  # fmt: skip
+    assert choose([]) == list(CHECKS)
+    assert choose(["lak"]) == []
+
+
+def test_needs_come_first():
+    for place, check in enumerate(CHECKS):
+        assert set(check.needs) <= set(NAMES[:place]), check.name
+
+
+@pytest.mark.parametrize(("name", "told"), [("dagster.x", "dagster instance info"), ("lake.x", "report it")])
+def test_error_that_was_not_foreseen_is_told_without_its_text(ward, name, told):
+    def fail(surroundings):
+        raise KeyError("password=hidden")
+
+    finding = examination._run(Check(name, fail), None)
+    assert (finding.status, finding.found) == (
+        Status.RED,
+        "It ended with an error that was not foreseen (builtins.KeyError)",
+    )
+    assert told in finding.remedy
+
+
+def test_description_has_the_reason_and_what_to_do():
+    finding = Finding("a.b", Status.YELLOW, "It is so", why="It may be", remedy="Do it!")
+    assert report.describe(finding).plain == (
+        "! yellow  a.b               It is so.\n      why  It may be.\n       do  Do it!"
+    )
+    assert report.is_healthy([finding])
+    assert report.summarize([finding, finding]) == "2 yellow"
