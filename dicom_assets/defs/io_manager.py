@@ -20,7 +20,7 @@ from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.failure import retrying
-from dicom_assets.defs.observed import Told
+from dicom_assets.defs.observed import Reading, Told
 from dicom_assets.defs.partitions import partition_key, to_window
 from dicom_assets.defs.preview import build_preview
 from dicom_assets.defs.progress import Writing
@@ -68,7 +68,9 @@ class DeltaIOManager(dg.IOManager):
                         results.append(self.lake.write(table, derivation))
                 results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
         except BaseException:  # a run that is cancelled too
-            record_hours(context, obj)
+            if isinstance(obj, Reading):
+                record_hours(context, obj)
+                obj.close()  # Dagster forgets the asset where it waits, with the client open
             raise
         told = obj if isinstance(obj, Told) else None
         run = (told.describe_run() if told else {}) | _describe(results)

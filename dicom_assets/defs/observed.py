@@ -79,7 +79,7 @@ class Reading:
         """A reading.
 
         Args:
-            client: of the service; stays open.
+            client: of the service.
             remaining: whole hours.
             now: gives the time, with a zone.
             instance: `instance`, where its attributes are wanted next.
@@ -115,6 +115,10 @@ class Reading:
                 self.sample = _first_rows(batch.rows)
             yield batch
             self._stored = list(self._hours)  # being asked for more means that what was given so far is stored
+
+    def close(self) -> None:
+        """Gives the client's connections back."""
+        self._client.close()
 
     def fetch_pages(self, window: Window) -> Iterator[list[Entry]]:
         """The window's pages; the time that they take counts as waiting."""

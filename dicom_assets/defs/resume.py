@@ -37,12 +37,11 @@ def find_remaining(context: dg.AssetExecutionContext, now: datetime) -> Remainin
     return Remaining(Window(start, now if start < now < whole.end else whole.end), earlier)
 
 
-def record_hours(context: dg.OutputContext, output: object) -> None:
-    """Tells Dagster which hours of an output are in the lake, although the step will not end well."""
-    if isinstance(output, Reading):
-        for start, numbers in output.describe_stored().items():
-            key = partition_key(start)
-            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=dict(numbers)))
+def record_hours(context: dg.OutputContext, reading: Reading) -> None:
+    """Tells Dagster which hours of a reading are in the lake, although the step will not end well."""
+    for start, numbers in reading.describe_stored().items():
+        key = partition_key(start)
+        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=dict(numbers)))
 
 
 def _find_recorded(context: dg.AssetExecutionContext) -> dict[str, Mapping[str, Any]]:

@@ -141,8 +141,12 @@ def test_a_range_that_is_none_is_refused_before_anything_is_read(span, tmp_path)
     settings = {"DICOM_START_TIME": START.isoformat(), "DICOM_END_TIME": end, "DICOM_STORAGE_URL": str(tmp_path)}
     job = build_definitions(load_settings(settings)).resolve_implicit_global_asset_job_def()
     tags = dict(zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), span, strict=True))
-    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(UnknownHourError, match=f"{KEYS[0]} to {KEYS[-1]}"):
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(dg.Failure, match=f"{KEYS[0]} to {KEYS[-1]}") as told,
+    ):
         job.execute_in_process(instance=instance, tags=tags)
+    assert isinstance(told.value.__cause__, UnknownHourError)
 
 
 COMMANDS = {
