@@ -158,8 +158,9 @@ def replace_all(archive: Archive, study: str = "1.2.0") -> None:
 def test_replaced_file_is_found_with_one_request_to_the_service(archive):
     replace_all(archive)
     before = archive.lake.version(FILE_INDEX)
-    with archive.open() as file:
+    with archive.open(UIDS[2]) as file:  # of a study whose instances all changed at the same time
         assert str(file.read_header().PatientName) == "Poe^Jo"
+        assert file.read_header().SOPInstanceUID == UIDS[2]
         assert name_in(archive.service.change_feed(limit=1)[0]) == "Poe^Jo"
     assert instances._archive(archive.settings)._client.statistics.pages == 1
     assert archive.lake.version(FILE_INDEX) == before
