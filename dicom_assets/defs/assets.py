@@ -97,8 +97,8 @@ def build_assets(
         Every other table is made from this one, without asking the service again. Reading an hour again replaces its
         rows by what the service says now; an entry that turned up late is added, none is lost.
         """
-        selection = context.run.asset_selection
-        decodes = selection is None or dg.AssetKey("instance") in selection
+        selection = context.run.asset_selection  # none or empty: all assets
+        decodes = not selection or dg.AssetKey("instance") in selection
         with retrying(context.retry_number):
             remaining = find_remaining(context, dicom_service.now())
             with dicom_service.open_client() as client:

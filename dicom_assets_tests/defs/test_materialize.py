@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from dagster._serdes import serialize_value
 
-from dicom_assets.adapters import memory
+from dicom_assets.adapters import derive, memory
 from dicom_assets.connections import build_lake
 from dicom_assets.core.schema import TABLES
 from dicom_assets.definitions import build_definitions
@@ -97,6 +97,15 @@ def test_a_range_that_does_not_fit_into_memory_is_stored_in_parts(settings, inst
     for name in CHAIN:
         *_, last = result.asset_materializations_for_node(name)
         assert last.metadata["range"].value["commits"] > 1, name
+
+
+def test_a_run_of_all_assets_reads_no_metadata_back(settings, instance, service, monkeypatch):
+    def read(entries, table):
+        raise AssertionError("metadata was read")
+
+    monkeypatch.setattr(derive, "read_attributes", read)
+    run(settings, instance, tags=RANGE)
+    check_law(settings, service)
 
 
 def test_hours_one_by_one_backwards_give_the_same_tables(settings, instance, service):
