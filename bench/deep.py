@@ -24,10 +24,14 @@ ONE_PART = 10**9
 
 def read(url: str, window: Window, pages_per_part: int) -> dict[str, Any]:
     """What it costs to read the window in parts of so many pages."""
-    dicom_service.PAGES_PER_PART = pages_per_part
+    usual, dicom_service.PAGES_PER_PART = dicom_service.PAGES_PER_PART, pages_per_part
     scanned, wall, cpu = _scanned(url), time.perf_counter(), time.process_time()
-    with DicomService(url) as client:
-        sequences = [entry.sequence for page in client.fetch_pages(window, include_metadata=False) for entry in page]
+    try:
+        with DicomService(url) as client:
+            pages = client.fetch_pages(window, include_metadata=False)
+            sequences = [entry.sequence for page in pages for entry in page]
+    finally:
+        dicom_service.PAGES_PER_PART = usual
     return {
         "entries": len(set(sequences)),
         "is_in_order": sequences == sorted(sequences),
