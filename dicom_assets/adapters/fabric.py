@@ -207,15 +207,8 @@ class Lakehouse:
                 *(state.attempt_number + 1, self._retry.tries, state.upcoming_sleep),
             )
 
-        tries = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(WorthAnotherTryError),
-            stop=tenacity.stop_after_attempt(self._retry.tries),
-            wait=self._retry.wait_seconds,
-            before_sleep=log,
-            reraise=True,
-        )
         try:
-            return tries(self._send_once, method, path, params, body, shortcut)
+            return self._retry.retrying(log)(self._send_once, method, path, params, body, shortcut)
         except WorthAnotherTryError as error:
             raise FabricError(
                 f"Fabric request failed: {error} for {self._url(path)}, {self._retry.tries} times. Fabric is busy, or "

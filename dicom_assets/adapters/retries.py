@@ -24,6 +24,26 @@ class RetryPolicy:
     longest_retry_after_seconds: float = 60
     """Where the service asks for more (`Retry-After`), this is waited instead."""
 
+    def retrying(
+        self,
+        before_sleep: Callable[[tenacity.RetryCallState], None],
+        sleep: Callable[[float], None] = tenacity.nap.sleep,
+    ) -> tenacity.Retrying:
+        """Calls again whatever raises WorthAnotherTryError; after the last try that error rises.
+
+        Args:
+            before_sleep: told of each try that failed, but for the last.
+            sleep: waits so many seconds.
+        """
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(WorthAnotherTryError),
+            stop=tenacity.stop_after_attempt(self.tries),
+            wait=self.wait_seconds,
+            sleep=sleep,
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+
     def wait_seconds(self, state: tenacity.RetryCallState) -> float:
         """How long to wait before the next try: as long as the service asks for, else longer each time."""
         error = state.outcome.exception() if state.outcome else None

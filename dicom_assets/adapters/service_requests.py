@@ -157,16 +157,8 @@ class ServiceRequests:
                 *(state.attempt_number + 1, self._retry.tries, state.upcoming_sleep),
             )
 
-        tries = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_WorthAnotherTryError),
-            stop=tenacity.stop_after_attempt(self._retry.tries),
-            wait=self._retry.wait_seconds,
-            sleep=sleep,
-            before_sleep=log,
-            reraise=True,
-        )
         try:
-            return tries(attempt)
+            return self._retry.retrying(log, sleep)(attempt)
         except _WorthAnotherTryError as error:
             raise error.error_type(
                 f"Change feed request failed: {error} for {self._url(path)} ({subject}), {self._retry.tries} times. "
