@@ -265,6 +265,19 @@ LIVING = {"nbf": NOW - 60, "exp": NOW + 3600}
         ("a.b", 401),
         ("a.b.c", 401),
     ],
+    # A token holds the time of its making: as a name it would differ from process to process.
+    ids=[
+        "for-this",
+        "for-this-with-a-slash",
+        "for-another",
+        "for-none",
+        "expired",
+        "not-yet-valid",
+        "without-an-end",
+        "no-claims",
+        "two-parts",
+        "no-base64",
+    ],
 )
 def test_token_is_for_the_audience_and_lives(service, given, status):
     with serve(service, audience="https://dicom.example") as url:
