@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -46,7 +45,7 @@ def build_attributes(metadata: Iterable[bytes | None], columns: Sequence[Column]
     tags = list(dict.fromkeys(column.path[0] for column in columns))
     rows = _split(metadata, tags, failures)
     texts = dict(zip(tags, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(tags, ())
-    arrays = [_convert([bytes(text) for text in texts[column.path[0]]], column, failures) for column in columns]
+    arrays = [_convert([bytes(text or b"") for text in texts[column.path[0]]], column, failures) for column in columns]
     failed = pa.array([failures.get(row) for row in range(len(rows))], pa.list_(pa.string()))
     return pa.Table.from_arrays([*arrays, failed], schema=attributes_schema(columns))
 
@@ -58,27 +57,22 @@ def attributes_schema(columns: Sequence[Column]) -> pa.Schema:
 
 def _split(
     metadata: Iterable[bytes | None], tags: list[str], failures: dict[int, list[str]]
-) -> list[tuple[msgspec.Raw, ...]]:
-    """For each metadata text the texts of the elements of these tags; empty for one that is missing."""
-    nothing = (msgspec.Raw(),) * len(tags)
-    decode, astuple = _splitter(tuple(tags)).decode, msgspec.structs.astuple
-    rows: list[tuple[msgspec.Raw, ...]] = []
+) -> list[tuple[msgspec.Raw | None, ...]]:
+    """For each metadata text the texts of the elements of these tags; None for one that is missing."""
+    rows: list[tuple[msgspec.Raw | None, ...]] = []
     for text in metadata:
-        row = nothing
+        elements: dict[str, msgspec.Raw] = {}
         if text is not None:
             try:
-                row = astuple(decode(text))
+                elements = _split_elements(text)
             except _UNDECODABLE:
                 failures[len(rows)] = [METADATA]
-        rows.append(row)
+        rows.append(tuple(map(elements.get, tags)))
     return rows
 
 
-@lru_cache
-def _splitter(tags: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
-    """Finds the elements of these tags, and skips over the others; none is decoded."""
-    members = [(f"_{tag}", msgspec.Raw, msgspec.Raw()) for tag in tags]
-    return msgspec.json.Decoder(msgspec.defstruct("Elements", members, rename=lambda name: name[1:], gc=False))
+_split_elements = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""The text of each element by tag; none is decoded."""
 
 
 def _convert(texts: list[bytes], column: Column, failures: dict[int, list[str]]) -> pa.Array:
