@@ -51,7 +51,7 @@ azurite: ## Fetch the storage emulator that some tests need, with npm; without i
 
 bench: $(BENCH_READY) ## Measure small hours, this project beside others (five minutes)
 	@$(BIN)/python -m bench.run --changes 5000 $(ARGS)
-	@$(BIN)/python -m bench.growth --rows 100000 500000 --changes 5000 --rounds 1
+	@$(BIN)/python -m bench.growth --rows 100000 500000 --scattered --changes 5000 --rounds 1
 	@$(BIN)/python -m bench.month --days 2 --changes-per-hour 200
 	@$(BIN)/python -m bench.deep --depths 10000 50000
 	@$(BIN)/python -m bench.headers
@@ -59,7 +59,7 @@ bench: $(BENCH_READY) ## Measure small hours, this project beside others (five m
 bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
 	@$(BIN)/python -m bench.orchestration --publish
-	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --publish
+	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --scattered 100000 1000000 5000000 --publish
 	@$(BIN)/python -m bench.month --publish
 	@$(BIN)/python -m bench.year --publish
 	@$(BIN)/python -m bench.deep --publish

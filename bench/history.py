@@ -61,6 +61,8 @@ def build_history(folder: Path, rows: int) -> None:
                 adds[name].extend(snapshot.folder.write(align_rows(tables[name], snapshot.schema)))
         for snapshot in snapshots:
             _commit(snapshot, adds[snapshot.table.name])
+    for table in (INSTANCE, SERIES, STUDY, FILE_INDEX):  # which studies each file holds is known since the file is old
+        lake.open_or_create(table).files_of_studies(pa.array([study_uid(0)]))
 
 
 def build_hour(hour: int, hours: int) -> pa.Table:
