@@ -23,7 +23,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-deep azurite bench bench-full check format lint types definitions docs docs-check screenshots clean clean-demo
+.PHONY: help demo dev test test-deep azurite spark bench bench-full check format lint types definitions docs docs-check screenshots clean clean-demo
 .NOTPARALLEL: # the tests come last in `check`, so that their result is the last thing to be read
 
 help: ## List the targets
@@ -35,10 +35,10 @@ demo: $(READY) ## Bring a day of a made-up DICOM service into Delta tables, and 
 dev: $(READY) ## Run a made-up DICOM service that keeps changing, and Dagster on it, until Ctrl-C
 	@$(BIN)/dicom-assets dev $(ARGS)
 
-test: $(READY) azurite ## Run all tests but the deep ones
+test: $(READY) azurite spark ## Run all tests but the deep ones
 	@$(PYTEST) $(TEST_ARGS)
 
-test-deep: $(READY) azurite ## Run the deep tests too: thousands of examples of the law (minutes)
+test-deep: $(READY) azurite spark ## Run the deep tests too: thousands of examples of the law (minutes)
 	@$(PYTEST) -m "deep or not deep" $(TEST_ARGS)
 
 azurite: ## Fetch the storage emulator that some tests need, with npm; without it they are skipped
@@ -48,6 +48,10 @@ azurite: ## Fetch the storage emulator that some tests need, with npm; without i
 		npm install --prefix .cache/azurite --no-save --no-audit --no-fund --omit=dev --loglevel=error \
 			azurite@$(AZURITE_VERSION) > .cache/azurite/npm.log 2>&1 && touch $(AZURITE); \
 	} || echo "make: no Azurite, see .cache/azurite/npm.log (is npm missing, or its registry?). Its tests are skipped." >&2
+
+spark: $(READY) ## Fetch Apache Spark with Delta, for Java 17 or 21; without it the tests that need it are skipped
+	@if command -v java > /dev/null; then $(BIN)/python -m dicom_assets_tests.spark.fetch; \
+		else echo "There is no java." >&2; false; fi || echo "make: no Apache Spark. Its tests are skipped." >&2
 
 bench: $(BENCH_READY) ## Measure small hours, this project beside others (five minutes)
 	@$(BIN)/python -m bench.run --changes 5000 $(ARGS)
@@ -67,7 +71,7 @@ bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (
 	@$(BIN)/python -m bench.headers --publish
 	@$(BIN)/python -m bench.report
 
-check: lint types definitions docs-check azurite ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
+check: lint types definitions docs-check azurite spark ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
 	@$(PYTEST) --cov --cov-report=term $(TEST_ARGS)
 	@# Two gates, silent when they hold, so that the tests' own result stays the last line.
 	@$(BIN)/coverage report --include='dicom_assets/core/*' --fail-under=100 > $(VENV)/core.txt || \

@@ -1,0 +1,30 @@
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from dicom_assets_tests.spark.server import share_spark
+
+databases = count(1)
+
+
+@pytest.fixture(scope="session")
+def spark_url(tmp_path_factory, worker_id) -> Iterator[str]:
+    """Where real Apache Spark with Delta listens (Spark Connect): one for all test processes."""
+    own = tmp_path_factory.getbasetemp()
+    with share_spark((own if worker_id == "master" else own.parent) / "spark") as url:
+        yield url
+
+
+@pytest.fixture
+def spark(spark_url, worker_id):
+    """A session of real Apache Spark with Delta; the tables it creates are in a database of its own."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.builder.remote(spark_url).create()
+    database = f"{worker_id}_{next(databases)}"
+    session.sql(f"CREATE DATABASE {database}")
+    session.sql(f"USE {database}")
+    yield session
+    session.sql(f"DROP DATABASE {database} CASCADE")
+    session.stop()
