@@ -16,8 +16,9 @@ TEST_ARGS ?=
 # The Python to set up with; without it the first that is new enough.
 PYTHON ?=
 
-# On a large machine more processes than this only wait for one another; tests that share a server stay in one.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+# Two processes more than cores, since many tests wait for servers; on a large machine more than eight only wait for
+# one another. Tests that share a server stay in one.
+PYTEST := $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --maxprocesses 8 --dist loadfile
 
 # Of what Dagster's commands would tell its makers, nothing leaves this machine.
 export DAGSTER_DISABLE_TELEMETRY := 1
