@@ -6,19 +6,16 @@ The error's text follows the variable's name in a message: it says what is wrong
 import base64
 import binascii
 import re
-import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 from urllib.request import url2pathname
 
-import msgspec
 from pydantic import SecretStr
 
 from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, is_loopback
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.extra_columns import parse_extra_columns
 from dicom_assets.core.schema import TABLES, Column, Grain
 
 _CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -319,24 +316,9 @@ def load_extra_columns(value: object) -> tuple[tuple[Column, Grain], ...]:
     """The columns listed in the file of that name; columns that were loaded before pass."""
     if isinstance(value, tuple):
         return value
-    path = Path(str(value)).expanduser()
-    readers: dict[str, Callable[[bytes], object]] = {
-        ".toml": lambda content: tomllib.loads(content.decode()),
-        ".yaml": msgspec.yaml.decode,
-        ".yml": msgspec.yaml.decode,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path} is neither TOML nor YAML by its name. Name it *.toml, *.yaml or *.yml.")
+    from dicom_assets.adapters.column_file import load_columns  # with a dictionary, which few need
+
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}). Set the path of a file that this user may read."
-        ) from error
-    try:
-        return parse_extra_columns(reader(content))
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid {path.suffix[1:].upper()}: {error}. Correct the file.") from error
+        return load_columns(Path(str(value)).expanduser())
     except SettingsError as error:
-        raise ValueError(f"{path}: {error}. Correct the file.") from error
+        raise ValueError(str(error)) from error

@@ -155,7 +155,7 @@ class Settings(BaseModel):
         "folder.",
     )
     extra_columns: Annotated[tuple[tuple[Column, Grain], ...], PlainValidator(rules.load_extra_columns)] = Field(
-        (), description="TOML or YAML file that lists columns of your own (name, tag, type, grain)."
+        (), description="TOML or YAML file that lists columns of your own; see docs/columns.md."
     )
     table_profile: Annotated[str | None, _text(rules.refuse_profile)] = Field(
         None, description="Another layout of the tables; none is available in this version."

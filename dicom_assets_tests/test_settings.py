@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -469,25 +472,26 @@ def test_extra_columns_can_be_given_as_columns(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("c.toml", b"[[columns]\n", "no valid TOML"),
-        ("c.toml", b"\xff", "no valid TOML"),
-        ("c.yaml", b"a: [", "no valid YAML"),
-        (
-            "c.yaml",
-            b"columns:\n- {name: kvp, tag: 00100020, type: int, grain: study}",
-            "tag: must be text; put it in quotes",
-        ),
-        ("c.toml", TOML.replace("double", "float").encode(), "entry 1: type: 'float' is unknown"),
-        ("c.json", b"{}", "neither TOML nor YAML"),
+        ("c.toml", TOML.replace("double", "float"), "    line 4: type = \"float\"\n      type: 'float' is unknown"),
+        ("c.json", "{}", "neither TOML nor YAML"),
         ("none.toml", None, "cannot be read (No such file or directory)"),
     ],
 )
 def test_extra_columns_that_cannot_be_used_are_explained(tmp_path, name, content, told):
     if content is not None:
-        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).write_text(content)
     message = refusal(DICOM_EXTRA_COLUMNS=str(tmp_path / name))
     assert f"- DICOM_EXTRA_COLUMNS: {tmp_path / name}" in message
     assert told in message
+
+
+def test_without_a_file_of_columns_no_dictionary_is_loaded():
+    code = "import sys, dicom_assets.definitions as _; print(*sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOM_")}
+    loaded = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "dicom_assets.setting_rules" in loaded.stdout.split()
+    assert "dicom_assets.adapters.column_file" not in loaded.stdout.split()
+    assert "pydicom" not in loaded.stdout.split()
 
 
 def test_other_layouts_are_not_available():

@@ -32,6 +32,7 @@ from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, group_small_files
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.adapters.study_index import STUDY, StudyIndex
+from dicom_assets.adapters.users_columns import check_users_columns
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
 from dicom_assets.core.schema import Table
@@ -413,6 +414,7 @@ class Lake:
     def _check_is_ours(self, table: Table, delta: DeltaTable) -> None:
         protocol = delta.protocol()
         stored = pa.schema(delta.schema().to_arrow())
+        check_users_columns(table, stored, self.uri(table))
         problem = None
         if protocol.min_reader_version > 1:
             problem = f"it needs Delta reader version {protocol.min_reader_version}, and ours are of version 1"

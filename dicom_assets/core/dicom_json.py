@@ -7,20 +7,27 @@ Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 6.2 (value represen
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, TypedDict
 
 import msgspec
 import pyarrow as pa
 
+from dicom_assets.core.element_path import Step
 from dicom_assets.core.schema import TIMESTAMP, Column
 
 METADATA = "metadata"
 """Name under which metadata that is no DICOM JSON object is counted."""
 
-FAILURES = "failures"
+FAILURES = "_failures"
 """The column of `build_attributes` that names, for each row, the columns whose values could not be converted."""
+
+_FIRST_BLOCK = "10"
+"""Of the 240 blocks of a private group; the number of the element that reserves it is the block's own."""
 
 _UNDECODABLE = (msgspec.DecodeError, RecursionError)
 """What the decoder raises for a text that is no JSON, has another shape, or is nested without end."""
@@ -30,22 +37,23 @@ _UNCONVERTIBLE = (*_UNDECODABLE, ValueError, TypeError, OverflowError)
 
 
 def build_attributes(metadata: Iterable[bytes | None], columns: Sequence[Column]) -> pa.Table:
-    """One row per metadata text: the first value of each column's element, in the column's type.
+    """One row per metadata text: the value of each column's element, in the column's type.
 
     Args:
         metadata: DICOM JSON objects in UTF-8; None where the service gave none.
-        columns: with a tag or a path of tags. A column of a list type takes all values of its element.
+        columns: with a path. A column of a list type takes all values of its element, another the first or that of the
+            path's index.
 
     Returns:
-        A table with the columns, in order, and `failures`: the name of a column once for each of its values that could
+        A table with the columns, in order, and `_failures`: the name of a column once for each of its values that could
         not be converted, null where there is none. Metadata that is no DICOM JSON object gives a row of nulls and
         counts under `metadata`.
     """
     failures: dict[int, list[str]] = {}
-    tags = list(dict.fromkeys(column.path[0] for column in columns))
-    rows = _split(metadata, tags, failures)
-    texts = dict(zip(tags, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(tags, ())
-    arrays = [_convert([bytes(text or b"") for text in texts[column.path[0]]], column, failures) for column in columns]
+    elements = list(dict.fromkeys(map(_first, columns)))
+    rows = _split(metadata, elements, failures)
+    texts = dict(zip(elements, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(elements, ())
+    arrays = [_convert([bytes(text or b"") for text in texts[_first(column)]], column, failures) for column in columns]
     failed = pa.array([failures.get(row) for row in range(len(rows))], pa.list_(pa.string()))
     return pa.Table.from_arrays([*arrays, failed], schema=attributes_schema(columns))
 
@@ -55,10 +63,17 @@ def attributes_schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([*(column.arrow for column in columns), (FAILURES, pa.list_(pa.string()))])
 
 
+def _first(column: Column) -> Step:
+    """The top-level element in which the column's value lies, whichever of its values is meant."""
+    return replace(column.path[0], index=None)
+
+
 def _split(
-    metadata: Iterable[bytes | None], tags: list[str], failures: dict[int, list[str]]
+    metadata: Iterable[bytes | None], steps: list[Step], failures: dict[int, list[str]]
 ) -> list[tuple[msgspec.Raw | None, ...]]:
-    """For each metadata text the texts of the elements of these tags; None for one that is missing."""
+    """For each metadata text the texts of these elements; None for one that is missing."""
+    tags = [step.tag for step in steps]
+    has_private = any(step.creator for step in steps)
     rows: list[tuple[msgspec.Raw | None, ...]] = []
     for text in metadata:
         elements: dict[str, msgspec.Raw] = {}
@@ -67,12 +82,35 @@ def _split(
                 elements = _split_elements(text)
             except _UNDECODABLE:
                 failures[len(rows)] = [METADATA]
+        if has_private:  # their tags differ from text to text
+            tags = [_tag_in(elements, step) for step in steps]
         rows.append(tuple(map(elements.get, tags)))
     return rows
 
 
 _split_elements = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 """The text of each element by tag; none is decoded."""
+
+
+def _tag_in(members: Mapping[str, object], step: Step) -> str:
+    """The step's tag in a data set or an item: a private element lies in the block that its creator reserved there."""
+    if step.creator is None:
+        return step.tag
+    group, number = step.tag[:4], step.tag[6:]
+    for tag, reservation in members.items():
+        if tag.startswith(f"{group}00") and tag[6:] >= _FIRST_BLOCK and _creator(reservation) == step.creator:
+            return f"{group}{tag[6:]}{number}"
+    return ""
+
+
+def _creator(reservation: object) -> str | None:
+    """Who reserved a block of private elements; None where that cannot be read."""
+    try:
+        element = msgspec.json.decode(reservation) if isinstance(reservation, msgspec.Raw) else reservation
+        creator = next(iter(_values_of(element) or ()), None)
+    except _UNCONVERTIBLE:
+        return None
+    return creator.strip() if isinstance(creator, str) else None
 
 
 def _convert(texts: list[bytes], column: Column, failures: dict[int, list[str]]) -> pa.Array:
@@ -92,7 +130,8 @@ class _Values(dict[bytes, Any]):
         super().__init__()
         self.failures: dict[bytes, int] = {}
         """How many of its values could not be converted, for those texts that have such."""
-        self._path = column.path[1:]
+        self._path = column.path
+        self._decode = _way_decoder(column.path).decode
         self._is_list = pa.types.is_list(column.type)
         self._to_type = _CONVERTERS[column.type.value_type if self._is_list else column.type]
 
@@ -102,7 +141,8 @@ class _Values(dict[bytes, Any]):
             values = self._find(text)
         except _UNCONVERTIBLE:
             failed = 1
-        for value in values or () if self._is_list else (values or ())[:1]:
+        index = self._path[-1].index or 0
+        for value in values or () if self._is_list else (values or ())[index : index + 1]:
             try:
                 converted.append(None if value is None else self._to_type(value))
             except _UNCONVERTIBLE:
@@ -114,11 +154,31 @@ class _Values(dict[bytes, Any]):
         return self[text]
 
     def _find(self, text: bytes) -> list[Any] | None:
-        """The values of the element; below the top level, of the first item of each sequence on the path."""
-        values = _values_of(msgspec.json.decode(text)) if text else None
-        for tag in self._path:
-            values = _values_of(_member(values[0], tag)) if values else None
+        """The values of the element; below the top level, of the item that the path means of each sequence."""
+        if not text:
+            return None
+        try:
+            values = _values_of(self._decode(text))
+        except msgspec.ValidationError:  # something beside the way is malformed, and need not matter
+            values = _values_of(msgspec.json.decode(text))
+        for sequence, step in pairwise(self._path):
+            index = sequence.index or 0
+            values = _values_of(_member(values[index], step)) if values and index < len(values) else None
         return values
+
+
+@lru_cache
+def _way_decoder(path: tuple[Step, ...]) -> msgspec.json.Decoder[Any]:
+    """Decodes an element, of sequences only what lies on the way to the path's end: they may hold a thousand items."""
+    kind: Any = Any
+    partial: Any = TypedDict  # whose members are known only now, which type checkers do not expect
+    for step in reversed(path[1:]):
+        if step.creator:  # what its tag is shows in the whole item
+            kind = Any
+        else:
+            items: Any = list[partial("item", {step.tag: kind}, total=False) | None]  # type: ignore[misc]
+            kind = partial("sequence", {"Value": items | None}, total=False)
+    return msgspec.json.Decoder(kind)
 
 
 def _values_of(element: object) -> list[Any] | None:
@@ -135,7 +195,7 @@ def _values_of(element: object) -> list[Any] | None:
     raise TypeError
 
 
-def _member(item: object, tag: str) -> object:
+def _member(item: object, step: Step) -> object:
     """An element of a sequence's item; None where either is missing.
 
     Raises:
@@ -145,7 +205,7 @@ def _member(item: object, tag: str) -> object:
         return None
     if not isinstance(item, dict):
         raise TypeError
-    return item.get(tag)
+    return item.get(_tag_in(item, step))
 
 
 def _text(value: object) -> str | None:

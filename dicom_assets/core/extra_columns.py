@@ -1,109 +1,215 @@
-"""Columns that users add to the tables: a list in a file, checked entry by entry.
+"""Columns that users add to the tables: entries of a file, checked one by one.
 
-An entry names the column, the DICOM element its values come from, their type, and what the element describes:
+An entry names the column and the DICOM element its values come from. The rest has defaults:
+
+    [columns]
+    sliceThickness = "SliceThickness"
+    kvp = { tag = "(0018,0060)", type = "double", grain = "series", description = "Peak kilovoltage" }
+
+The same as a list, where `name` is a field among the others:
 
     [[columns]]
-    name = "kvp"
-    tag = "00180060"                # or "(0018,0060)"; into a sequence: "(0040,0275).(0032,1064)"
-    type = "double"
-    grain = "instance"              # study, series or instance
-    description = "Peak kilovoltage"
+    name = "sliceThickness"
+    tag = "SliceThickness"
 """
 
+import difflib
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
-from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.dictionary import Dictionary
+from dicom_assets.core.extra_elements import Found, find_element
 from dicom_assets.core.schema import TABLES, Column, Grain, type_names
 
-REQUIRED = ("name", "tag", "type", "grain")
-OPTIONAL = ("description",)
+T = TypeVar("T")
 
+FIELDS = ("name", "tag", "type", "grain", "description")
+_OTHER_WORDS = {"table": "grain"}
+"""Words that may stand for a field's own."""
+_MEANT = {"keyword": "tag", "path": "tag", "element": "tag", "vr": "type"}
+_EXAMPLES = {"name": "sliceThickness", "tag": "SliceThickness"}
 _LIST_KEYS = ("columns", "column")
 _NAME = re.compile(r"[a-z][A-Za-z0-9]*")
-_TAG = re.compile(r"\(?\s*([0-9A-Fa-f]{4})[\s,]*([0-9A-Fa-f]{4})\s*\)?")
-_OWN_NAMES = {column.name.casefold(): column.name for table in TABLES for column in table.columns}
+_OWN_NAMES = {column.name.casefold(): (column.name, table.name) for table in TABLES for column in table.columns}
+_SQL_WORDS = """
+    all analyse analyze and anti any array as asc between both case cast check collate column constraint create
+    cross current default deferrable desc describe distinct do drop else end escape except exists false fetch filter
+    for foreign from full grant group having if in initially inner insert intersect into is join lateral leading
+    left like limit natural not null of offset on only or order outer overlaps pivot placing primary qualify
+    references returning right select semi show some summarize symmetric table tablesample then to trailing true
+    union unique unpivot user using values variadic when where window with
+"""
+"""Words that Spark, DuckDB, DataFusion or Polars take for their own unless they are quoted."""
+
+Place = tuple[str | int, ...]
+"""Keys and positions that lead to a value of the file; to a value that is not there, from what it should be in."""
 
 
-def parse_extra_columns(document: object) -> tuple[tuple[Column, Grain], ...]:
-    """The users' columns in the file's order, each with the grain that decides which tables carry it.
+@dataclass(frozen=True)
+class Problem:
+    """Something in the file that cannot be used."""
+
+    place: Place
+    text: str
+    """What is wrong, why, and what to do."""
+    other: Place | None = None
+    """Where the same was said before."""
+
+
+@dataclass(frozen=True)
+class ExtraColumns:
+    """What a file says."""
+
+    columns: tuple[tuple[Column, Grain], ...] = ()
+    """In the file's order, each with the grain that decides which tables carry it."""
+    problems: tuple[Problem, ...] = ()
+    """All that is wrong; with any, the columns are not to be used."""
+
+
+def parse_extra_columns(document: object, dictionary: Dictionary) -> ExtraColumns:
+    """The users' columns, or what is wrong with them.
 
     Args:
-        document: What a TOML or YAML reader made of the file: a list of entries under the key `columns` (or `column`).
-
-    Returns:
-        Columns whose tags are normalised to eight upper-case hexadecimal digits, joined by dots into sequences.
-
-    Raises:
-        SettingsError: lists every entry, by its place from 1, and field that cannot be used.
+        document: What a TOML or YAML reader made of the file.
+        dictionary: of DICOM.
     """
-    entries = _entries(document)
-    problems: list[str] = []
-    found: list[tuple[Column, Grain]] = []
-    taken = dict(_OWN_NAMES)
-    for place, entry in enumerate(entries, start=1):
-        if wrong := _problems(entry, taken):
-            problems += [f"entry {place}: {problem}" for problem in wrong]
-            continue
-        found.append(_build_column(entry))
-        taken[entry["name"].casefold()] = entry["name"]
-    if problems:
-        raise SettingsError("; ".join(problems))
-    return tuple(found)
-
-
-def _entries(document: object) -> list[dict[str, str]]:
-    if not isinstance(document, dict) or len(document) != 1 or next(iter(document)) not in _LIST_KEYS:
-        raise SettingsError('the file must hold one list of entries, under the key "columns"')
-    entries = next(iter(document.values()))
-    if not isinstance(entries, list):
-        raise SettingsError('"columns" must be a list of entries ([[columns]] in TOML)')
-    return entries
-
-
-def _build_column(entry: dict[str, str]) -> tuple[Column, Grain]:
-    description = entry.get("description", "Added by DICOM_EXTRA_COLUMNS")
-    column = Column(entry["name"], type_names[entry["type"]], description, _normal_tag(entry["tag"]))
-    return column, Grain(entry["grain"])
-
-
-def _problems(entry: object, taken: dict[str, str]) -> list[str]:
-    if not isinstance(entry, dict):
-        return [f"is no table of fields; give it {', '.join(REQUIRED)}"]
-    unknown = [str(field) for field in entry if field not in REQUIRED + OPTIONAL]
-    problems = [f"{field}: no such field; known are {', '.join(REQUIRED + OPTIONAL)}" for field in unknown]
-    for field in REQUIRED + OPTIONAL:
-        if field in entry:
-            problem = _value_problem(field, entry[field], taken)
-        else:
-            problem = "is missing" if field in REQUIRED else None
-        if problem:
-            problems.append(f"{field}: {problem}")
-    return problems
-
-
-def _value_problem(field: str, value: object, taken: dict[str, str]) -> str | None:
-    """What is wrong with a field's value; None for a good one."""
-    problem = None
-    if not isinstance(value, str):
-        problem = "must be text; put it in quotes"
-    elif field == "name" and not _NAME.fullmatch(value):
-        problem = f"{value!r} is not camelCase: a small letter, then letters and digits only"
-    elif field == "name" and (other := taken.get(value.casefold())) is not None:
-        problem = f"{value!r} is taken by the column {other!r} (upper and lower case are one); choose another"
-    elif field == "tag" and _normal_tag(value) is None:
-        problem = (
-            f"{value!r} is no tag: eight hexadecimal digits such as 00180050 or (0018,0050), "
-            "joined by dots to reach into a sequence"
+    if not isinstance(document, dict) or not document:
+        return ExtraColumns(
+            problems=(Problem((), 'There is nothing in it. Give each column a line: NAME = "ELEMENT".'),)
         )
-    elif field == "type" and value not in type_names:
-        problem = f"{value!r} is unknown; known are {', '.join(type_names)}"
-    elif field == "grain" and value not in list(Grain):
-        problem = f"{value!r} is unknown; known are {', '.join(Grain)}"
-    return problem
+    columns: list[tuple[Column, Grain]] = []
+    problems: list[Problem] = []
+    taken: dict[str, Place] = {}
+    for place, entry in _entries(document):
+        read = _Reading(place, problems)
+        if isinstance(entry, str):
+            read.note(entry)
+        else:
+            columns += read.column(entry, dictionary, taken)
+    return ExtraColumns(tuple(columns), tuple(problems))
 
 
-def _normal_tag(text: str) -> str | None:
-    """The path's tags as eight upper-case digits each, joined by dots; None where one of them is no tag."""
-    matches = [_TAG.fullmatch(part.strip()) for part in text.split(".")]
-    tags = ["".join(match.groups()).upper() for match in matches if match]
-    return ".".join(tags) if len(tags) == len(matches) else None
+def _entries(document: dict[object, object]) -> Iterator[tuple[Place, dict[str, object] | str]]:
+    """Every entry as fields, the name among them; a text says what is wrong with it."""
+    for key, entries in document.items():
+        place: Place = (str(key),)
+        if key not in _LIST_KEYS:
+            yield place, f'{key!r} has no meaning here. Put the columns under the key "columns".'
+        elif isinstance(entries, dict):
+            for name, entry in entries.items():
+                fields = entry if isinstance(entry, dict) else {"tag": entry}
+                if "name" in fields:
+                    yield (*place, name, "name"), f"The column's name stands before it already: {name}. Leave this out."
+                else:
+                    yield (*place, name), {"name": name, **fields}
+        elif isinstance(entries, list):
+            for position, entry in enumerate(entries):
+                is_entry = isinstance(entry, dict)
+                yield (
+                    (*place, position),
+                    entry if is_entry else 'This is no entry. Write { name = "kvp", tag = "KVP" }.',
+                )
+        else:
+            yield place, f'"{key}" holds no columns. Give each a line below it: NAME = "ELEMENT".'
+
+
+class _Reading:
+    """The reading of one entry: what cannot be used is added to the problems."""
+
+    def __init__(self, place: Place, problems: list[Problem]) -> None:
+        self._place = place
+        self._problems = problems
+
+    def note(self, text: str, *fields: str, other: Place | None = None) -> None:
+        self._problems.append(Problem((*self._place, *fields), text, other))
+
+    def column(
+        self, entry: dict[str, object], dictionary: Dictionary, taken: dict[str, Place]
+    ) -> list[tuple[Column, Grain]]:
+        """The column; none where something cannot be used.
+
+        Args:
+            entry: its fields.
+            dictionary: of DICOM.
+            taken: where each name, in small letters, was given before; the entry's own is added.
+        """
+        before = len(self._problems)
+        fields = self._texts(entry)
+        name, tag = self._required("name", fields, entry), self._required("tag", fields, entry)
+        if name is not None:
+            self._check_name(name, taken)
+        found = self._check("tag", find_element, tag, dictionary) if tag is not None else None
+        type_name = fields.get("type")
+        if found is not None and "type" not in entry:
+            type_name = self._check("type", found.default_type)
+        elif type_name is not None:
+            self._check("type", _check_type, type_name, found)
+        grain = self._check("grain", _parse_grain, fields.get("grain", Grain.INSTANCE.value))
+        if len(self._problems) > before or name is None or found is None or type_name is None or grain is None:
+            return []
+        description = fields.get("description", "Added by DICOM_EXTRA_COLUMNS")
+        return [(Column(name, type_names[type_name], description, found.tag), grain)]
+
+    def _texts(self, entry: dict[str, object]) -> dict[str, str]:
+        """The fields that are known and hold text."""
+        texts: dict[str, str] = {}
+        for word, value in entry.items():
+            field = _OTHER_WORDS.get(word, word)
+            if field not in FIELDS:
+                self.note(_unknown_field(field), word)
+            elif field in texts:
+                self.note(f"{word}: it is given twice, {field} and {word} are one. Leave one of them out.", word)
+            elif not isinstance(value, str):
+                self.note(f"{field}: {value!r} is no text. Put it in quotes.", word)
+            else:
+                texts[field] = value
+        return texts
+
+    def _required(self, field: str, fields: dict[str, str], entry: dict[str, object]) -> str | None:
+        if field not in entry:
+            self.note(f'{field}: is missing. Add it, such as {field} = "{_EXAMPLES[field]}".', field)
+        return fields.get(field)
+
+    def _check(self, field: str, rule: Callable[..., T], *values: object) -> T | None:
+        try:
+            return rule(*values)
+        except ValueError as error:
+            self.note(f"{field}: {error}", field)
+            return None
+
+    def _check_name(self, name: str, taken: dict[str, Place]) -> None:
+        folded = name.casefold()
+        other = taken.setdefault(folded, self._place)
+        if not _NAME.fullmatch(name):
+            self.note(f"name: {name!r} is not camelCase: a small letter, then letters and digits only.", "name")
+        elif folded in _OWN_NAMES:
+            column, table = _OWN_NAMES[folded]
+            text = f"name: {name!r} is taken by the column {column} of the table {table}"
+            self.note(f"{text} (upper and lower case are one). Choose another.", "name")
+        elif folded in _SQL_WORDS.split():
+            self.note(f"name: {name!r} is a word of SQL, so queries would have to quote it. Choose another.", "name")
+        elif other != self._place:
+            text = f"name: {name!r} was given before (upper and lower case are one). Choose another."
+            self.note(text, "name", other=other)
+
+
+def _check_type(name: str, found: Found | None) -> None:
+    if name not in type_names:
+        raise ValueError(f"{name!r} is unknown; known are {', '.join(type_names)}.")
+    if found is not None:
+        found.check_type(name)
+
+
+def _parse_grain(name: str) -> Grain:
+    if name not in list(Grain):
+        raise ValueError(f"{name!r} is unknown; known are {', '.join(Grain)}.")
+    return Grain(name)
+
+
+def _unknown_field(field: str) -> str:
+    near = difflib.get_close_matches(field, FIELDS, n=1)
+    meant = _MEANT.get(field) or (near[0] if near else None)
+    hint = f"Did you mean {meant}?" if meant else f"Known are {', '.join(FIELDS)}."
+    return f"{field}: there is no such field. {hint}"

@@ -10,6 +10,8 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from dicom_assets.core.element_path import Step, parse_path
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 type_names: dict[str, pa.DataType] = {
@@ -42,13 +44,13 @@ class Column:
     type: pa.DataType
     description: str
     tag: str | None = None
-    """Eight hexadecimal digits; a path into a sequence joins tags by dots. None where the source is not an element."""
+    """Eight hexadecimal digits, or a path of them (`core/element_path.py`). None where the source is not an element."""
     nullable: bool = True
 
     @property
-    def path(self) -> tuple[str, ...]:
-        """The tags from the data set's top level down to the element."""
-        return tuple(self.tag.split(".")) if self.tag else ()
+    def path(self) -> tuple[Step, ...]:
+        """The steps from the data set's top level down to the element."""
+        return parse_path(self.tag) if self.tag else ()
 
     @property
     def type_name(self) -> str:

@@ -321,6 +321,25 @@ def test_column_that_is_no_longer_declared_is_kept(lake):
     assert found == {"1": "017Y", "2": None, "3": None}
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"type": pa.int32()}, 'is of type string there, and int in the file now. .* set type = "string" again, or'),
+        (
+            {"name": "patientage"},
+            "is called patientAge there, and upper and lower case are one. .* take that name again",
+        ),
+    ],
+)
+def test_users_column_that_is_declared_otherwise_is_refused_and_nothing_written(lake, change, told):
+    store(lake, study("1", patientAge="017Y"), table=WIDER)
+    version = lake.version(WIDER)
+    other = replace(STUDY, columns=(*STUDY.columns, replace(AGE, **change)))
+    with pytest.raises(ForeignTableError, match=rf"^The column (?i:patientAge) of DICOM_EXTRA_COLUMNS .*{told}"):
+        store(lake, study("2"), table=other)
+    assert lake.version(WIDER) == version
+
+
 def foreign(path: Path, change) -> None:
     schema = STUDY.schema
     extra = pa.field("hospital", pa.string())

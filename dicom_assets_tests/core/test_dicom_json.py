@@ -256,6 +256,73 @@ def test_path_goes_down_the_first_items(elements, value):
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "failed"),
+    [
+        ("00400275.00080104", "a", 0),
+        ("00400275[0].00080104[0]", "a", 0),
+        ("00400275[0].00080104[1]", "b", 0),
+        ("00400275[1].00080104", "c", 0),
+        ("00400275[1].00080104[1]", None, 0),
+        ("00400275[2].00080104", None, 0),
+        ("00400275[3].00080104", None, 1),
+        ("00400275[4].00080104", None, 0),
+        ("00280030[1]", "2", 0),
+        ("00280030[9]", None, 0),
+    ],
+)
+def test_index_means_one_of_the_values_or_items(path, value, failed):
+    items = [{"00080104": {"Value": ["a", "b"]}}, {"00080104": {"Value": ["c"]}}, None, 5]
+    row, failures = build({"00400275": {"Value": items}, "00280030": {"Value": [1, 2]}}, column("string", path))
+    assert row == {"value": value}
+    assert failures.total() == failed
+
+
+PRIVATE = {
+    "00190010": {"vr": "LO", "Value": ["OTHER"]},
+    "00190011": {"vr": "LO", "Value": ["GEMS_ACQU_01 "]},
+    "0019100C": {"vr": "DS", "Value": [1]},
+    "0019110C": {"vr": "DS", "Value": [2, 3]},
+    "00210010": {"vr": "LO", "Value": ["1.2.840.113681"]},
+    "00211001": {"vr": "SQ", "Value": [{"00190010": {"Value": ["GEMS_ACQU_01"]}, "0019100C": {"Value": [4]}}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("(0019,xx0C:GEMS_ACQU_01)", 2.0),
+        ("(0019,xx0C:GEMS_ACQU_01)[1]", 3.0),
+        ("(0019,xx0C:OTHER)", 1.0),
+        ("(0019,xx0C:NOBODY)", None),
+        ("(0019,xx0D:OTHER)", None),
+        ("0019100C", 1.0),
+        ("(0021,xx01:1.2.840.113681).(0019,xx0C:GEMS_ACQU_01)", 4.0),
+        ("(0021,xx01:1.2.840.113681).(0019,xx0C:OTHER)", None),
+    ],
+)
+def test_private_element_lies_in_the_block_that_its_creator_reserved(path, value):
+    row, failures = build(PRIVATE | {"00080060": {"Value": ["CT"]}}, column("double", path), column("string", name="m"))
+    assert (row, failures) == ({"value": value, "m": "CT"}, {})
+
+
+@pytest.mark.parametrize("creator", [None, 5, {}, {"Value": []}, {"Value": 5}, {"Value": [None]}, {"Value": ["ELSE"]}])
+def test_block_without_a_readable_creator_is_nobodys(creator):
+    elements = {"00190010": creator, "0019100C": {"Value": [1]}}
+    assert build(elements, column("double", "(0019,xx0C:GEMS_ACQU_01)")) == ({"value": None}, {})
+
+
+def test_metadata_that_is_no_object_has_no_private_elements_either():
+    assert build(b"[]", column("double", "(0019,xx0C:A)")) == ({"value": None}, {METADATA: 1})
+    table, failures = build_attributes([None], [column("double", "(0019,xx0C:A)")])
+    assert (table.to_pylist(), failures) == ([{"value": None}], {})
+
+
+def test_columns_with_a_creator_may_stand_before_others():
+    columns = [column("double", "(0019,xx0C:OTHER)", "a"), column("string", TAG, "b"), column("int", "0019100C", "c")]
+    assert build(PRIVATE | {TAG: {"Value": ["CT"]}}, *columns) == ({"a": 1.0, "b": "CT", "c": 1}, {})
+
+
+@pytest.mark.parametrize(
     ("type_name", "values", "taken", "failed"),
     [
         ("list<string>", ["a", None, {"Alphabetic": "b"}], ["a", None, "b"], 0),
@@ -284,7 +351,11 @@ json_values = st.recursive(
     ),
     max_leaves=12,
 )  # fmt: skip
-ALL_TYPES = [column(name, tag, f"{name}{tag}") for name in type_names for tag in ("00080060", "00400275.00080060")]
+ALL_TYPES = [
+    column(name, tag, f"{name}{tag}")
+    for name in type_names
+    for tag in ("00080060", "00400275.00080060", "(0019,xx0C:A).00080060[1]")
+]
 
 
 @given(st.dictionaries(st.sampled_from(["00080060", "00400275", "group"]), json_values, max_size=3) | json_values)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from pydicom.datadict import dictionary_keyword
 
+from dicom_assets.core.element_path import Step
 from dicom_assets.core.schema import (
     FILE_INDEX,
     INSTANCE,
@@ -61,8 +62,13 @@ def test_attributes_come_from_elements_outside_the_key():
 
 
 def test_path_of_tags():
-    assert Column("a", pa.string(), "", "00400275.00080104").path == ("00400275", "00080104")
+    assert Column("a", pa.string(), "", "00400275.00080104[1]").path == (Step("00400275"), Step("00080104", index=1))
     assert Column("a", pa.string(), "").path == ()
+
+
+def test_path_of_something_else_than_tags_is_refused():
+    with pytest.raises(ValueError, match="'StationName' is no tag"):
+        _ = Column("a", pa.string(), "", "00400275.StationName").path
 
 
 def test_unknown_column_or_type_is_no_silent_none():

@@ -1,11 +1,12 @@
 import dagster as dg
 import pytest
 
+from dicom_assets.adapters.dictionary import load_dictionary
 from dicom_assets.core.extra_columns import parse_extra_columns
 from dicom_assets.core.schema import CHANGE_FEED, TABLES, extend_tables
 from dicom_assets.defs.lineage import UPSTREAM, build_lineage
 
-EXTRA = parse_extra_columns({"columns": [{"name": "kvp", "tag": "00180060", "type": "double", "grain": "series"}]})
+EXTRA = parse_extra_columns({"columns": {"kvp": {"tag": "KVP", "grain": "series"}}}, load_dictionary()).columns
 BY_NAME = {table.name: table for table in extend_tables(EXTRA)}
 
 

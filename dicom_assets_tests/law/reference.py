@@ -43,8 +43,45 @@ def instant(text):
     return datetime.fromisoformat(whole + "+00:00") + timedelta(microseconds=int((fraction + "000000")[:6]))
 
 
-def fold(entries):
-    """Tables by name, from all entries that were ever read, in the order in which they were read."""
+def values_along(item, steps):
+    """All values at the end of a path, each step a tag and the number of the value or item that is meant."""
+    values, place = [item], 0
+    for tag, index in steps:
+        if not values or place >= len(values) or values[place] is None:
+            return None
+        values, place = (values[place].get(tag) or {}).get("Value"), index
+    return values
+
+
+def extra_value(metadata, column):
+    """The value of a user's column: a number as a number, anything else as text."""
+    steps = []
+    for step in column.tag.split("."):
+        tag, _, index = step.rstrip("]").partition("[")
+        steps.append((tag, int(index or 0)))
+    values = values_along(metadata, steps)
+    if values is None:
+        return None
+    is_list, is_number = "list" in column.type_name, "double" in column.type_name
+
+    def convert(value):
+        if not is_number:
+            return value
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return None
+
+    converted = [convert(value) for value in values]
+    last = steps[-1][1]
+    return converted if is_list else converted[last] if last < len(converted) else None
+
+
+def fold(entries, extra=()):
+    """Tables by name, from all entries that were ever read, in the order in which they were read.
+
+    Users' columns come with their grains.
+    """
     latest = {entry["sequence"]: entry for entry in entries}  # of equal sequences the later read wins
     newest = {}
     for _, entry in sorted(latest.items()):
@@ -57,11 +94,15 @@ def fold(entries):
         given = {"sequence": entry["sequence"], "lastModifiedTimestamp": instant(entry["timestamp"])}
         tags = STUDY | SERIES | INSTANCE
         values = {name: value_of(metadata, name, tag) for name, tag in tags.items()}
-        instances.append(dict(zip(KEY, key, strict=True)) | given | values | {"filePath": entry.get("filePath")})
+        values |= {"filePath": entry.get("filePath")}
+        values |= {column.name: extra_value(metadata, column) for column, _ in extra}
+        instances.append(dict(zip(KEY, key, strict=True)) | given | values)
+    of_series = {column.name: column.tag for column, grain in extra if grain != "instance"}
+    of_study = {column.name: column.tag for column, grain in extra if grain == "study"}
     return {
         "instance": instances,
-        "series": [aggregate(rows, KEY[:3], STUDY | SERIES) for rows in groups(instances, KEY[:3])],
-        "study": [aggregate(rows, KEY[:2], STUDY) for rows in groups(instances, KEY[:2])],
+        "series": [aggregate(rows, KEY[:3], STUDY | SERIES | of_series) for rows in groups(instances, KEY[:3])],
+        "study": [aggregate(rows, KEY[:2], STUDY | of_study) for rows in groups(instances, KEY[:2])],
         "file_index": [
             {
                 name: row[name]

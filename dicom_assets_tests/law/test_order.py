@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from dicom_assets.adapters import parquet, study_index
+from dicom_assets.adapters.dictionary import load_dictionary
 from dicom_assets.core.change_feed import HOUR
+from dicom_assets.core.extra_columns import parse_extra_columns
 from dicom_assets.core.schema import CHANGE_FEED, TABLES
 from dicom_assets.emulator.errors import InstanceExistsError
 from dicom_assets.emulator.store import Service
@@ -28,6 +30,10 @@ def element(values):
     return values.map(lambda value: {"vr": "LO"} if value is None else {"vr": "LO", "Value": [value]})
 
 
+spacings = st.sampled_from([[], [0.5, 0.5], ["0.5", "0.25"], [None, 1], ["x", 2.0], [1, 2, 3]])
+codes = st.sampled_from([{}, {"Value": []}, {"Value": [None]}, {"Value": [{}]},
+                         {"Value": [{"00321064": {"Value": [{"00080100": {"Value": ["CT1"]}}]}}]},
+                         {"Value": [{}, {"00321064": {"Value": [{"00080100": {"Value": ["A", "B"]}}]}}]}])  # fmt: skip
 attributes = st.fixed_dictionaries(
     {},
     optional={
@@ -35,10 +41,28 @@ attributes = st.fixed_dictionaries(
         "00081030": element(texts),
         "00080020": element(dates),
         "00200013": element(numbers),
+        "00280030": spacings.map(lambda values: {"vr": "DS", "Value": values}),
+        "00400275": codes.map(lambda sequence: {"vr": "SQ"} | sequence),
         "00100010": st.sampled_from([{"vr": "PN"}, {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]},
                                      {"vr": "PN", "Value": [{"Ideographic": "山田"}]}, {"vr": "PN", "Value": [None]}]),
     },
 )  # fmt: skip
+EXTRA = parse_extra_columns(
+    {
+        "columns": {
+            "spacing": {"tag": "PixelSpacing", "grain": "series"},
+            "columnSpacing": "PixelSpacing[1]",
+            "code": {"tag": "RequestAttributesSequence.RequestedProcedureCodeSequence.CodeValue", "grain": "study"},
+            "otherCodes": {
+                "tag": "RequestAttributesSequence[1].RequestedProcedureCodeSequence.CodeValue",
+                "type": "list<string>",
+            },
+        }
+    },
+    load_dictionary(),
+).columns
+"""Users' columns of every kind: lists, a value by its number, paths into sequences, in each table."""
+
 moments = st.tuples(st.integers(0, HOURS - 1), st.sampled_from([0, 0, 1, 1800, 3599]))
 changes = st.one_of(
     st.tuples(st.just("store"), st.sampled_from(PARTITIONS), st.sampled_from(KEYS), attributes),
@@ -116,8 +140,11 @@ def law(examples: int):
 def check(history, order, shard: int) -> None:
     joined_files, decodes_early = (2, 8)[shard % 2], shard % 4 < 2
     entries_at_once = 1 if shard % 4 in (1, 2) else 10**6
+    extra = EXTRA if shard % 2 else ()
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
-        world = World(service, build_lake(folder), decodes_early=decodes_early, entries_at_once=entries_at_once)
+        world = World(
+            service, build_lake(folder), decodes_early=decodes_early, entries_at_once=entries_at_once, extra=extra
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", joined_files)
             patch.setattr(study_index, "UNKNOWN_FILES", joined_files)
@@ -156,3 +183,33 @@ def test_a_run_without_news_commits_nothing(history, order):
         for hour in order:
             world.run_chain(hours(hour))
         assert versions(world) == before
+
+
+@given(history=histories, later=histories, order=st.permutations(range(HOURS)))
+@law(8)
+def test_columns_that_are_added_later_are_filled_from_the_stored_feed_alone(history, later, order):
+    with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
+        world = World(service, build_lake(folder))
+        play(world, history, order)
+        world.extra = EXTRA
+        play(world, later, order)
+        world.fetch_pages = None  # the service is not asked again
+        for name in CHAIN[1:]:
+            world.run(name, hours(0, HOURS))
+        expected, found = world.expected(), read_tables(world.lake)
+        for name, rows in expected.items():
+            assert found[name] == (rows or []), name
+
+
+@given(history=histories, later=histories, order=st.permutations(range(HOURS)))
+@law(8)
+def test_columns_that_are_removed_later_leave_the_others_to_the_law(history, later, order):
+    with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
+        world = World(service, build_lake(folder), extra=EXTRA)
+        play(world, history, order)
+        world.extra = ()
+        play(world, later, order)
+        removed = {column.name for column, _ in EXTRA}
+        for name, rows in read_tables(world.lake).items():
+            kept = [{column: value for column, value in row.items() if column not in removed} for row in rows]
+            assert kept == world.expected()[name], name

@@ -11,7 +11,17 @@ from dicom_assets.adapters.extract import Extraction
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.change_feed import HOUR, Window, parse_page
 from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES
+from dicom_assets.core.schema import (
+    CHANGE_FEED,
+    FILE_INDEX,
+    INSTANCE,
+    SERIES,
+    STUDY,
+    TABLES,
+    Column,
+    Grain,
+    extend_tables,
+)
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 from dicom_assets.emulator.store import Service
@@ -29,13 +39,15 @@ def build_lake(folder) -> Lake:
     return Lake(Storage(str(folder)), {table.name: table.name for table in TABLES})
 
 
-def derivation(lake: Lake, name: str, window: Window):
+def derivation(lake: Lake, name: str, window: Window, extra=()):
     """What an asset hands to the IO manager, for all but the change feed."""
     of = HoursOf(lake, window)
+    tables = {table.name: table for table in extend_tables(extra)}
+    series, study = tables["series"], tables["study"]
     return {
-        "instance": lambda: InstancesOfWindow(of),
-        "series": lambda: AggregateOfWindow(of, SERIES, build_series),
-        "study": lambda: AggregateOfWindow(of, STUDY, build_studies),
+        "instance": lambda: InstancesOfWindow(of, tables["instance"]),
+        "series": lambda: AggregateOfWindow(of, series, partial(build_series, table=series)),
+        "study": lambda: AggregateOfWindow(of, study, partial(build_studies, table=study)),
         "file_index": lambda: AggregateOfWindow(of, FILE_INDEX, partial(build_file_index, file_system="/files")),
     }[name]()
 
@@ -61,6 +73,8 @@ class World:
     """Whether attributes are decoded at extraction, or when they are wanted."""
     entries_at_once: int = 10**6
     """That a table is derived from."""
+    extra: tuple[tuple[Column, Grain], ...] = ()
+    """Users' columns."""
 
     def fetch_pages(self, window: Window):
         """The feed of the service, as the client gives it."""
@@ -75,15 +89,17 @@ class World:
 
     def run(self, name: str, window: Window) -> None:
         """Materialise one asset for a range of hours."""
-        table = next(table for table in TABLES if table.name == name)
+        tables = {table.name: table for table in extend_tables(self.extra)}
+        table = tables[name]
         if name == CHANGE_FEED.name:
             now = iter(range(10**6))
             base = datetime.now(UTC)
             clock = lambda: base + timedelta(microseconds=next(now))  # noqa: E731
-            for given in Extraction(self, window, clock, lambda read: None, INSTANCE if self.decodes_early else None):
+            early = tables["instance"] if self.decodes_early else None
+            for given in Extraction(self, window, clock, lambda read: None, early):
                 self.lake.write(table, given)
         else:
-            for part in derivation(self.lake, name, window).in_parts(self.entries_at_once):
+            for part in derivation(self.lake, name, window, self.extra).in_parts(self.entries_at_once):
                 self.lake.write(table, part)
 
     def run_chain(self, window: Window) -> None:
@@ -91,4 +107,4 @@ class World:
             self.run(name, window)
 
     def expected(self) -> dict[str, list[dict]]:
-        return reference.fold(self.read)
+        return reference.fold(self.read, self.extra)
