@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterator
 from itertools import count
 
@@ -11,6 +12,7 @@ databases = count(1)
 @pytest.fixture(scope="session")
 def spark_url(tmp_path_factory, worker_id) -> Iterator[str]:
     """Where real Apache Spark with Delta listens (Spark Connect): one for all test processes."""
+    vars(sys.modules["__main__"]).setdefault("__file__", __file__)  # without, pyspark believes that it tests itself
     own = tmp_path_factory.getbasetemp()
     with share_spark((own if worker_id == "master" else own.parent) / "spark") as url:
         yield url
