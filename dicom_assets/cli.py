@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.reading.commands import commands as reading_commands
 
 if TYPE_CHECKING:
     from dicom_assets.emulator.store import Service
@@ -282,6 +283,9 @@ def doctor(
             console.print(report.describe(finding), highlight=False, soft_wrap=True)
     typer.echo(report.to_json(findings) if as_json else f"\n{report.summarize(findings)}")
     sys.exit(0 if report.is_healthy(findings) else 1)
+
+
+app.add_typer(reading_commands)
 
 
 def main() -> None:

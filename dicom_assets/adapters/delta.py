@@ -242,8 +242,8 @@ class Lake:
         """Location of a table."""
         return self.storage.uri(self._paths[table.name])
 
-    def open(self, table: Table) -> Snapshot | None:
-        """The table's newest version; None where it does not exist yet.
+    def open(self, table: Table, version: int | None = None) -> Snapshot | None:
+        """A version of the table, by default the newest; None where it does not exist yet.
 
         Raises:
             ForeignTableError: what lies there is no table of ours.
@@ -253,7 +253,7 @@ class Lake:
         try:
             address, options = self.storage.address(path)
             with self.storage.explained(path, "open"):
-                delta = DeltaTable(address, storage_options=options)
+                delta = DeltaTable(address, version=version, storage_options=options)
         except TableNotFoundError:
             return None
         self._check_is_ours(table, delta)

@@ -5,12 +5,11 @@ from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import QueryBuilder
-from deltalake.exceptions import DeltaError
 
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.lake_sql import ask
 from dicom_assets.core.errors import LakeQueryError
-from dicom_assets.core.schema import INSTANCE, KEY, TABLES
+from dicom_assets.core.schema import INSTANCE, KEY
 
 Query: TypeAlias = "str | pc.Expression"
 """A whole SELECT, the text after WHERE, or a pyarrow filter expression; the last two over the columns of `instance`."""
@@ -18,7 +17,6 @@ Query: TypeAlias = "str | pc.Expression"
 _NAMES = [column.name for column in KEY]
 _SOP_INSTANCE = KEY[3].name
 _WHOLE_QUERY = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
-_LITERAL = re.compile(r"""'([^']+)|"([^"]+)""")
 
 
 def query_instances(lake: Lake, query: Query) -> pa.Table:
@@ -31,7 +29,7 @@ def query_instances(lake: Lake, query: Query) -> pa.Table:
     if isinstance(query, pc.Expression):
         return _filter(lake, query)
     if not _WHOLE_QUERY.match(query):
-        query = f"SELECT {', '.join(_NAMES)} FROM {INSTANCE.name} WHERE ({query}\n)"  # noqa: S608 — whoever asks may read all of it
+        query = f"SELECT {', '.join(_NAMES)} FROM {INSTANCE.name} WHERE (\n{query}\n)"  # noqa: S608 — whoever asks may read all of it
     keys = _select(lake, query)
     if _SOP_INSTANCE not in keys.column_names:
         raise LakeQueryError(
@@ -45,27 +43,10 @@ def query_instances(lake: Lake, query: Query) -> pa.Table:
 
 
 def _select(lake: Lake, sql: str) -> pa.Table:
-    builder = QueryBuilder()
-    for table in TABLES:
-        if re.search(rf"\b{table.name}\b", sql) and (snapshot := lake.open(table)) is not None:
-            builder = builder.register(table.name, snapshot.delta)
-    try:
-        rows = pa.table(builder.execute(sql))
-    except (DeltaError, pa.ArrowInvalid, ValueError, OSError) as error:
-        reason = _without_literals(str(error).partition("\n")[0] or type(error).__name__, sql)[:300]
-    else:
-        return pa.table({name: rows[name].cast(pa.string()) for name in _NAMES if name in rows.column_names})
-    raise LakeQueryError(
-        f"The lake could not answer the query: {reason}. Tables are {', '.join(table.name for table in TABLES)}, as "
-        "far as they were materialised; names of columns are spelled as in the README, capitals included."
-    )
-
-
-def _without_literals(reason: str, sql: str) -> str:
-    """The reason without what the query has in quotes: that may be a patient's name."""
-    for pair in _LITERAL.findall(sql):
-        reason = reason.replace("".join(pair), "…")
-    return reason
+    answer = ask(lake, sql)
+    names = [name for name in _NAMES if name in answer.schema.names]
+    empty = pa.schema([(name, pa.string()) for name in names]).empty_table()
+    return pa.concat_tables([empty, *(pa.table(batch).select(names).cast(empty.schema) for batch in answer)])
 
 
 def _filter(lake: Lake, expression: pc.Expression) -> pa.Table:

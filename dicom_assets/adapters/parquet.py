@@ -17,6 +17,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.merge import align_rows
 
 ROWS_PER_FILE = 20_000
 """About an hour of a large hospital: what a merge rewrites when it touches one row."""
@@ -87,6 +88,16 @@ class Files:
         ]
         return pa.table(arrays, names=schema.names) if dictionaries else pa.Table.from_arrays(arrays, schema=schema)
 
+    def stream(self, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
+        """The same rows in tables of a bounded number: files that others compacted may be large."""
+        with self._storage.explained(self._path, "read"):
+            source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
+            with pq.ParquetFile(source, pre_buffer=not self._storage.is_local) as parquet:
+                present = [name for name in schema.names if name in parquet.schema_arrow.names]
+                batches = parquet.iter_batches(ROWS_PER_FILE, columns=present, use_threads=False)
+                while (batch := next(batches, None)) is not None:
+                    yield align_rows(pa.Table.from_batches([batch]), schema)
+
     def write(
         self, rows: pa.Table, *, attributes: pa.Table | None = None, data_change: bool = True
     ) -> Iterator[AddAction]:
@@ -124,6 +135,12 @@ class Files:
             except FileNotFoundError:
                 return False
         return True
+
+    def list_names(self, below: str | None = None) -> Iterator[tuple[str, datetime]]:
+        """The files in the folder, or in one below it, whether the table has them or not; with the time of storing."""
+        with self._storage.explained(self._path, "list"):
+            for entries in obstore.list(self._store, below):
+                yield from ((entry["path"], entry["last_modified"]) for entry in entries)
 
     def read_aside(self, name: str) -> bytes | None:
         """A file that lies beside the table's own; None where there is none."""

@@ -15,6 +15,8 @@
     │   ├── ForeignTableError        a table under our name that is not ours
     │   ├── CommitConflictError      other writers won every attempt
     │   ├── LakeQueryError           a query that the tables cannot answer
+    │   ├── VersionGoneError         a version of a table that there is not, or no more
+    │   ├── CursorError              a consumer's cursor that does not fit the table
     │   ├── InstanceNotFoundError    file_index has no such instance, or several
     │   └── InstanceFileGoneError    the instance's file is not where it was, nor where it should be now
     │       └── InstanceDeletedError     because the instance was deleted
@@ -87,6 +89,14 @@ class CommitConflictError(LakeError):
 
 class LakeQueryError(LakeError):
     """A query that the tables cannot answer."""
+
+
+class VersionGoneError(LakeError):
+    """A version of a table that there is not yet, or no more."""
+
+
+class CursorError(LakeError):
+    """A consumer's cursor that cannot be read, or is not of the table."""
 
 
 class InstanceNotFoundError(LakeError):

@@ -1,5 +1,6 @@
 """What a table must hold for some keys, and how stored rows change to hold it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -69,7 +70,9 @@ def merge_rows(stored: pa.Table, desired: Desired, table: Table) -> Change:
         newest = desired.keys[table.fence].take(place_in_keys)
         touched = pc.and_(touched, pc.fill_null(pc.less_equal(stored[table.fence], newest), False))
     deleted = pc.and_(touched, pc.is_null(place_in_rows))
-    updated = pc.and_(pc.and_(touched, pc.is_valid(place_in_rows)), _differs(stored, rows.take(place_in_rows), table))
+    compared = [name for name in table.schema.names if name not in table.key and name not in table.ignored]
+    differs = rows_differ(stored, rows.take(place_in_rows), compared)
+    updated = pc.and_(pc.and_(touched, pc.is_valid(place_in_rows)), differs)
     counts = (pc.sum(updated).as_py() or 0, pc.sum(deleted).as_py() or 0)
     if not any(counts):
         return Change(stored, found)
@@ -87,21 +90,19 @@ def align_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _differs(stored: pa.Table, rows: pa.Table, table: Table) -> pa.ChunkedArray:
-    """For each stored row whether a column differs from that of the row beside it, outside the key."""
-    differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(stored))])
-    for name in table.schema.names:
-        if name in table.key or name in table.ignored:
-            continue
-        old, new = stored[name], rows[name]
-        different = pc.not_equal(old, new) if not pa.types.is_list(old.type) else _lists_differ(old, new)
-        different = pc.fill_null(different, pc.xor(pc.is_null(old), pc.is_null(new)))
+def rows_differ(old: pa.Table, new: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """For each row whether one of the columns differs from that of the row beside it."""
+    differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(old))])
+    for name in columns:
+        one, other = old[name], new[name]
+        different = pc.not_equal(one, other) if not pa.types.is_nested(one.type) else _nested_differ(one, other)
+        different = pc.fill_null(different, pc.xor(pc.is_null(one), pc.is_null(other)))
         differs = pc.or_(differs, different)
     return differs
 
 
-def _lists_differ(old: pa.ChunkedArray, new: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Arrow compares no lists: row by row, null where either is null."""
+def _nested_differ(old: pa.ChunkedArray, new: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Arrow compares no lists, maps and structs: row by row, null where either is null."""
     pairs = zip(old.to_pylist(), new.to_pylist(), strict=True)
     return pa.chunked_array(
         [[None if one is None or other is None else one != other for one, other in pairs]], pa.bool_()

@@ -213,3 +213,11 @@ def test_large_files_are_left_alone_and_joined_ones_become_no_larger():
     assert parquet.group_small_files(halves) == []
     heavy = small(*[10] * 40, size=parquet.JOINED_BYTES // 2)
     assert parquet.group_small_files(heavy) == []
+
+
+def test_large_file_is_streamed_in_the_wanted_columns_and_types(files, monkeypatch):
+    (file,) = write(files, pa.table({"a": pa.array(["x", "y", "z"], pa.string_view()), "b": [1, 2, 3]}))
+    monkeypatch.setattr(parquet, "ROWS_PER_FILE", 2)
+    parts = list(files.stream(file, pa.schema([("new", pa.int64()), ("a", pa.string())])))
+    assert [part.to_pydict() for part in parts] == [{"new": [None, None], "a": ["x", "y"]}, {"new": [None], "a": ["z"]}]
+    assert {part.schema.field("a").type for part in parts} == {pa.string()}

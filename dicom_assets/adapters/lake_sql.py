@@ -1,0 +1,195 @@
+"""SQL over the lake's tables, by delta-rs's own engine (Apache DataFusion); answers stream."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+
+import pyarrow as pa
+from deltalake import QueryBuilder
+from deltalake.exceptions import DeltaError
+
+from dicom_assets.adapters.catalogue import list_columns, list_tables
+from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.sql_errors import Schemas, explain_error
+from dicom_assets.adapters.time_travel import open_at
+from dicom_assets.core.errors import LakeQueryError, LakeUnavailableError, VersionGoneError
+from dicom_assets.core.schema import TABLES, Table
+from dicom_assets.core.sql import Statement, parse_statement
+
+_ENGINE = {"datafusion.catalog.information_schema": "true"}
+_FAILURES = (DeltaError, pa.ArrowInvalid, ValueError, OSError)
+_OF_STORAGE = re.compile(r"Object Store error|ObjectStore|Generic (MicrosoftAzure|LocalFileSystem)")
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """Which versions of the tables are asked: the newest, unless said otherwise."""
+
+    time: datetime | None = None
+    versions: Mapping[str, int] = field(default_factory=dict)
+    """By table; these go before the time."""
+
+    def of(self, table: Table) -> int | datetime | None:
+        """The version or time of a table."""
+        return self.versions.get(table.name, self.time)
+
+
+class Answer:
+    """What a statement gives: columns, and rows that are computed while they are read, once."""
+
+    def __init__(self, question: "_Question", rows: pa.RecordBatchReader) -> None:
+        self._question = question
+        self._rows = rows
+        self.schema: pa.Schema = pa.schema([(column.name, _plain(column.type)) for column in rows.schema])
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """The rows, in batches of some thousand.
+
+        Raises:
+            LakeQueryError: the query fails at a row.
+            LakeUnavailableError: storage refuses.
+        """
+        while True:
+            error: Exception
+            try:
+                batch = self._rows.read_next_batch()
+            except StopIteration:
+                return
+            except _FAILURES as failure:
+                error = failure
+            else:
+                columns = [
+                    column.cast(kind, safe=False) for column, kind in zip(batch.columns, self.schema.types, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
+                continue
+            raise self._question.explain(error, at_rows=True)
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is how a query would be answered: texts of many lines."""
+        return self._question.statement.keyword == "EXPLAIN"
+
+    def count(self) -> int | None:
+        """How many rows there are in all, by another query that reads little; None where that cannot be said so."""
+        return self._question.count()
+
+
+@dataclass(frozen=True)
+class _Question:
+    lake: Lake
+    statement: Statement
+    tables: Sequence[Table]
+    snapshots: Mapping[str, Snapshot]
+
+    def execute(self, sql: str) -> pa.RecordBatchReader:
+        builder = QueryBuilder(_ENGINE)
+        for name, snapshot in self.snapshots.items():
+            builder = builder.register(name, snapshot.delta)
+        return pa.RecordBatchReader.from_stream(builder.execute(sql))
+
+    def count(self) -> int | None:
+        if not self.statement.is_query:
+            return None
+        try:
+            (batch,) = self.execute(f"SELECT count(*) FROM (\n{self.statement.body}\n)")  # noqa: S608 — it is the question
+        except (*_FAILURES, LakeUnavailableError):
+            return None
+        return int(batch.column(0)[0].as_py())
+
+    def explain(self, error: Exception, *, at_rows: bool = False) -> LakeQueryError | LakeUnavailableError:
+        """The error for people. The engine's own text may hold values, so it does not travel along."""
+        reason = str(error) or type(error).__name__
+        if _OF_STORAGE.search(reason):
+            if "not found" in reason or "NotFound" in reason:
+                return LakeUnavailableError(
+                    "A file of the tables is gone that the asked version needs: it was vacuumed. Old versions can be "
+                    "read for DICOM_RETENTION_HOURS; ask for a newer one."
+                )
+            try:
+                with self.lake.storage.explained("", "read"):
+                    raise OSError(reason)
+            except LakeUnavailableError as refusal:
+                return LakeUnavailableError(str(refusal))
+        stored = {name: snapshot.schema.names for name, snapshot in self.snapshots.items()}
+        return explain_error(reason, self.statement, Schemas(stored, self.tables), at_rows=at_rows)
+
+
+def ask(lake: Lake, sql: str, *, tables: Sequence[Table] = TABLES, as_of: AsOf | None = None) -> Answer:
+    """The answer to a statement that reads.
+
+    Args:
+        lake: whose tables are asked, by their names: `SELECT … FROM instance`.
+        sql: one statement. Names of columns need no quotes, and their capitals count.
+        tables: of the lake, with the users' columns.
+        as_of: versions of the tables.
+
+    Raises:
+        LakeQueryError: it cannot be understood, would write, or names a table that there is not. The message shows the
+            place.
+        VersionGoneError: that version of a table cannot be read.
+        LakeError: storage refuses, or a table is not ours.
+    """
+    statement = parse_statement(sql)
+    names = statement.names()
+    keywords = [token.keyword for token in statement.tokens]
+    described = next((table for table in tables if table.name == statement.tokens[-1].name), None)
+    all_of_them = "information_schema" in names or statement.keyword == "SHOW"
+    snapshots = {}
+    for table in tables:
+        if all_of_them or table.name in names:
+            snapshot = _open(lake, table, as_of or AsOf())
+            if snapshot is not None:
+                snapshots[table.name] = snapshot
+            elif not all_of_them and table.name not in _defined(statement):
+                raise statement.refuse(
+                    f"There is no table {table.name} at {lake.uri(table)}. Materialise the asset {table.name}; if the "
+                    "tables lie elsewhere, set DICOM_STORAGE_URL, DICOM_CONTAINER_NAME and "
+                    f"DICOM_{table.name.upper()}_TABLE_PATH.",
+                    statement.find(table.name),
+                    known={table.name},
+                )
+    question = _Question(lake, statement, tables, snapshots)
+    if keywords == ["SHOW", "TABLES"]:
+        return Answer(question, list_tables(lake, snapshots.values()).to_reader())
+    if keywords[:-1] in (["DESCRIBE"], ["DESC"]) and described is not None:
+        return Answer(question, list_columns(snapshots[described.name], described).to_reader())
+    try:
+        return Answer(question, question.execute(statement.body))
+    except _FAILURES as failure:
+        error = failure
+    raise question.explain(error)
+
+
+def _open(lake: Lake, table: Table, as_of: AsOf) -> Snapshot | None:
+    newest = lake.open(table)
+    snapshot = None if newest is None else open_at(lake, newest, as_of.of(table))
+    if newest is not None and snapshot is None:
+        raise VersionGoneError(f"The table {table.name} was created later than the time that is asked for.")
+    return snapshot
+
+
+def _defined(statement: Statement) -> set[str]:
+    """Names that the statement itself gives to something, with AS after or before it."""
+    pairs = list(pairwise(statement.tokens))
+    before = {one.name for one, other in pairs if other.keyword == "AS"}
+    return before | {other.name for one, other in pairs if one.keyword == "AS"}
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type that every reader knows: no views, and no nanoseconds, which the tables do not have."""
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return next((plain for is_such, plain in _PLAIN if is_such(kind)), kind)
+
+
+_PLAIN = (
+    (pa.types.is_string_view, pa.string()),
+    (pa.types.is_binary_view, pa.binary()),
+    (pa.types.is_time64, pa.time64("us")),
+    (pa.types.is_duration, pa.duration("us")),
+)

@@ -1,0 +1,166 @@
+"""What DataFusion says of a query that it cannot answer, in the words of the tables, at the place in the query."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dicom_assets.core.errors import LakeQueryError
+from dicom_assets.core.schema import Table
+from dicom_assets.core.sql import Statement, suggest
+
+_NAME = r'(?:"([^"]+)"|(\w+))'
+_LONGEST_REASON = 300
+_HIDDEN_NAME = "such column"
+_HARMLESS = re.compile(r"Divide by zero|Scalar subquery returned more than one row|(?i:overflow)|Resources exhausted")
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """Which columns the tables have."""
+
+    stored: Mapping[str, Sequence[str]]
+    """By table, of those that exist."""
+    declared: Sequence[Table]
+    """All tables, with the columns that the settings give them."""
+
+    def names(self) -> frozenset[str]:
+        """Of all tables and columns."""
+        tables = {table.name for table in self.declared}
+        declared = {name for table in self.declared for name in table.schema.names}
+        return frozenset(tables | declared | {name for names in self.stored.values() for name in names})
+
+
+def explain_error(reason: str, statement: Statement, schemas: Schemas, *, at_rows: bool = False) -> LakeQueryError:
+    """The error for people.
+
+    Args:
+        reason: DataFusion's.
+        statement: that it is about.
+        schemas: of the tables.
+        at_rows: whether rows were being computed: then the reason may hold values of theirs in any form.
+    """
+    for pattern, explain in _EXPLANATIONS:
+        found = re.search(pattern, reason)
+        if found is not None:
+            return explain(found, statement, schemas)
+    if at_rows:
+        harmless = _HARMLESS.search(reason)
+        why = f": {harmless[0]}" if harmless else ""
+        return LakeQueryError(
+            f"The query failed at a row{why}. A value is not what the query takes it for: look at its casts and "
+            "calculations. TRY_CAST(… AS …) gives NULL for what cannot be cast, NULLIF(…, 0) for a division by zero."
+        )
+    text = reason.rpartition("caused by\n")[2].partition("\n")[0]
+    text = re.sub(r"^((External|Schema|Internal|Arrow|Execution) error|Error during planning): ", "", text)
+    text = statement.hide_values(text, known=schemas.names())[:_LONGEST_REASON].rstrip(".")
+    return LakeQueryError(f"The lake could not answer the query: {text}.")
+
+
+def _column(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    qualifier, name = found[1] or found[2], found[3] or found[4]
+    token, known = statement.find(name), schemas.names()
+    in_quotes = token is not None and token.kind == "quoted"
+    shown = _HIDDEN_NAME if in_quotes and name not in known else f"column {name}"
+    mentioned = [table.name for table in schemas.declared if table.name in statement.names()]
+    asked = [qualifier] if qualifier in schemas.stored else [each for each in mentioned if each in schemas.stored]
+    where = f" in {' or '.join(asked)}" if asked else ""
+    near = suggest(name, [column for table in asked for column in schemas.stored[table]])
+    declaring = [table.name for table in schemas.declared if table.name in asked and name in table.schema.names]
+    elsewhere = [table.name for table in schemas.declared if name in table.schema.names and table.name not in asked]
+    if declaring:
+        hint = f" The settings declare it, but {declaring[0]} was not written since: materialise an hour."
+    elif near is not None:
+        hint = f" Did you mean {near}?" + (" Capitals count." if near.lower() == name.lower() else "")
+    elif elsewhere:
+        hint = f" It is in {', '.join(elsewhere)}: join by the key's columns."
+    elif in_quotes:
+        hint = " Double quotes are for names; text goes into single quotes."
+    elif asked:
+        hint = f" DESCRIBE {asked[0]} lists its columns."
+    else:
+        hint = ""
+    return statement.refuse(f"There is no {shown}{where}.{hint}", token, known=known)
+
+
+def _table(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    name = found[1].rpartition(".")[2]
+    token = statement.find(name, kinds=("word", "quoted", "text"))
+    names = [table.name for table in schemas.declared]
+    near = suggest(name, names)
+    hint = f"Did you mean {near}?" if near else f"Tables are {', '.join(names)}."
+    shown = f"table {name}" if token is not None and token.kind == "word" else "such table"
+    return statement.refuse(f"There is no {shown}. {hint}", token, known=schemas.names())
+
+
+def _function(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    near = re.search(r"Did you mean '(\w+)'", found.string)
+    hint = f" Did you mean {near[1]}?" if near else " SHOW FUNCTIONS lists all."
+    return statement.refuse(f"There is no function {found[1]}.{hint}", statement.find(found[1]), known=schemas.names())
+
+
+def _arguments(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    reason = re.search(r"' (expects \d+ arguments? but received \d+)", found.string)
+    why = f"it {reason[1]}" if reason else "its arguments are of other types or another number"
+    return statement.refuse(
+        f"The function {found[1]} cannot be used like this: {why}.", statement.find(found[1]), known=schemas.names()
+    )
+
+
+def _syntax(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    token = statement.at(int(found[2]), int(found[3])) or statement.tokens[-1]
+    expected = re.search(r"Expected: (.+?), found", found[1])
+    if expected is not None:
+        reason = f"This is not SQL: {expected[1]} is expected here."
+    elif "Unterminated" in found[1]:
+        reason = "This is not SQL: a quote is opened here and not closed."
+    else:
+        reason = "This is not SQL."
+    return statement.refuse(reason, token, known=schemas.names())
+
+
+def _end(_: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    return statement.refuse(
+        "This is not SQL: something is missing behind its end.", statement.tokens[-1], known=schemas.names()
+    )
+
+
+def _ambiguous(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    tables = [table for table in schemas.stored if table in statement.names()]
+    return statement.refuse(
+        f"More than one table has the column {found[1]}: say which one, such as {(tables or ['table'])[0]}.{found[1]}.",
+        statement.find(found[1]),
+        known=schemas.names(),
+    )
+
+
+def _ungrouped(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    name = found[1].rpartition(".")[2]
+    return statement.refuse(
+        f"The column {name} is neither grouped nor aggregated: add it to GROUP BY, or use such as max({name}).",
+        statement.find(name),
+        known=schemas.names(),
+    )
+
+
+def _value(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
+    token = statement.find(found[1].replace("'", "''"), kinds=("text",))
+    kind = {"Date32": "a date, such as '2026-03-01'", "Int64": "a whole number"}.get(found[2], found[2])
+    if token is None:
+        return LakeQueryError(
+            f"A value of the tables cannot be read as {found[2]}. TRY_CAST(… AS …) gives NULL for those that cannot."
+        )
+    return statement.refuse(f"This text cannot be read as {kind}.", token, known=schemas.names())
+
+
+_Explain = Callable[[re.Match[str], Statement, Schemas], LakeQueryError]
+_EXPLANATIONS: tuple[tuple[str, _Explain], ...] = (
+    (rf"No field named (?:{_NAME}\.)?{_NAME}\.", _column),
+    (r"table '(?:datafusion\.)?(?:public\.)?(.+?)' not found", _table),
+    (r"Invalid function '(\w+)'", _function),
+    (r"Function '(\w+)' (?:failed to match|expects)", _arguments),
+    (r"((?:Expected|Unterminated|Unexpected).*) at Line: (\d+), Column: (\d+)", _syntax),
+    (r"found: EOF", _end),
+    (r'Ambiguous reference to unqualified field "?(\w+)"?', _ambiguous),
+    (r'column "([\w.]+)" must appear in the GROUP BY', _ungrouped),
+    (r"[Cc]annot cast (?:string|value) '(.*?)' to value of (\w+) type", _value),
+)

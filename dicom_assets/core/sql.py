@@ -1,0 +1,194 @@
+"""The text of an SQL statement: what kind it is, which names stand in it, and the place of an error in it.
+
+It is cut into tokens and no further: whether it makes sense is for the engine to say.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from dicom_assets.core.errors import LakeQueryError
+
+_TOKEN = re.compile(
+    r"""
+    (?P<comment> --[^\n]* | /\*.*?(?:\*/|\Z) )
+    | (?P<text> '(?:[^']|'')*'? )
+    | (?P<quoted> "(?:[^"]|"")*"? | `[^`]*`? )
+    | (?P<word> [^\W\d]\w* )
+    | (?P<number> \d\w* )
+    | (?P<sign> \S )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_QUERIES = frozenset({"SELECT", "WITH", "VALUES"})
+_QUESTIONS = _QUERIES | {"DESCRIBE", "DESC", "SHOW", "EXPLAIN"}
+_EXPLAIN_HOW = frozenset({"ANALYZE", "VERBOSE", "FORMAT", "TREE", "INDENT", "PGJSON", "GRAPHVIZ"})
+_LONGEST_LINE = 100
+"""Characters of a line that are shown around an error."""
+_LONG_NUMBER = 4
+"""Digits from which on a number may be somebody's."""
+_HIDDEN = "…"
+
+
+class Token(NamedTuple):
+    """A word, name, literal or sign of a statement."""
+
+    kind: str
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Place behind its last character."""
+        return self.start + len(self.text)
+
+    @property
+    def name(self) -> str:
+        """The text without quotes around it."""
+        return self.text.strip("\"`'")
+
+    @property
+    def keyword(self) -> str:
+        """The text as SQL's own words are compared; nothing where it is in quotes."""
+        return self.text.upper() if self.kind == "word" else ""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement that reads."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    """Without comments and the semicolon behind it."""
+
+    @property
+    def body(self) -> str:
+        """The text without what stands behind its last token."""
+        return self.text[: self.tokens[-1].end]
+
+    @property
+    def keyword(self) -> str:
+        """The word that it begins with, in capitals."""
+        return next(token.keyword for token in self.tokens if token.text != "(")
+
+    @property
+    def is_query(self) -> bool:
+        """Whether it gives rows that may be counted: no SHOW, DESCRIBE or EXPLAIN."""
+        return self.keyword in _QUERIES
+
+    def names(self) -> frozenset[str]:
+        """Everything in it that may name a table or a column."""
+        return frozenset(token.name for token in self.tokens if token.kind in ("word", "quoted"))
+
+    def find(self, name: str, *, kinds: Collection[str] = ("word", "quoted")) -> Token | None:
+        """The first token with this name; capitals count where there is one that has them."""
+        found = [token for token in self.tokens if token.kind in kinds and token.name.lower() == name.lower()]
+        return next((token for token in found if token.name == name), found[0] if found else None)
+
+    def at(self, line: int, column: int) -> Token | None:
+        """The token at a place, both counted from 1; the last one where nothing follows."""
+        lines = self.text.split("\n")
+        place = sum(len(before) + 1 for before in lines[: line - 1]) + column - 1
+        return next((token for token in self.tokens if token.end > place), None)
+
+    def refuse(self, reason: str, token: Token | None = None, *, known: Collection[str] = ()) -> LakeQueryError:
+        """The error that says why, with the line and a mark under the token; literals may be a patient's: hidden.
+
+        Args:
+            reason: sentences.
+            token: what is wrong; None where that is not known.
+            known: names that may be shown though they stand in quotes.
+        """
+        return LakeQueryError(reason if token is None else f"{reason}\n\n{self._excerpt(token, known)}")
+
+    def hide_values(self, reason: str, *, known: Collection[str] = ()) -> str:
+        """An engine's reason without what it has in quotes, and without long numbers: both may be a patient's."""
+        reason = re.sub(r"'([^']*)'|\"([^\"]*)\"", lambda pair: _hide_quoted(pair, known), reason)
+        for token in self.tokens:
+            if token.kind == "text" and token.name:
+                reason = reason.replace(token.name, _HIDDEN)
+        return re.sub(rf"\b\d{{{_LONG_NUMBER},}}\b", _HIDDEN, reason)
+
+    def _excerpt(self, token: Token, known: Collection[str]) -> str:
+        shown = "".join(self._shown(known)).replace("\t", " ")
+        first = shown.rfind("\n", 0, token.start) + 1
+        number = shown.count("\n", 0, first) + 1
+        end = shown.find("\n", token.start)
+        line = shown[first:] if end < 0 else shown[first:end]
+        place = token.start - first
+        cut = max(0, min(place - _LONGEST_LINE // 2, len(line) - _LONGEST_LINE))
+        before = f"  line {number}: " if "\n" in shown.rstrip() else "  "
+        before, shift = (f"{before}{_HIDDEN} ", cut) if cut else (before, 0)
+        part = line[shift : shift + _LONGEST_LINE].rstrip()
+        mark = "^" * max(1, min(len(token.text), len(part) - (place - shift)))
+        return f"{before}{part}\n{' ' * (len(before) + place - shift)}{mark}"
+
+    def _shown(self, known: Collection[str]) -> list[str]:
+        """The text piece by piece, without what may be a patient's; nothing moves."""
+        pieces, place = [], 0
+        for token in (Token(*found) for found in _cut(self.text)):
+            pieces.append(self.text[place : token.start])
+            text = token.text
+            hidden = token.kind in ("text", "comment") or (token.kind == "quoted" and token.name not in known)
+            if hidden or (token.kind == "number" and len(text) >= _LONG_NUMBER):
+                text = re.sub(r"[^\n'\"`]", _HIDDEN, text)
+            pieces.append(text)
+            place = token.end
+        return [*pieces, self.text[place:]]
+
+
+def parse_statement(text: str) -> Statement:
+    """The one statement of a text, which reads and does not write.
+
+    Raises:
+        LakeQueryError: there is none, or several; or it writes.
+    """
+    tokens = [Token(*found) for found in _cut(text)]
+    nested = next((token for token in tokens if token.kind == "comment" and "/*" in token.text[2:]), None)
+    tokens = [token for token in tokens if token.kind != "comment"]
+    while tokens and tokens[-1].text == ";":
+        tokens.pop()
+    statement = Statement(text, tuple(tokens))
+    if nested is not None:
+        raise statement.refuse("A comment begins within a comment, which engines understand differently.", nested)
+    words = [token for token in tokens if token.text != "("]
+    if not words:
+        raise LakeQueryError("There is no SQL statement. Try SHOW TABLES, or DESCRIBE instance.")
+    for token in tokens:
+        if token.text == ";":
+            raise statement.refuse("There is more than one statement: ask one at a time.", token)
+    first = words[0]
+    if first.keyword == "EXPLAIN":
+        first = next((word for word in words[1:] if word.keyword not in _EXPLAIN_HOW), first)
+    allowed = _QUESTIONS if first is words[0] else _QUERIES
+    if first.keyword not in allowed:
+        near = suggest(first.keyword, allowed, likeness=0.8)  # DELETE is two thirds of SELECT
+        raise statement.refuse(
+            f"Did you mean {near}?"
+            if near
+            else "Only statements that read are answered: SELECT, WITH, VALUES, DESCRIBE, SHOW and EXPLAIN of a query. "
+            "The tables are written by materialising the assets.",
+            first,
+        )
+    into = next((word for word in words if word.keyword == "INTO"), None)
+    if into is not None:
+        raise statement.refuse("INTO writes, and only statements that read are answered.", into)
+    return statement
+
+
+def suggest(name: str, names: Collection[str], *, likeness: float = 0.6) -> str | None:
+    """The one of some names that was probably meant; None where none is near."""
+    by_lower = {each.lower(): each for each in names}
+    near = get_close_matches(name.lower(), by_lower, 1, likeness)
+    return by_lower[near[0]] if near else None
+
+
+def _cut(text: str) -> list[tuple[str, str, int]]:
+    return [(str(found.lastgroup), found.group(), found.start()) for found in _TOKEN.finditer(text)]
+
+
+def _hide_quoted(pair: re.Match[str], known: Collection[str]) -> str:
+    content = pair[1] if pair[1] is not None else pair[2]
+    return content if content in known else f"{pair[0][0]}{_HIDDEN}{pair[0][0]}"

@@ -1,0 +1,171 @@
+"""Rows for people: a table where it fits the screen, else one block of lines for each row."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import pyarrow as pa
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from dicom_assets.core.schema import type_names
+from dicom_assets.reading.output import to_json
+
+ROWS_OF_TABLE = 50
+ROWS_OF_BLOCKS = 10
+_LONGEST_CELL = 64
+"""Characters of a value in a table that has no room for more: a UID is not cut."""
+_LONGEST_VALUE = 240
+_FOLDED_WIDTH = 24
+"""Characters of a line of folded text, at least."""
+_BORDERS = 3
+"""Characters that each column takes besides its own."""
+
+
+def show_rows(
+    console: Console,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    limit: int | None = None,
+    count: Callable[[], int | None] = lambda: None,
+) -> None:
+    """Prints rows, and how many there are.
+
+    Args:
+        console: where.
+        schema: theirs.
+        batches: read no further than need be.
+        limit: rows that are shown, 0 for all; by default as many as a screen or two have room for.
+        count: gives how many rows there are, where that can be said without reading them.
+    """
+    rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    looked_at = ROWS_OF_TABLE if limit is None else limit
+    cells = [[_text(value) for value in row] for row in islice(rows, looked_at + 1 if looked_at else None)]
+    total = len(cells)
+    if total > looked_at > 0:
+        counted = count()
+        total = total + sum(1 for _ in rows) if counted is None else counted
+        cells = cells[:looked_at]
+    longest = _LONGEST_VALUE
+    columns = _measure(schema, cells, longest)
+    if _total(column.width for column in columns) > console.width:
+        longest = _LONGEST_CELL
+        columns = _measure(schema, cells, longest)
+    if _total(column.least_width for column in columns) <= console.width:
+        _print_table(console, columns, cells, longest)
+    else:
+        longest = _LONGEST_VALUE
+        cells = cells[:ROWS_OF_BLOCKS] if limit is None else cells
+        _print_blocks(console, schema, cells)
+    was_cut = any(len(value) > longest for row in cells for value in row if value is not None)
+    _print_summary(console, len(cells), total, was_cut=was_cut)
+
+
+def show_plan(console: Console, batches: Iterable[pa.RecordBatch]) -> None:
+    """Prints the plans of a query, with their lines as they are."""
+    for batch in batches:
+        for kind, plan in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            console.print(Text(kind, "bold"))
+            console.print(Text("\n".join(map(_clean, plan.splitlines()))), soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """How a column of a table looks."""
+
+    name: str
+    type_name: str
+    is_number: bool
+    width: int
+    """Characters that it takes, unfolded."""
+    is_prose: bool
+    """Whether its long values have words, and so may be folded; a UID or path may not."""
+
+    @classmethod
+    def of(cls, field: pa.Field, values: Sequence[str | None], longest: int) -> "_Column":
+        cells = [_cell(value, longest).plain for value in values]
+        long = [cell for cell in cells if len(cell) > _FOLDED_WIDTH]
+        name, type_name = _clean(field.name), _type_name(field.type)
+        width = max(map(cell_len, [name, type_name, *cells]))
+        is_prose = pa.types.is_string(field.type) and all(" " in cell for cell in long)
+        return cls(name, type_name, _is_number(field.type), width, bool(is_prose))
+
+    @property
+    def least_width(self) -> int:
+        """Characters that it takes at least."""
+        return max(_FOLDED_WIDTH, cell_len(self.name)) if self.is_prose and self.width > _FOLDED_WIDTH else self.width
+
+
+def _measure(schema: pa.Schema, rows: Sequence[Sequence[str | None]], longest: int) -> list[_Column]:
+    return [_Column.of(schema.field(place), [row[place] for row in rows], longest) for place in range(len(schema))]
+
+
+def _total(widths: Iterable[int]) -> int:
+    """Characters that a table takes."""
+    return sum(width + _BORDERS for width in widths) + 1
+
+
+def _print_table(
+    console: Console, columns: Sequence[_Column], rows: Sequence[Sequence[str | None]], longest: int
+) -> None:
+    grid = Grid(header_style="")
+    for column in columns:
+        heading = Text(column.name, "bold").append(f"\n{column.type_name}", "not bold dim")
+        justify: Literal["right", "left"] = "right" if column.is_number else "left"
+        grid.add_column(heading, justify=justify, no_wrap=not column.is_prose, min_width=column.least_width)
+    for row in rows:
+        grid.add_row(*(_cell(value, longest) for value in row))
+    console.print(grid)
+
+
+def _print_blocks(console: Console, schema: pa.Schema, rows: Sequence[Sequence[str | None]]) -> None:
+    width = max((cell_len(_clean(name)) for name in schema.names), default=0)
+    for number, row in enumerate(rows, 1):
+        console.rule(f"row {number}", align="left", style="dim")
+        grid = Grid.grid(padding=(0, 2, 0, 0))
+        grid.add_column(style="cyan", no_wrap=True, min_width=min(width, console.width // 2))
+        grid.add_column(overflow="fold")
+        for name, value in zip(schema.names, row, strict=True):
+            grid.add_row(_clean(name), _cell(value, _LONGEST_VALUE))
+        console.print(grid)
+
+
+def _print_summary(console: Console, shown: int, total: int, *, was_cut: bool) -> None:
+    text = f"{total:,} row{'' if total == 1 else 's'}"
+    if shown < total:
+        text = f"{shown:,} of {text}; {total - shown:,} more are not shown: --rows 0 shows all, --format writes all"
+    if was_cut:
+        text += ". Long values are cut (…): --format gives them whole"
+    console.print(f"{text}.", style="dim", highlight=False)
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | list | dict | bytes):
+        return to_json(value)
+    return str(value)
+
+
+def _cell(value: str | None, longest: int) -> Text:
+    if value is None:
+        return Text("NULL", "dim italic")
+    return Text(_clean(value if len(value) <= longest else f"{value[: longest - 1]}…"))
+
+
+def _clean(text: str) -> str:
+    """The text without characters that would move the cursor or change colours, as names with escapes in them do."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """The type as the documentation names it."""
+    return next((name for name, known in type_names.items() if known == kind), str(kind))
