@@ -1,4 +1,4 @@
-"""Thirty days of hourly commits, in one process: does an hour cost more at the end than at the beginning?
+"""Thirty days of hourly commits with daily upkeep, in one process: does an hour cost more at the end?
 
 python -m bench.month --days 30 --changes-per-hour 1000
 """
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -24,21 +25,29 @@ _DAY = 24
 
 
 def run_hours(url: str, folder: str, start: str, end: str) -> None:
-    """The hours one by one; prints what each cost."""
+    """The hours one by one, and the upkeep after every day; prints what each cost."""
     from bench.ours import open_lake, run_chain
     from dicom_assets.adapters.dicom_service import DicomService
+    from dicom_assets.adapters.upkeep import maintain
     from dicom_assets.core.change_feed import Window
+    from dicom_assets.core.schema import TABLES
+
+    def cost_of(work: Callable[[], object]) -> dict[str, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        return {
+            "seconds": round(time.perf_counter() - wall, 4),
+            "cpu_seconds": round(time.process_time() - cpu, 4),
+            "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
 
     with DicomService(url) as client:
         # A lake of its own for every hour: what an hourly run of Dagster starts from.
-        for hour in Window(datetime.fromisoformat(start), datetime.fromisoformat(end)).hours():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run_chain(client, open_lake(folder), hour)
-            cost = {
-                "seconds": round(time.perf_counter() - wall, 4),
-                "cpu_seconds": round(time.process_time() - cpu, 4),
-                "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            }
+        window = Window(datetime.fromisoformat(start), datetime.fromisoformat(end))
+        for number, hour in enumerate(window.hours(), 1):
+            cost = {"hour": cost_of(lambda hour=hour: run_chain(client, open_lake(folder), hour))}
+            if number % _DAY == 0:
+                cost["upkeep"] = cost_of(lambda: [maintain(open_lake(folder), table) for table in TABLES])
             print(json.dumps(cost), flush=True)
 
 
@@ -53,7 +62,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder, serving(feed.folder) as url:
         command = [sys.executable, "-m", "bench.month", "run", url, folder, feed.start, feed.end]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        costs = [json.loads(line) for line in done.stdout.splitlines()]
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        costs, upkeep = [line["hour"] for line in lines], [line["upkeep"] for line in lines if "upkeep" in line]
         is_correct = count_rows(Path(folder)) == expected_counts(feed)
         size = size_of(Path(folder))
     result: dict[str, Any] = {
@@ -63,6 +73,7 @@ def main() -> None:
         "bytes_written": size,
         "first_day": _describe(costs[:_DAY]),
         "last_day": _describe(costs[-_DAY:]),
+        "days_upkeep_seconds": [cost["seconds"] for cost in upkeep],
         "days_seconds": [_describe(costs[first : first + _DAY])["seconds"] for first in range(0, hours, _DAY)],
         "days_cpu_seconds": [_describe(costs[first : first + _DAY])["cpu_seconds"] for first in range(0, hours, _DAY)],
         "days_peak_mib": [costs[first + _DAY - 1]["peak_mib"] for first in range(0, hours, _DAY)],

@@ -249,6 +249,23 @@ def fabric_shortcuts(
 
 
 @app.command()
+def maintain(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
+) -> None:
+    """Join small files of the tables, and delete files and log entries older than DICOM_RETENTION_HOURS."""
+    import os
+
+    from rich.console import Console
+
+    from dicom_assets.connections import build_lake
+    from dicom_assets.settings import load_settings
+    from dicom_assets.upkeep import maintain_all
+
+    sys.exit(maintain_all(Console(), build_lake(load_settings(os.environ)), dry_run=dry_run))
+
+
+@app.command()
 def doctor(
     *,
     checks: Annotated[

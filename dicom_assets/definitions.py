@@ -21,6 +21,7 @@ from dicom_assets.defs.fabric import build_fabric_jobs
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
+from dicom_assets.defs.upkeep import build_upkeep
 from dicom_assets.defs.watch import build_watch
 from dicom_assets.doctor.examination import CHECKS, examine
 from dicom_assets.doctor.surroundings import Surroundings
@@ -79,7 +80,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
             build_doctor_job([check.name for check in CHECKS], partial(_examine, settings, now)),
             *build_fabric(settings),
         ],
-        schedules=build_watch(lake, partitions, delay, now),
+        schedules=[*build_watch(lake, partitions, delay, now), build_upkeep(lake)],
         sensors=[*sensors, *build_alerts(settings)],
         resources={
             "delta": DeltaIOManager(lake, tables, memory),

@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 30
 COMMITS_PER_CHECKPOINT = 10
 """Whoever opens a table reads its log from the last checkpoint on, and every run opens the tables some twelve times."""
+SAFE_RETENTION_HOURS = 48
+"""Two days, since a run may take one (`max_runtime_seconds` in dagster.yaml): what no commit names may be about to be
+committed, and nothing but its age says so."""
 _RANGED = ("sequence", "windowStart")
 """Columns whose ranges prune files."""
 
@@ -230,11 +233,11 @@ class Lake:
         Args:
             storage: where it lies.
             paths: folder by table name.
-            retention_hours: for how long deleted files and the log's entries are kept.
+            retention_hours: for how long deleted files and the log's entries are kept; `SAFE_RETENTION_HOURS` at least.
         """
         self.storage = storage
         self._paths = paths
-        self._retention_hours = retention_hours
+        self.retention_hours = max(retention_hours, SAFE_RETENTION_HOURS)
         self._studies = StudyIndex()
         self._decoded = Decoded()
 
@@ -345,18 +348,50 @@ class Lake:
         So the number of files, and with it the cost of a run, does not grow with the number of runs. Where another
         writer is quicker, the files wait for the next time.
         """
+        groups = group_small_files(snapshot.files)
+        if not groups:
+            return snapshot
+        self.join(snapshot, groups)
+        return self._refresh(snapshot)
+
+    def join(self, snapshot: Snapshot, groups: Iterable[Sequence[DataFile]]) -> bool:
+        """Joins each group of files, in one commit that changes no row.
+
+        Returns:
+            Whether it was committed: where another writer was quicker, the table is as that one left it.
+        """
         plan = _Plan(snapshot)
-        for group in group_small_files(snapshot.files):
+        for group in groups:
             rows = snapshot.read_table(files=group)
             plan.adds.extend(snapshot.folder.write(rows, data_change=False))
             plan.removes.extend(file.removal(data_change=False) for file in group)
-        if not plan.actions:
-            return snapshot
         try:
             self._commit(snapshot, plan.actions)
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
-        return self._refresh(snapshot)
+            return False
+        return True
+
+    def keep_retention(self, snapshot: Snapshot) -> bool:
+        """Tells the table how long old files and the log are kept, for whoever else cleans it.
+
+        Returns:
+            Whether that had to be committed, since it was told otherwise before.
+
+        Raises:
+            CommitFailedError: another writer was quicker.
+        """
+        stored = snapshot.delta.metadata().configuration
+        if stored.items() >= self._retention.items():
+            return False
+        with snapshot.folder.explained("commit to"):
+            snapshot.delta.alter.set_table_properties(self._retention)
+        return True
+
+    @property
+    def _retention(self) -> dict[str, str]:
+        interval = f"interval {self.retention_hours} hours"
+        return {"delta.deletedFileRetentionDuration": interval, "delta.logRetentionDuration": interval}
 
     def _refresh(self, snapshot: Snapshot) -> Snapshot:
         """The newest version, for the snapshot's only holder: it is not to be used any more."""
@@ -390,10 +425,9 @@ class Lake:
         """
         snapshot = self.open_or_create(table)
         live = {file.name for file in snapshot.files}
-        snapshot.folder.delete([action for action in adds if action.path not in live])
+        snapshot.folder.delete([action.path for action in adds if action.path not in live])
 
     def _create(self, table: Table) -> None:
-        retention = f"interval {self._retention_hours} hours"
         with self.storage.explained(self._paths[table.name], "create"):
             self.storage.open_store(self._paths[table.name])
             address, options = self.storage.address(self._paths[table.name])
@@ -403,8 +437,7 @@ class Lake:
                 name=table.name,
                 description=f"One row is {table.row}.",
                 configuration={
-                    "delta.deletedFileRetentionDuration": retention,
-                    "delta.logRetentionDuration": retention,
+                    **self._retention,
                     "delta.checkpointInterval": str(COMMITS_PER_CHECKPOINT),
                     "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
                 },

@@ -5,9 +5,11 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import obstore
@@ -55,6 +57,15 @@ class DataFile:
         return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size_bytes, {})
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in a table's folder, whoever put it there."""
+
+    name: str
+    size_bytes: int
+    modified: datetime
+
+
 class Files:
     """The files in a table's folder."""
 
@@ -64,6 +75,10 @@ class Files:
         self._decoded = decoded or Decoded()
         self._store = storage.open_store(path)
 
+    def explained(self, doing: str) -> AbstractContextManager[None]:
+        """Storage's refusals inside become a LakeUnavailableError that says what was being done to the table."""
+        return self._storage.explained(self._path, doing)
+
     def read(self, file: DataFile, schema: pa.Schema, *, dictionaries: Sequence[str] = ()) -> pa.Table:
         """The file's rows in the schema's columns; null for a column that the file is too old to have.
 
@@ -72,7 +87,7 @@ class Files:
             schema: the columns wanted.
             dictionaries: columns to leave as dictionaries, where only their distinct values matter.
         """
-        with self._storage.explained(self._path, "read"):
+        with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
             with pq.ParquetFile(
                 source, read_dictionary=list(dictionaries), pre_buffer=not self._storage.is_local
@@ -127,9 +142,40 @@ class Files:
         """What the metadata of the file's rows says, row beside row; None where it has to be read for that."""
         return self._decoded.find(file.name, schema)
 
+    def weigh(self, file: DataFile) -> tuple[int, int]:
+        """Rows of a file and about their size in memory, from its footer."""
+        with self.explained("read"):
+            source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
+            with pq.ParquetFile(source) as parquet:
+                footer = parquet.metadata
+        return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+
+    def stored(self, folder: str | None = None) -> Sequence[StoredFile]:
+        """What lies in the table's folder, or in one below; not what lies deeper."""
+        with self.explained("list"):
+            found = obstore.list_with_delimiter(self._store, folder)["objects"]
+        return [StoredFile(each["path"], each["size"], each["last_modified"]) for each in found]
+
+    def stored_torn(self) -> Sequence[StoredFile]:
+        """What writers that were killed left of files they had not finished; in a local folder alone, nowhere else."""
+        if not self._storage.is_local:
+            return []
+        root = Path(self._storage.uri(self._path))
+        found = [(path, path.stat()) for where in (root, root / "_delta_log") for path in where.glob("*#[0-9]*")]
+        return [
+            StoredFile(str(path.relative_to(root)), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+            for path, stat in found
+        ]
+
+    def delete_torn(self, files: Sequence[StoredFile]) -> None:
+        """Deletes some of them, which obstore does not see."""
+        with self.explained("delete files from"):
+            for file in files:
+                Path(self._storage.uri(self._path), file.name).unlink(missing_ok=True)
+
     def has(self, name: str) -> bool:
         """Whether a file of this name lies in the folder or below."""
-        with self._storage.explained(self._path, "read"):
+        with self.explained("read"):
             try:
                 obstore.head(self._store, name)
             except FileNotFoundError:
@@ -144,7 +190,7 @@ class Files:
 
     def read_aside(self, name: str) -> bytes | None:
         """A file that lies beside the table's own; None where there is none."""
-        with self._storage.explained(self._path, "read"):
+        with self.explained("read"):
             try:
                 return obstore.get(self._store, name).bytes().to_bytes()
             except FileNotFoundError:
@@ -152,13 +198,17 @@ class Files:
 
     def write_aside(self, name: str, content: bytes) -> None:
         """Writes or replaces a file that lies beside the table's own."""
-        with self._storage.explained(self._path, "write"):
+        with self.explained("write"):
             obstore.put(self._store, name, content)
 
-    def delete(self, actions: Sequence[AddAction]) -> None:
-        """Deletes files that no commit names."""
-        with self._storage.explained(self._path, "delete files of a lost commit from"):
-            obstore.delete(self._store, [action.path for action in actions])
+    def delete(self, names: Sequence[str]) -> None:
+        """Deletes files that the table does not need; some may be gone already."""
+        with self.explained("delete files from"), ThreadPoolExecutor() as pool:
+            list(pool.map(self._delete_file, names))
+
+    def _delete_file(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, name)
 
     def _write_file(self, rows: pa.Table, data_change: bool) -> AddAction:
         sink = pa.BufferOutputStream()
@@ -166,7 +216,7 @@ class Files:
             writer.write_table(rows, row_group_size=len(rows))
         content = sink.getvalue()
         name = f"part-{uuid.uuid4()}.parquet"
-        with self._storage.explained(self._path, "write"):
+        with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
         statistics = _statistics(pq.read_metadata(pa.BufferReader(content)), columns_with_statistics(rows.schema))
         return AddAction(name, content.size, {}, int(time.time() * 1000), data_change, json.dumps(statistics))

@@ -1,9 +1,16 @@
 """Lakes in a folder, and rows for them."""
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
+import pytest
 
+from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Given, Lake, Written
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.merge import Desired
@@ -71,3 +78,20 @@ def live_files(lake: Lake, table: Table = STUDY) -> set[str]:
 
 def instances(*rows: dict) -> pa.Table:
     return build_rows(list(rows), INSTANCE)
+
+
+@contextmanager
+def hours_ago(lake: Lake, hours: float) -> Iterator[None]:
+    """What is written inside was written so many hours ago: so say the files, and what the log says of them."""
+    before = set(Path(lake.storage.url).rglob("*"))
+    then = time.time() - hours * 3600
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "time", SimpleNamespace(time=lambda: then))
+        yield
+    for path in set(Path(lake.storage.url).rglob("*")) - before:
+        os.utime(path, (then, then))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -16,6 +16,7 @@ from dicom_assets.adapters import parquet
 from dicom_assets.adapters.credentials import DICOM_SCOPE
 from dicom_assets.adapters.delta import Given, Lake
 from dicom_assets.adapters.parquet import Files
+from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import STUDY, TABLES
 from dicom_assets.definitions import build_definitions, build_lake
@@ -166,3 +167,22 @@ def test_two_writers_that_nobody_holds_back_both_get_their_rows_in(lakes):
         written = list(threads.map(lambda half: [store(lake, study(f"1.{half}.{n}")) for n in range(4)], (1, 2)))
     assert sum(one.inserted for half in written for one in half) == 8
     assert len(read(lake)) == 8
+
+
+def test_upkeep_joins_small_files_and_deletes_what_is_old(lakes):
+    lake = next(lakes)
+    for number in range(12):
+        store(lake, study(f"1.{number}"), study("2", patientSex=str(number)))
+    rows = read(lake)
+    lake.retention_hours = 0  # nothing is old yet
+    planned = maintain(lake, STUDY, dry_run=True)
+    done = maintain(lake, STUDY)
+    assert planned.before == done.before, "the dry run changed something"
+    assert planned.removed_files > 12
+    assert done.removed_files == planned.removed_files + planned.joined_files
+    assert (done.after.live_files, done.after.stored_files) == (1, 1)
+    assert done.after.log_files < done.before.log_files
+    assert done.oldest_version == done.after.version
+    assert read(lake) == rows
+    store(lake, study("3"))
+    assert len(read(lake)) == len(rows) + 1

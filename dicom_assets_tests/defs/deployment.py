@@ -130,6 +130,14 @@ class Deployment:
             "mode": "default",
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in hours.items()]},
         }
+        return self._launch(params)
+
+    def launch_job(self, name: str, config: dict) -> str:
+        """Queues a run of a job, as from its launchpad; gives its id."""
+        selector = {**REPOSITORY, "pipelineName": name}
+        return self._launch({"selector": selector, "runConfigData": config, "mode": "default"})
+
+    def _launch(self, params: dict) -> str:
         launch = "mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { ... on LaunchRunSuccess"
         answer = self.ask(launch + " { run { runId } } " + ERROR + " } }", params=params)
         assert "run" in answer, answer

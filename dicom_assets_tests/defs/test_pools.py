@@ -100,3 +100,19 @@ def test_a_killed_run_fails_gives_its_place_back_and_is_told(lake):
     assert lake.finish(lake.launch_run(KEYS[0], KEYS[-1])) == ["SUCCESS"]
     lake.check_law()
     assert not slots(lake).claimed_slots
+
+
+def test_upkeep_takes_its_turn_among_the_writers(lake):
+    assert lake.finish(lake.launch_run(KEYS[0])) == ["SUCCESS"]
+    with Held(lake, "T01:00") as held:
+        writer = lake.launch_run(KEYS[1])
+        held.wait()
+        upkeep = lake.launch_job("maintain_lake", {"dry_run": False})
+        lake.finish(lake.launch_job("check_freshness", {}))  # which writes nothing, and came after it
+        assert lake.spans(upkeep) == []
+    assert lake.finish(writer, upkeep) == ["SUCCESS"] * 2
+    spans = [span for span in lake.spans(writer, upkeep) if span[2] in CHAIN or span[2].startswith("maintain_")]
+    assert len(spans) == 2 * len(CHAIN)
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+    assert lake.finish(lake.launch_run(KEYS[2], KEYS[-1])) == ["SUCCESS"]
+    lake.check_law()

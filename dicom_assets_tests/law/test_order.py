@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from dicom_assets.adapters import parquet, study_index
 from dicom_assets.adapters.dictionary import load_dictionary
+from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.change_feed import HOUR
 from dicom_assets.core.extra_columns import parse_extra_columns
 from dicom_assets.core.schema import CHANGE_FEED, TABLES
@@ -71,8 +72,11 @@ changes = st.one_of(
 )
 windows = st.integers(0, HOURS - 1).flatmap(lambda first: st.tuples(st.just(first), st.integers(1, HOURS - first)))
 runs = st.tuples(st.sampled_from([*CHAIN, CHAIN]), windows)
+upkeep = st.tuples(st.just("maintain"), st.sampled_from(TABLES))
 histories = st.lists(
-    st.one_of(st.tuples(st.just("change"), changes, moments), st.tuples(st.just("run"), runs)), min_size=4, max_size=24
+    st.one_of(st.tuples(st.just("change"), changes, moments), st.tuples(st.just("run"), runs), upkeep),
+    min_size=4,
+    max_size=24,
 )
 
 
@@ -119,6 +123,9 @@ def play(world: World, history, order) -> None:
         if kind == "change":
             apply(world.service, *details)
             continue
+        if kind == "maintain":
+            maintain(world.lake, *details)
+            continue
         names, (first, count) = details[0]
         for name in (names,) if isinstance(names, str) else names:
             world.run(name, hours(first, count))
@@ -142,9 +149,9 @@ def check(history, order, shard: int) -> None:
     entries_at_once = 1 if shard % 4 in (1, 2) else 10**6
     extra = EXTRA if shard % 2 else ()
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
-        world = World(
-            service, build_lake(folder), decodes_early=decodes_early, entries_at_once=entries_at_once, extra=extra
-        )
+        lake = build_lake(folder)
+        lake.retention_hours = 0  # nobody else is there: all that is not live may go
+        world = World(service, lake, decodes_early=decodes_early, entries_at_once=entries_at_once, extra=extra)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", joined_files)
             patch.setattr(study_index, "UNKNOWN_FILES", joined_files)

@@ -2,7 +2,8 @@
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import hypothesis.strategies as st
 import pytest
@@ -74,18 +75,19 @@ class GatedLake(Lake):
         self._turns.gate(self._who)
         super()._commit(snapshot, actions)
 
+    def keep_retention(self, snapshot: Snapshot) -> bool:
+        self._turns.gate(self._who)
+        return super().keep_retention(snapshot)
 
-def run_both(storage: Storage, service: Service, schedule, runs) -> None:
-    """Two writers materialise the chain, each its assets for its window, in the turns of the schedule."""
+
+def run_in_turns(storage: Storage, schedule, works: Sequence[Callable[[Lake], None]]) -> None:
+    """Two pieces of work, each with a lake of its own, in the turns of the schedule: False is the first one's."""
     turns = Turns(schedule)
     errors: list[BaseException] = []
 
     def work(who: bool) -> None:
-        names, window, seen = runs[who]
-        world = World(service, GatedLake(storage, turns, who), seen)
         try:
-            for name in names:
-                world.run(name, window)
+            works[who](GatedLake(storage, turns, who))
         except BaseException as error:
             errors.append(error)
         finally:
@@ -98,6 +100,17 @@ def run_both(storage: Storage, service: Service, schedule, runs) -> None:
         thread.join(60)
         assert not thread.is_alive(), "the writers stand still"
     assert not errors, errors
+
+
+def run_both(storage: Storage, service: Service, schedule, runs) -> None:
+    """Two writers materialise the chain, each its assets for its window, in the turns of the schedule."""
+
+    def materialise(names, window, seen, lake: Lake) -> None:
+        world = World(service, lake, seen)
+        for name in names:
+            world.run(name, window)
+
+    run_in_turns(storage, schedule, [partial(materialise, *run) for run in runs])
 
 
 def play(service: Service, changes) -> None:

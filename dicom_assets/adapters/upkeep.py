@@ -1,0 +1,275 @@
+"""Upkeep of a table: small files joined, old files deleted, the log kept as long as the files and no longer.
+
+Safe beside any number of writers, and killed at any moment. Joining is a commit like a writer's: it succeeds the
+version that it was planned on, or does not happen. What is deleted is older than the retention, whether it was taken
+out of the table then or never was in it: a file that a run is about to commit is younger. Which files these are,
+Delta's own library says (a full vacuum). It is not left to delete them, since it would take whatever lies in the
+folder, another table below it too; here go files of this table, and nothing else.
+"""
+
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+from deltalake.exceptions import CommitFailedError
+
+from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
+from dicom_assets.core.schema import Table
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""Commits that may be lost to writers before the rest is left to the next time."""
+SMALL = 4
+"""A file is small below this part of what a file may hold: joining larger ones would move many rows for one file."""
+GROUPS_PER_COMMIT = 16
+"""Files that come of one commit, at most: what is lost with it when a writer is quicker."""
+
+_LOG = "_delta_log"
+_LOG_FILE = re.compile(r"(\d{20})\.(json|checkpoint)(\.[\w.-]*parquet)?")
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What there is of a table."""
+
+    version: int
+    live_files: int
+    live_bytes: int
+    stored_files: int
+    """Data files in its folder: the live ones, those of older versions, and leftovers of runs that were killed."""
+    stored_bytes: int
+    log_files: int
+    """Commits and checkpoints."""
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What was done to a table, or in a dry run what would be."""
+
+    before: Inventory
+    after: Inventory
+    """In a dry run what is expected: new files have no size, and commits are not counted, before they are made."""
+    joined_files: int
+    """Small files that were joined."""
+    joined_into: int
+    removed_files: int
+    """Data files that were deleted."""
+    removed_bytes: int
+    removed_log_files: int
+    oldest_version: int
+    """The oldest that can still be read, all of its rows."""
+    oldest_since: datetime
+    """When that was committed."""
+    is_complete: bool = True
+    """Whether all was done; else writers were quicker, and the next upkeep does the rest."""
+
+
+def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | None:
+    """What the upkeep of a table did; None where the table does not exist yet.
+
+    Memory holds the rows of one file at a time, however large the table is.
+
+    Args:
+        lake: says how long old versions stay.
+        table: one of its tables.
+        dry_run: whether to tell only what would be done.
+
+    Raises:
+        ForeignTableError: what lies there is no table of ours; nothing was done to it.
+        LakeUnavailableError: storage refuses.
+    """
+    snapshot = lake.open(table)
+    if snapshot is None:
+        return None
+    before, log_before = _take_stock(snapshot), _read_log(snapshot).names
+    if dry_run:
+        groups = choose_files(snapshot)
+        joined = _Joined(sum(map(len, groups)), len(groups))
+    else:
+        joined = _join(lake, table)
+        joined.is_complete &= _keep_retention(lake, table)
+        snapshot = lake.open_or_create(table)
+        _checkpoint(snapshot)
+    horizon = datetime.fromtimestamp(time.time(), UTC) - timedelta(hours=lake.retention_hours)
+    old = _old_files(snapshot, lake.retention_hours)
+    torn = [file for file in snapshot.folder.stored_torn() if file.modified < horizon]
+    log = _read_log(snapshot)
+    expired = log.expired(horizon)
+    if not dry_run:
+        snapshot.folder.delete([file.name for file in old])
+        snapshot.folder.delete_torn(torn)
+        with snapshot.folder.explained("clean the log of"):
+            snapshot.delta.cleanup_metadata()
+        snapshot = lake.open_or_create(table)
+        log = _read_log(snapshot)
+        expired = log_before - log.names
+    removed = [*old, *torn]
+    removed_bytes = sum(file.size_bytes for file in removed)
+    after = _take_stock(snapshot)
+    if dry_run:
+        after = replace(
+            before,
+            live_files=before.live_files - joined.files + joined.into,
+            stored_files=before.stored_files - len(old) + joined.into,
+            stored_bytes=before.stored_bytes - sum(file.size_bytes for file in old),
+            log_files=before.log_files - len(expired),
+        )
+    oldest = _oldest_version(snapshot, log, horizon, gone={file.name for file in old})
+    return Upkeep(
+        before, after, joined.files, joined.into, len(removed), removed_bytes, len(expired),
+        oldest, log.versions("json")[oldest], joined.is_complete,
+    )  # fmt: skip
+
+
+def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:
+    """Small files to be joined, each group into one file.
+
+    Those of a day that follow one another go together, and what deletes left of larger ones. Runs join small files too,
+    where there are many; this gets the rest.
+    """
+    groups: list[list[DataFile]] = [[]]
+    filled = (0.0, 0.0, 0.0)
+    for file in sorted(snapshot.files, key=_place):
+        if file.rows * SMALL > ROWS_PER_FILE or file.size_bytes * SMALL > JOINED_BYTES:
+            continue
+        rows, size_bytes = snapshot.folder.weigh(file)
+        share = (rows / ROWS_PER_FILE, file.size_bytes / JOINED_BYTES, size_bytes / BYTES_PER_FILE)
+        filled = (filled[0] + share[0], filled[1] + share[1], filled[2] + share[2])
+        if max(filled) > 1:
+            groups.append([])
+            filled = share
+        groups[-1].append(file)
+    return [group for group in groups if len(group) > 1]
+
+
+def _place(file: DataFile) -> tuple[bool, object]:
+    """Files of `change_feed` stay in the order of their hours, by which they are found; others in that of writing."""
+    hour, _ = file.ranges.get("windowStart", (None, None))
+    return (hour is None, hour or file.written_at)
+
+
+@dataclass
+class _Joined:
+    files: int = 0
+    into: int = 0
+    is_complete: bool = True
+
+
+def _join(lake: Lake, table: Table) -> _Joined:
+    """Joins small files. A commit that is lost to a writer's is tried again, without files that this one replaced."""
+    joined = _Joined()
+    losses = 0
+    groups = choose_files(lake.open_or_create(table))
+    while groups and losses < ATTEMPTS:
+        snapshot = lake.open_or_create(table)
+        live = {file.name for file in snapshot.files}
+        chosen = [group for group in groups[:GROUPS_PER_COMMIT] if live.issuperset(file.name for file in group)]
+        if chosen and not lake.join(snapshot, chosen):
+            losses += 1
+            logger.info("A commit to %s lost to a writer's; trying again.", table.name)
+            time.sleep(secrets.randbelow(100 * 2**losses) / 1000)
+            continue
+        joined.files += sum(map(len, chosen))
+        joined.into += len(chosen)
+        joined.is_complete = joined.is_complete and len(chosen) == len(groups[:GROUPS_PER_COMMIT])
+        groups = groups[GROUPS_PER_COMMIT:]
+    joined.is_complete = joined.is_complete and not groups
+    return joined
+
+
+def _keep_retention(lake: Lake, table: Table) -> bool:
+    try:
+        lake.keep_retention(lake.open_or_create(table))
+    except CommitFailedError:
+        return False
+    return True
+
+
+def _checkpoint(snapshot: Snapshot) -> None:
+    """Lets whoever opens the table next begin at this version."""
+    if not snapshot.folder.has(f"{_LOG}/{snapshot.version:020}.checkpoint.parquet"):
+        with snapshot.folder.explained("write a checkpoint of"):
+            snapshot.delta.create_checkpoint()
+
+
+def _old_files(snapshot: Snapshot, retention_hours: int) -> list[StoredFile]:
+    """The table's data files that are in no version of the retention, and in nobody's hands."""
+    with snapshot.folder.explained("list"):
+        names = set(snapshot.delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True))
+    return [file for file in _data_files(snapshot) if file.name in names]
+
+
+def _data_files(snapshot: Snapshot) -> list[StoredFile]:
+    """What lies in the table's own folder and is data; the names that it hides begin with an underscore or a dot."""
+    return [
+        file
+        for file in snapshot.folder.stored()
+        if file.name.endswith(".parquet") and not file.name.startswith(("_", "."))
+    ]
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The files of a table's log."""
+
+    modified: dict[str, datetime]
+    """When each commit and checkpoint was written, by its name."""
+
+    @property
+    def names(self) -> set[str]:
+        return set(self.modified)
+
+    def versions(self, kind: str) -> dict[int, datetime]:
+        """When each was committed (`json`), or got its `checkpoint`."""
+        found = ((_LOG_FILE.fullmatch(name), time) for name, time in self.modified.items())
+        return {int(match[1]): time for match, time in found if match and match[2] == kind}
+
+    def current_at(self, horizon: datetime) -> int:
+        """The version that was current then, or the first after it that the log can still tell."""
+        commits, checkpoints = self.versions("json"), self.versions("checkpoint")
+        told = [version for version in commits if version >= min({0} & commits.keys() or checkpoints)]
+        return max((version for version in told if commits[version] <= horizon), default=min(told))
+
+    def expired(self, horizon: datetime) -> set[str]:
+        """What is older than the checkpoint that the version current at the horizon is read from."""
+        old = [version for version, time in self.versions("checkpoint").items() if time <= horizon]
+        return {
+            name for name, time in self.modified.items() if time <= horizon and int(name[:20]) < max(old, default=0)
+        }
+
+
+def _read_log(snapshot: Snapshot) -> _Log:
+    files = {file.name.removeprefix(f"{_LOG}/"): file.modified for file in snapshot.folder.stored(_LOG)}
+    return _Log({name: time for name, time in files.items() if _LOG_FILE.fullmatch(name)})
+
+
+def _take_stock(snapshot: Snapshot) -> Inventory:
+    stored = _data_files(snapshot)
+    return Inventory(
+        snapshot.version, len(snapshot.files), snapshot.size_bytes,
+        len(stored), sum(file.size_bytes for file in stored), len(_read_log(snapshot).modified),
+    )  # fmt: skip
+
+
+def _oldest_version(snapshot: Snapshot, log: _Log, horizon: datetime, gone: set[str]) -> int:
+    """The oldest version that can be read: the log tells of it, and all of its files are there.
+
+    Args:
+        snapshot: the newest; afterwards it is of that version.
+        log: the table's.
+        horizon: what was current then ought to be there.
+        gone: files that are to be deleted.
+    """
+    stored = {file.name for file in _data_files(snapshot)} - gone
+    for version in range(log.current_at(horizon), snapshot.version):
+        with snapshot.folder.explained("open an older version of"):
+            snapshot.delta.load_as_version(version)
+        if stored.issuperset(pa.table(snapshot.delta.get_add_actions())["path"].to_pylist()):
+            return version
+    return snapshot.version

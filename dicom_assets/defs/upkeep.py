@@ -1,0 +1,94 @@
+"""The job that keeps the tables small, as Dagster sees it: daily by itself, and from the launchpad as a dry run."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.upkeep import Upkeep, maintain
+from dicom_assets.core.schema import TABLES, Table
+from dicom_assets.defs.assets import POOL
+from dicom_assets.defs.failure import retrying
+
+UPKEEP_AT = "10 4 * * *"
+
+
+class UpkeepConfig(dg.Config):
+    """What the job may do."""
+
+    dry_run: bool = Field(True, description="Whether to tell only what would be done, and change nothing.")
+
+
+def build_upkeep(lake: Lake) -> dg.ScheduleDefinition:
+    """The job `maintain_lake` and its schedule: a step per table, so that hours can be written between two of them."""
+    ops = [_build_op(lake, table) for table in TABLES]
+
+    @dg.config_mapping
+    def for_every_step(config: UpkeepConfig) -> dict[str, Any]:
+        return {"ops": {op.name: {"config": {"dry_run": config.dry_run}} for op in ops}}
+
+    @dg.job(
+        name="maintain_lake",
+        description="Joins small files, deletes files and log entries that are older than DICOM_RETENTION_HOURS, and "
+        "tells what there is. Launched by hand it is a dry run, unless told otherwise.",
+        config=for_every_step,
+    )
+    def maintain_lake() -> None:
+        for op in ops:
+            op()
+
+    return dg.ScheduleDefinition(
+        job=maintain_lake,
+        cron_schedule=UPKEEP_AT,
+        execution_timezone="UTC",
+        run_config={"dry_run": False},
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
+def _build_op(lake: Lake, table: Table) -> dg.OpDefinition:
+    # Upkeep is right beside writers too. It waits for its turn since a commit that is lost is work done twice.
+    @dg.op(name=f"maintain_{table.name}", out=dg.Out(dg.Nothing), pool=POOL, tags={"dagster/compute_kind": "deltalake"})
+    def maintain_table(context: dg.OpExecutionContext, config: UpkeepConfig) -> dg.Output[None]:
+        """The upkeep of a table. What it did shows at the asset too, where numbers become plots."""
+        with retrying(context.retry_number):
+            done = maintain(lake, table, dry_run=config.dry_run)
+        if done is None:
+            context.log.info("%s has no table yet.", table.name)
+            return dg.Output(None, metadata={"dry_run": config.dry_run})
+        metadata = describe(done)
+        context.log.info("%s: %s", table.name, metadata)
+        if not done.is_complete:
+            context.log.warning("Writers were quicker: what is left of %s is done the next time.", table.name)
+        if not config.dry_run:
+            context.log_event(dg.AssetObservation(table.name, metadata=metadata))
+        return dg.Output(None, metadata={"dry_run": config.dry_run, **metadata})
+
+    return maintain_table
+
+
+def describe(done: Upkeep) -> dict[str, Any]:
+    """What was done, in numbers; of the table under the names that the events of runs have."""
+    before, after = done.before, done.after
+    return {
+        "table_version": after.version,
+        "table_files": after.live_files,
+        "table_files_before": before.live_files,
+        "table_size_bytes": after.live_bytes,
+        "table_size_bytes_before": before.live_bytes,
+        "files_joined": done.joined_files,
+        "files_joined_into": done.joined_into,
+        "files_removed": done.removed_files,
+        "bytes_removed": done.removed_bytes,
+        "stored_files": after.stored_files,
+        "stored_files_before": before.stored_files,
+        "stored_size_bytes": after.stored_bytes,
+        "stored_size_bytes_before": before.stored_bytes,
+        "log_files": after.log_files,
+        "log_files_before": before.log_files,
+        "log_files_removed": done.removed_log_files,
+        "oldest_version": done.oldest_version,
+        "oldest_version_since": done.oldest_since.isoformat(timespec="seconds"),
+        "is_complete": done.is_complete,
+    }

@@ -1,0 +1,54 @@
+"""`dicom-assets maintain`: the upkeep of all tables, told as a table."""
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table as Listing
+
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.core.schema import TABLES
+
+
+def maintain_all(console: Console, lake: Lake, *, dry_run: bool) -> int:
+    """Maintains one table after the other, and tells what that did; gives the exit code."""
+    listing = Listing(
+        "table", "files joined", "files removed", "files", "size", "on disk", "log entries", "readable since",
+        title="Dry run: this would be done" if dry_run else None, title_justify="left",
+    )  # fmt: skip
+    problems = []
+    for table in TABLES:
+        try:
+            done = maintain(lake, table, dry_run=dry_run)
+        except DicomAssetsError as error:
+            problems.append(f"{table.name}: {error}")
+            continue
+        if done is None:
+            listing.add_row(table.name, "[dim]no table yet[/]")
+            continue
+        before, after = done.before, done.after
+        if not done.is_complete:
+            problems.append(f"{table.name}: writers were quicker. Run this again; nothing is half-done.")
+        listing.add_row(
+            table.name,
+            f"{done.joined_files} into {done.joined_into}" if done.joined_files else "none",
+            f"{done.removed_files} ({decimal(done.removed_bytes)})" if done.removed_files else "none",
+            _change(str(before.live_files), str(after.live_files)),
+            _change(decimal(before.live_bytes), decimal(after.live_bytes)),
+            _change(_stored(before.stored_files, before.stored_bytes), _stored(after.stored_files, after.stored_bytes)),
+            _change(str(before.log_files), str(after.log_files)),
+            f"{done.oldest_since:%Y-%m-%d %H:%MZ} (version {done.oldest_version})",
+        )
+    console.print(listing)
+    console.print(f"Versions stay for {lake.retention_hours} hours (DICOM_RETENTION_HOURS, 48 at least).")
+    for problem in problems:
+        console.print(f"[red]Error:[/] {problem}", soft_wrap=True)
+    return 1 if problems else 0
+
+
+def _change(before: str, after: str) -> str:
+    return after if before == after else f"{before} → {after}"
+
+
+def _stored(files: int, size_bytes: int) -> str:
+    return f"{files} ({decimal(size_bytes)})"

@@ -1,0 +1,54 @@
+"""The upkeep of `study` in a process of its own that kills itself (SIGKILL) at its Nth boundary.
+
+A boundary lies before and after every file that is written or deleted, every commit, the checkpoint and the cleaning of
+the log. Prints how many there are when N is beyond the last: `killed_upkeep FOLDER N`.
+"""
+
+import os
+import signal
+import sys
+
+from deltalake import DeltaTable
+
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.parquet import Files
+from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.schema import STUDY
+from dicom_assets_tests.adapters.lakes import build_lake
+
+RETENTION = 100
+STEPS = [
+    (Files, "_write_file"),
+    (Files, "_delete_file"),
+    (Lake, "_commit"),
+    (Lake, "keep_retention"),
+    (DeltaTable, "create_checkpoint"),
+    (DeltaTable, "cleanup_metadata"),
+]
+
+
+def main(folder: str, fatal: int) -> None:
+    passed = 0
+
+    def boundary() -> None:
+        nonlocal passed
+        if passed == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        passed += 1
+
+    for owner, name in STEPS:
+        original = getattr(owner, name)
+
+        def guarded(self, *args, original=original):
+            boundary()
+            result = original(self, *args)
+            boundary()
+            return result
+
+        setattr(owner, name, guarded)
+    maintain(build_lake(folder, retention_hours=RETENTION), STUDY)
+    print(passed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
