@@ -21,8 +21,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 CACHE = Path(__file__).parent / ".cache"
-START = datetime(2026, 3, 1, tzinfo=UTC)
-FORMAT = 2
+START = datetime(2025, 3, 1, tzinfo=UTC)
+FORMAT = 3
 """Of the cached files; another number renders all feeds anew."""
 
 _SERIES_PER_STUDY = 2
