@@ -24,7 +24,7 @@ PYTEST := $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --maxproces
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-deep azurite spark bench bench-full check format lint types definitions docs docs-check screenshots clean clean-demo
+.PHONY: help demo dev test test-deep azurite spark bench bench-full check format lint types definitions docs docs-check notebooks screenshots clean clean-demo
 .NOTPARALLEL: # the tests come last in `check`, so that their result is the last thing to be read
 
 help: ## List the targets
@@ -101,12 +101,15 @@ docs: $(READY) ## Write the generated parts of the README and docs/
 docs-check: $(READY) ## Check that the generated parts are fresh
 	@$(BIN)/python docs/generate.py --check
 
+notebooks: $(READY) ## Run the notebooks in examples/ on a made-up lakehouse, and save them with their pictures
+	@$(BIN)/python -m examples.run
+
 screenshots: $(READY) ## Take the README's pictures of Dagster's UI anew (needs Chromium)
 	@REQUIRE_BROWSER=1 $(BIN)/pytest dicom_assets_tests/ui
 	@cp dicom_assets_tests/ui/.screenshots/asset-graph.png dicom_assets_tests/ui/.screenshots/failed-check.png docs/images
 
 clean-demo: ## Delete what `make demo` and `make dev` keep: in ./data, and Dagster's history in ./.dagster
-	@rm -rf data/service data/dicom data/dev .dagster
+	@rm -rf data/service data/dicom data/dev data/lakehouse .dagster
 
 clean: ## Delete the environment and all caches, not the demo
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* .tmp_dagster_home_* dist .cache bench/.cache \
