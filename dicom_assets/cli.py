@@ -82,12 +82,16 @@ def _first_hour(start: str | None, hours: int) -> datetime:
     """The hour in which changes begin."""
     if start is None:
         return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
+    return _parse_time(start, "--start")
+
+
+def _parse_time(text: str, option: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(start)
+        moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise typer.BadParameter("not an ISO 8601 time such as 2026-03-01T00:00Z", param_hint="--start") from error
+        raise typer.BadParameter("not an ISO 8601 time such as 2026-03-01T00:00Z", param_hint=option) from error
     if moment.tzinfo is None:
-        raise typer.BadParameter("the time needs a zone, such as 2026-03-01T00:00Z", param_hint="--start")
+        raise typer.BadParameter("the time needs a zone, such as 2026-03-01T00:00Z", param_hint=option)
     return moment.astimezone(UTC)
 
 
@@ -300,6 +304,53 @@ def doctor(
             console.print(report.describe(finding), highlight=False, soft_wrap=True)
     typer.echo(report.to_json(findings) if as_json else f"\n{report.summarize(findings)}")
     sys.exit(0 if report.is_healthy(findings) else 1)
+
+
+_Hour = Annotated[str | None, typer.Option(help="ISO 8601 time with zone, at a full hour.")]
+
+
+@app.command()
+def adopt(
+    *,
+    since: _Hour = None,
+    until: _Hour = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="First have Dagster forget every hour: the lake was lost or is older.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what Dagster would be told, and tell nothing.")
+    ] = False,
+) -> None:
+    """Tell a new Dagster instance (DAGSTER_HOME) which hours are in the lake, so that they are not read again."""
+    import os
+
+    from rich.console import Console
+
+    from dicom_assets.adopt import run_adopt
+    from dicom_assets.settings import load_settings
+
+    range_ = [None if text is None else _full_hour(text, name) for text, name in ((since, "since"), (until, "until"))]
+    try:
+        run_adopt(
+            Console(),
+            load_settings(os.environ),
+            home=os.environ.get("DAGSTER_HOME"),
+            now=lambda: datetime.now(UTC),
+            since=range_[0],
+            until=range_[1],
+            forgetting=forget,
+            dry_run=dry_run,
+        )
+    except KeyboardInterrupt:
+        typer.echo("Stopped half-way. Run it again (without --forget), and it goes on with the rest.", err=True)
+        sys.exit(130)
+
+
+def _full_hour(text: str, option: str) -> datetime:
+    moment = _parse_time(text, f"--{option}")
+    if moment != moment.replace(minute=0, second=0, microsecond=0):
+        raise typer.BadParameter("hours of the lake are full hours of UTC", param_hint=f"--{option}")
+    return moment
 
 
 app.add_typer(reading_commands)

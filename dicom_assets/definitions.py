@@ -21,6 +21,7 @@ from dicom_assets.defs.fabric import build_fabric_jobs
 from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
+from dicom_assets.defs.same_lake import require_same_lake
 from dicom_assets.defs.upkeep import build_upkeep
 from dicom_assets.defs.watch import build_watch
 from dicom_assets.doctor.examination import CHECKS, examine
@@ -72,6 +73,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
         ),
         lambda: open_impatient_client(settings, auth()),
         now,
+        partial(require_same_lake, lake=lake),
     )
     return dg.Definitions(
         assets=assets,

@@ -19,11 +19,13 @@ from rich.text import Text
 
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.connections import build_lake
-from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.core.errors import DicomAssetsError, LakeLostError
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions
+from dicom_assets.defs.adoption import forget
 from dicom_assets.defs.io_manager import numbers_of_run
 from dicom_assets.defs.partitions import PARTITION_FORMAT
+from dicom_assets.defs.same_lake import require_same_lake
 from dicom_assets.embedded import Day, fill, open_service, point_at, prepare_home, refuse_foreign_tables
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
@@ -149,6 +151,7 @@ def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -
     totals = Totals()
     with dg.DagsterInstance.from_config(str(home)) as instance:
         _free_slots(instance)
+        _forget_other_tables(instance, settings)
         for first in range(0, day.hours, HOURS_PER_RUN):
             last = min(first + HOURS_PER_RUN, day.hours) - 1
             keys = [f"{day.start + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (first, last)]
@@ -187,6 +190,14 @@ def _free_slots(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(unfinished):
         instance.report_run_canceled(run, "Its process ended before it did.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _forget_other_tables(instance: dg.DagsterInstance, settings: Settings) -> None:
+    """Has Dagster forget the hours of tables that are not there any more; all hours are run in any case."""
+    try:
+        require_same_lake(instance, build_lake(settings))
+    except LakeLostError:
+        forget(instance, [table.name for table in TABLES])
 
 
 def _versions(lake: Lake) -> list[int | None]:

@@ -17,6 +17,7 @@ from dicom_assets.core.agreement import (
     compare_rows,
     count_by_series,
     count_doubled,
+    disagreeing_studies,
     expect_series,
     expect_studies,
 )
@@ -78,10 +79,31 @@ def audit(lake: Lake) -> dict[str, Agreement]:
         feed, instances = _compare_with_feed(lake, studies)
         found[CHANGE_FEED.name] += feed
         found[INSTANCE.name] += instances
-        found[FILE_INDEX.name] += _compare_all_files(lake, studies)
+        found[FILE_INDEX.name] += compare_files(*_read_files(lake, studies))
         for table in (SERIES, STUDY):
             found[table.name] += compare_rows(*_read_counts(lake, table, studies), table.key)
     return found
+
+
+def find_disagreeing(lake: Lake) -> dict[str, pa.Array]:
+    """UIDs of the studies in which a table does not agree with what it is made from, by table.
+
+    Of `change_feed` those with an entry that has more than one row. What an audit counts, told by study; it costs the
+    same.
+    """
+    found: dict[str, list[pa.Array]] = {table.name: [pa.array([], pa.string())] for table in TABLES}
+    for studies in _groups_of_studies(lake):
+        entries, live, instances = _read_law(lake, studies)
+        once = entries.group_by([_UID, "sequence"]).aggregate([]).select([_UID, "sequence"])
+        pairs = {
+            CHANGE_FEED.name: (once, entries.select(once.column_names)),
+            INSTANCE.name: (live, instances),
+            **{table.name: _read_counts(lake, table, studies) for table in (SERIES, STUDY)},
+            FILE_INDEX.name: _read_files(lake, studies),
+        }
+        for name, pair in pairs.items():
+            found[name].append(disagreeing_studies(*pair))
+    return {name: pa.concat_arrays(parts) for name, parts in found.items()}
 
 
 def _groups_of_studies(lake: Lake) -> Iterator[pa.Array]:
@@ -99,11 +121,16 @@ def _groups_of_studies(lake: Lake) -> Iterator[pa.Array]:
 
 def _compare_with_feed(lake: Lake, studies: pa.Array) -> tuple[Agreement, Agreement]:
     """The law itself: of every instance the newest entry decides whether there is a row, and of which sequence."""
+    entries, live, rows = _read_law(lake, studies)
+    return count_doubled([entries], CHANGE_FEED.key), compare_rows(live, rows, INSTANCE.key)
+
+
+def _read_law(lake: Lake, studies: pa.Array) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """For some studies all entries, the keys and sequences that `instance` ought to hold, and those that it holds."""
     entries = _read_table(lake, CHANGE_FEED, _DECIDING, studies)
     newest = newest_entries(entries)
     live = newest.filter(is_live(newest)).select([*INSTANCE.key, "sequence"])
-    rows = _read_table(lake, INSTANCE, tuple(live.column_names), studies)
-    return count_doubled([entries], CHANGE_FEED.key), compare_rows(live, rows, INSTANCE.key)
+    return entries, live, _read_table(lake, INSTANCE, tuple(live.column_names), studies)
 
 
 def _read_counts(lake: Lake, table: Table, studies: pa.Array) -> tuple[pa.Table, pa.Table]:
@@ -130,11 +157,12 @@ def _count_files(
     return count(INSTANCE, (*columns, "filePath")), count(FILE_INDEX, columns)
 
 
-def _compare_all_files(lake: Lake, studies: pa.Array) -> Agreement:
+def _read_files(lake: Lake, studies: pa.Array) -> tuple[pa.Table, pa.Table]:
+    """For some studies the files by series that `file_index` ought to hold, and those that it holds."""
     columns = (*SERIES.key, "sequence")
     instances = _read(lake, INSTANCE, (*columns, "filePath"), studies)
     expected = add_up(count_by_series(rows.filter(pc.is_valid(rows["filePath"]))) for rows in instances)
-    return compare_files(expected, add_up(map(count_by_series, _read(lake, FILE_INDEX, columns, studies))))
+    return expected, add_up(map(count_by_series, _read(lake, FILE_INDEX, columns, studies)))
 
 
 def _read_table(lake: Lake, table: Table, columns: tuple[str, ...], studies: pa.Array) -> pa.Table:

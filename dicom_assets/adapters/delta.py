@@ -100,6 +100,8 @@ class Written:
     file_count: int = 0
     seconds: "Counter[str]" = field(default_factory=Counter)
     """By stage: derive, merge, commit, join (of small files). Lost attempts count too."""
+    table_id: str = ""
+    """Of the table, given to it when it was created."""
 
 
 class Snapshot:
@@ -127,6 +129,11 @@ class Snapshot:
     def version(self) -> int:
         """The Delta version."""
         return self.delta.version()
+
+    @property
+    def table_id(self) -> str:
+        """What tells the table from one that was created in its place; copies and restored ones have the same."""
+        return str(self.delta.metadata().id)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -335,7 +342,7 @@ class Lake:
                     final = self._join_small_files(self._refresh(snapshot)) if commits else snapshot
                 return Written(
                     final.version, inserted, updated, deleted, commits, conflicts, bytes_written,
-                    final.row_count, final.size_bytes, len(final.files), seconds,
+                    final.row_count, final.size_bytes, len(final.files), seconds, final.table_id,
                 )  # fmt: skip
         raise CommitConflictError(
             f"Could not write {self.uri(table)}: other writers or moving sources won {ATTEMPTS} attempts. Run fewer "

@@ -154,9 +154,18 @@ class DicomService:
         Raises:
             ServiceError: as `fetch_pages`, but for FeedMovedError.
         """
+        return len(self.fetch_end(entries, window)) == min(entries, 1)
+
+    def fetch_end(self, entries: int, window: Window) -> list[Entry]:
+        """The last entry of a window that has that many entries; two or none where it has more or fewer.
+
+        Of a window that must be empty: nothing, or what it has, two entries at most. One request in any case.
+
+        Raises:
+            ServiceError: as `fetch_pages`, but for FeedMovedError.
+        """
         with self._reading() as stop:
-            last = self._fetch_page(window, max(0, entries - 1), 2, False, stop)
-        return len(last) == min(entries, 1)
+            return self._fetch_page(window, max(0, entries - 1), 2, False, stop)
 
     def _fetch_part(
         self, window: Window, seen: dict[int, datetime], *, include_metadata: bool

@@ -10,6 +10,7 @@ from dicom_assets.core.merge import key_ids
 from dicom_assets.core.schema import SERIES, STUDY
 
 ROWS, SEQUENCES = "rows", "sequences"
+_SIDE = "_side"
 _COUNTS = pa.schema([*(SERIES.schema.field(name) for name in SERIES.key), (ROWS, pa.int64()), (SEQUENCES, pa.int64())])
 
 
@@ -109,6 +110,19 @@ def compare_files(expected: pa.Table, actual: pa.Table) -> Agreement:
         orphans=pc.sum(pc.max_element_wise(pc.negate(lack), 0)).as_py() or 0,
         different=_count_true(same_count),
     )
+
+
+def disagreeing_studies(expected: pa.Table, actual: pa.Table) -> pa.Array:
+    """UIDs of the studies in which rows are not what they ought to be, in whatever way.
+
+    Args:
+        expected: at least `studyInstanceUid`, and all that must be equal.
+        actual: the same columns.
+    """
+    sides = [rows.append_column(_SIDE, pa.repeat(side, len(rows))) for rows, side in ((expected, 1), (actual, -1))]
+    both = pa.concat_tables(sides, promote_options="permissive")  # whether a column may be null is no difference
+    sums = both.group_by(expected.column_names).aggregate([(_SIDE, "sum")])
+    return pc.unique(sums.filter(pc.not_equal(sums[f"{_SIDE}_sum"], 0))[STUDY.key[1]])
 
 
 def count_doubled(rows: Iterable[pa.Table], key: tuple[str, ...]) -> Agreement:

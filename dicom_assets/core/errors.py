@@ -13,6 +13,8 @@
     ├── LakeError                the Delta tables
     │   ├── LakeUnavailableError     storage refuses, or cannot be reached or written
     │   ├── ForeignTableError        a table under our name that is not ours
+    │   ├── LakeLostError            the lake is not the one that Dagster's history is of
+    │   ├── OtherServiceError        the service does not know what the lake holds
     │   ├── CommitConflictError      other writers won every attempt
     │   ├── LakeQueryError           a query that the tables cannot answer
     │   ├── VersionGoneError         a version of a table that there is not, or no more
@@ -81,6 +83,14 @@ class LakeRefusedError(LakeUnavailableError):
 
 class ForeignTableError(LakeError):
     """A table lies under our name that is not ours, or has a column of another type than ours."""
+
+
+class LakeLostError(LakeError):
+    """The tables are not there, or older, or others than those that Dagster's history is of."""
+
+
+class OtherServiceError(LakeError):
+    """The service does not know entries that the lake holds."""
 
 
 class CommitConflictError(LakeError):

@@ -24,6 +24,7 @@ from dicom_assets.defs.observed import Observed, Reading
 from dicom_assets.defs.progress import Progress
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.resume import find_remaining
+from dicom_assets.defs.same_lake import require_same_lake
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 """What an asset gives: its rows, and what its checks found once they were stored."""
@@ -100,6 +101,7 @@ def build_assets(
         selection = context.run.asset_selection  # none or empty: all assets
         decodes = not selection or dg.AssetKey("instance") in selection
         with retrying(context.retry_number):
+            require_same_lake(context.instance, lake, [tables["change_feed"]])
             remaining = find_remaining(context, dicom_service.now())
             with dicom_service.open_client() as client:
                 reading = Reading(

@@ -35,6 +35,7 @@ def build_automation(
     automation: Automation,
     open_service: Callable[[], AbstractContextManager[Service]],
     now: Callable[[], datetime],
+    check_lake: Callable[[dg.DagsterInstance], None],
 ) -> tuple[Any, list[dg.SensorDefinition]]:
     """The job of all assets, and the sensors that are not turned off by a setting.
 
@@ -43,6 +44,7 @@ def build_automation(
         automation: how much runs by itself.
         open_service: a client that soon gives up: a tick has a minute.
         now: the time, with a zone.
+        check_lake: raises what is wrong with the lake.
     """
     job = dg.define_asset_job(
         JOB, selection=list(assets), description="All tables, for an hour or a range of hours of the change feed."
@@ -62,6 +64,7 @@ def build_automation(
                 hours=automation.hours,
                 limits=automation.catch_up,
                 ask_service=ask_service,
+                check_lake=check_lake,
                 now=now,
                 running=automation.has_service,
             )
@@ -74,6 +77,7 @@ def build_automation(
                 keys[0],
                 hours=automation.hours,
                 open_service=open_service,
+                check_lake=check_lake,
                 now=now,
                 interval_seconds=automation.interval_seconds,
                 look_back=automation.look_back,

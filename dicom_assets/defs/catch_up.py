@@ -107,6 +107,7 @@ def build_catch_up(
     hours: Hours,
     limits: Limits,
     ask_service: Callable[[], object],
+    check_lake: Callable[[dg.DagsterInstance], None],
     now: Callable[[], datetime],
     running: bool,
 ) -> dg.SensorDefinition:
@@ -118,6 +119,7 @@ def build_catch_up(
         hours: which there are, and when they are due.
         limits: how much it asks for.
         ask_service: one cheap request; raises what is wrong with the service.
+        check_lake: raises what is wrong with the lake.
         now: the time, with a zone.
         running: whether it is on until a person turns it off.
     """
@@ -151,10 +153,13 @@ def build_catch_up(
         if spans and not taken:
             told = f"{_count(len(situation.wanted))} wait until one of {in_flight} runs has ended; {told}"
         if taken:
+            waited_for = "the lake"
             try:
+                check_lake(context.instance)
+                waited_for = "the DICOM service"
                 ask_service()
             except DicomAssetsError as error:
-                taken, told = [], f"{_count(len(situation.wanted))} wait for the DICOM service. {error}"
+                taken, told = [], f"{_count(len(situation.wanted))} wait for {waited_for}. {error}"
         told = told or f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
         look_at = (
             moment if spans or cursor.checked != until else min(hours.due_at(until), situation.next_change(moment))

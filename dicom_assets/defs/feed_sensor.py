@@ -97,6 +97,7 @@ def build_feed_sensor(
     *,
     hours: Hours,
     open_service: Callable[[], AbstractContextManager[Service]],
+    check_lake: Callable[[dg.DagsterInstance], None],
     now: Callable[[], datetime],
     interval_seconds: int,
     look_back: timedelta,
@@ -111,6 +112,7 @@ def build_feed_sensor(
         feed: the one of them that counts an hour's entries.
         hours: which there are, and when they are due.
         open_service: a client that soon gives up.
+        check_lake: raises what is wrong with the lake.
         now: the time, with a zone.
         interval_seconds: between two ticks, at least.
         look_back: how long an hour is watched for late entries after it was due.
@@ -149,6 +151,8 @@ def build_feed_sensor(
                     new, cursor = _look_at_open_hours(look, hours, cursor, latest)
                 if sweeping:
                     late, cursor = _sweep(look, hours, cursor, look_back)
+            if new or late:
+                check_lake(context.instance)
         except DicomAssetsError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         asked_for = [(Reason.NEW, new), (Reason.LATE, late - new)]

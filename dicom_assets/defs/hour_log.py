@@ -20,7 +20,7 @@ LONGEST_WAIT = timedelta(hours=6)
 ABANDONED_AFTER = timedelta(hours=1)
 """A run that was created and not launched for so long: the daemon died in between, and no longer means to launch it."""
 
-_RUNS_PER_QUERY = 500
+_RUNS_PER_QUERY = _EVENTS_PER_QUERY = 500
 _UNFINISHED = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
 
 
@@ -87,10 +87,20 @@ class HourLog:
 
     def row_count(self, asset: dg.AssetKey, hour: datetime) -> int:
         """The rows of an hour, as counted when it was last materialised; 0 where nothing is known of it."""
-        record = self._last_materialization(asset, hour)
-        metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
-        value = metadata.get("dagster/partition_row_count")
-        return value.value or 0 if isinstance(value, dg.IntMetadataValue) else 0
+        return _row_count(self._last_materialization(asset, hour))
+
+    def row_counts(self, asset: dg.AssetKey) -> dict[datetime, int]:
+        """The same of every hour that was materialised."""
+        latest = self._latest(asset, dg.DagsterEventType.ASSET_MATERIALIZATION, None)
+        ordered = sorted(latest.values())
+        counts: dict[datetime, int] = {}
+        for at in range(0, len(ordered), _EVENTS_PER_QUERY):
+            chunk = ordered[at : at + _EVENTS_PER_QUERY]
+            wanted = dg.AssetRecordsFilter(asset, storage_ids=chunk)
+            for record in self.instance.fetch_materializations(wanted, limit=len(chunk)).records:
+                if record.partition_key and (hour := _parse(record.partition_key)) is not None:
+                    counts[hour] = _row_count(record)
+        return counts
 
     def backfilled(self, graph: BaseAssetGraph[Any]) -> set[datetime]:
         """Hours of backfills that are not finished: their runs may be still to come."""
@@ -158,6 +168,12 @@ def _attempt(record: dg.RunRecord, now: datetime) -> Attempt:
         number=number,
         retry_at=ended + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(number - 1, 10)),
     )
+
+
+def _row_count(record: dg.EventLogRecord | None) -> int:
+    metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
+    value = metadata.get("dagster/partition_row_count")
+    return value.value or 0 if isinstance(value, dg.IntMetadataValue) else 0
 
 
 def _hours(keys: Iterable[str]) -> set[datetime]:

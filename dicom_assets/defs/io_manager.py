@@ -25,6 +25,7 @@ from dicom_assets.defs.partitions import partition_key, to_window
 from dicom_assets.defs.preview import build_preview
 from dicom_assets.defs.progress import Writing
 from dicom_assets.defs.resume import record_hours
+from dicom_assets.defs.same_lake import TABLE_ID, TABLE_VERSION
 
 RANGE = "range"
 """Under this the last partition of a range tells what the run did for all of them."""
@@ -164,11 +165,12 @@ def _describe(results: list[Written]) -> dict[str, Any]:
     }
 
 
-def _describe_table(last: Written) -> dict[str, int]:
+def _describe_table(last: Written) -> dict[str, Any]:
     """The table after the writes."""
     return {
         "dagster/row_count": last.row_count,
-        "table_version": last.version,
+        TABLE_VERSION: last.version,
+        TABLE_ID: last.table_id,
         "table_size_bytes": last.size_bytes,
         "table_files": last.file_count,
     }

@@ -11,10 +11,12 @@ import dagster as dg
 
 from dicom_assets.adapters.agreement import audit
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.core.errors import LakeLostError
 from dicom_assets.core.schema import TABLES
 from dicom_assets.defs.checks import SPECS, describe_agreement
 from dicom_assets.defs.freshness import allowed_lateness
 from dicom_assets.defs.partitions import partition_key
+from dicom_assets.defs.same_lake import REMEDY, find_lost_hours, require_same_lake
 
 AUDIT_AT = "40 3 * * *"
 
@@ -47,6 +49,11 @@ def build_audit(lake: Lake) -> dg.JobDefinition:
     @dg.op(out=dg.Out(dg.Nothing))
     def audit_all_rows(context: dg.OpExecutionContext) -> None:
         """Reads all keys, some files at a time, and writes nothing."""
+        try:
+            require_same_lake(context.instance, lake)
+        except LakeLostError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        lost = _describe_lost(find_lost_hours(context.instance, lake))
         found = audit(lake)
         disagreeing = [name for name, agreement in found.items() if not agreement.is_complete]
         busy = bool(disagreeing) and _is_another_run_under_way(context)
@@ -63,6 +70,8 @@ def build_audit(lake: Lake) -> dg.JobDefinition:
                 )
             )
             context.log.info("%s: %s %s", name, description, describe_agreement(agreement))
+        if lost:
+            raise dg.Failure(f"{lost} {REMEDY}", allow_retries=False)
         if disagreeing and not busy:
             raise dg.Failure(
                 f"The audit found rows that do not agree in {', '.join(disagreeing)}. {_explain(busy)}",
@@ -72,8 +81,9 @@ def build_audit(lake: Lake) -> dg.JobDefinition:
 
     @dg.job(
         name="audit_lake",
-        description="Holds all rows of the lake against those they are made from. Reads every key, so it takes minutes "
-        "where there are tens of millions of instances. What it finds shows at the assets' checks.",
+        description="Holds all rows of the lake against those they are made from, and against what Dagster has seen "
+        "stored. Reads every key, so it takes minutes where there are tens of millions of instances. What it finds "
+        "shows at the assets' checks.",
     )
     def audit_lake() -> None:
         audit_all_rows()
@@ -127,6 +137,16 @@ def build_freshness_job(
 def _is_materialised(instance: dg.DagsterInstance, asset: str, hour: str) -> bool:
     wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[hour])
     return bool(instance.fetch_materializations(wanted, limit=1).records)
+
+
+def _describe_lost(hours: list[datetime]) -> str | None:
+    if not hours:
+        return None
+    first, last = (f"{hour:%Y-%m-%d %H:%MZ}" for hour in (hours[0], hours[-1]))
+    return (
+        f"change_feed lacks entries that were stored, of {len(hours):,} hours between {first} and {last}: they were "
+        "deleted, or the table is another one, or restored to an earlier version."
+    )
 
 
 def _explain(busy: bool) -> str:

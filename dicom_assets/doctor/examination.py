@@ -45,6 +45,7 @@ CHECKS = (
     Check("dagster.home", orchestration.check_home),
     Check("dagster.storage", orchestration.check_storage, ("dagster.home",)),
     Check("dagster.pool", orchestration.check_pool, ("dagster.storage",)),
+    Check("dagster.lake", orchestration.check_lake, ("lake.reach", "dagster.storage")),
     Check("dagster.daemons", orchestration.check_daemons, ("dagster.storage",)),
 )
 """In the order in which one would look; what a check needs comes before it."""

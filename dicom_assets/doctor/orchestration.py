@@ -77,6 +77,14 @@ def check_pool(surroundings: Surroundings) -> Finding:
     )
 
 
+def check_lake(surroundings: Surroundings) -> Finding:
+    """The tables are those that Dagster's history is of."""
+    from dicom_assets.defs.same_lake import require_same_lake
+
+    require_same_lake(surroundings.instance, surroundings.lake)
+    return Finding("dagster.lake", Status.GREEN, "The tables are those that Dagster's history is of, and not older")
+
+
 def check_daemons(surroundings: Surroundings) -> Finding:
     """All daemons that Dagster needs gave a sign of life."""
     statuses = surroundings.instance.get_daemon_statuses()

@@ -4,7 +4,7 @@ import pytest
 from deltalake import write_deltalake
 
 from dicom_assets.adapters import agreement
-from dicom_assets.adapters.agreement import audit, compare_instances, compare_touched
+from dicom_assets.adapters.agreement import audit, compare_instances, compare_touched, find_disagreeing
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import HoursOf, InstancesOfWindow
 from dicom_assets.core.agreement import Agreement
@@ -135,6 +135,7 @@ def test_lake_without_tables_agrees_and_stays_without(tmp_path):
 @pytest.mark.parametrize("files_at_once", [1, 25])
 def test_audit_of_a_right_lake_sees_every_row_once(lake, files_at_once, monkeypatch):
     monkeypatch.setattr(agreement, "FILES_AT_ONCE", files_at_once)
+    assert disagreeing(lake) == {}
     found = audit(lake)
     assert {name: (each.expected, each.faults) for name, each in found.items()} == {
         "change_feed": (6, 0),
@@ -164,12 +165,20 @@ def test_audit_finds_the_row_that_is_missing(lake, table, predicate, found):
     assert wrong.keys() == found.keys()
     for name, kind in found.items():
         assert getattr(wrong[name], kind) == wrong[name].faults == 1
+    study = "2" if "Delete" in predicate or predicate.endswith("'2'") else "1"
+    assert disagreeing(lake) == {name: [study] for name in found}
+
+
+def disagreeing(lake: Lake) -> dict[str, list[str]]:
+    """The studies in which tables disagree, of those that do."""
+    return {name: studies.to_pylist() for name, studies in find_disagreeing(lake).items() if len(studies)}
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_audit_finds_the_row_that_is_there_twice(lake, table):
     double(lake, table)
     assert not audit(lake)[table.name].is_complete
+    assert table.name in disagreeing(lake)
 
 
 def test_audit_finds_rows_of_a_study_that_no_other_table_knows(lake):
@@ -178,3 +187,4 @@ def test_audit_finds_rows_of_a_study_that_no_other_table_knows(lake):
     found = audit(lake)
     assert (found["study"].orphans, found["file_index"].orphans) == (1, 0)
     assert found["instance"].is_complete
+    assert disagreeing(lake) == {"study": ["2"]}

@@ -7,7 +7,9 @@ import dagster as dg
 import pytest
 from starlette.responses import Response
 
+from dicom_assets.connections import build_lake
 from dicom_assets.core.change_feed import HOUR
+from dicom_assets.core.schema import TABLES
 from dicom_assets.defs import feed_sensor
 from dicom_assets_tests.defs.ticks import RANGE, key, open_automation
 from dicom_assets_tests.law.world import START
@@ -146,9 +148,12 @@ def test_a_late_entry_in_an_hour_that_is_being_run_is_looked_at_again_later(worl
 def test_many_hours_are_asked_about_over_several_ticks_with_few_questions_each(world, monkeypatch):
     monkeypatch.setattr(feed_sensor, "QUESTIONS_PER_TICK", 4)
     count = 10
-    for hour in range(count):
-        for name in ("change_feed", "instance", "series", "study", "file_index"):
-            event = dg.AssetMaterialization(name, partition=key(hour), metadata={"dagster/partition_row_count": 0})
+    for table in TABLES:
+        build_lake(world.load_settings()).open_or_create(table)
+        for hour in range(count):
+            event = dg.AssetMaterialization(
+                table.name, partition=key(hour), metadata={"dagster/partition_row_count": 0}
+            )
             world.instance.report_runless_asset_event(event)
     world.store(1.5, 1)
     world.set_clock(count + 1)

@@ -77,7 +77,7 @@ def test_output_is_stored_and_told(lake, value):
     assert [row["studyInstanceUid"] for row in read(lake)] == ["1", "2"]
     assert metadata.keys() == {
         "dagster/row_count", "rows_inserted", "rows_updated", "rows_deleted", "commits", "commits_lost",
-        "bytes_written", "table_version", "table_size_bytes", "table_files",
+        "bytes_written", "table_version", "table_id", "table_size_bytes", "table_files",
         "seconds/derive", "seconds/merge", "seconds/commit", "seconds/join", "seconds/cpu",
     }  # fmt: skip
     assert (metadata["dagster/row_count"], metadata["rows_inserted"]) == (2, 2)

@@ -1,0 +1,234 @@
+"""`dicom-assets adopt`: a Dagster instance that knows nothing is told which hours are in the lake.
+
+An hour is told of only where that is proved: the service counts as many entries of it as the lake holds, and its
+studies agree in all tables. Other hours are left to the sensors; to read an hour again changes nothing in the tables.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table as Grid
+
+from dicom_assets.adapters.agreement import find_disagreeing
+from dicom_assets.adapters.coverage import count_stored, find_complete, find_hours
+from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.connections import build_lake, open_client
+from dicom_assets.core.change_feed import Window
+from dicom_assets.core.errors import CommitConflictError, LakeError, LakeLostError, SettingsError, UnknownHourError
+from dicom_assets.core.finding import Status
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
+from dicom_assets.defs.adoption import Adoption, find_busy, find_known, forget, tell
+from dicom_assets.defs.hour_runs import Span, build_spans
+from dicom_assets.defs.partitions import Hours
+from dicom_assets.doctor.orchestration import check_home
+from dicom_assets.doctor.surroundings import Surroundings
+from dicom_assets.settings import Settings
+
+NAMES = [table.name for table in TABLES]
+_SPANS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What Dagster is to be told of the hours of a window, and what is to become of the others."""
+
+    window: Window
+    adoptions: list[Adoption] = field(default_factory=list)
+    known: frozenset[datetime] = frozenset()
+    """Hours that Dagster takes for done in every asset."""
+    busy: frozenset[datetime] = frozenset()
+    """Hours of runs that wait or run."""
+    behind: frozenset[datetime] = frozenset()
+    """Hours of which the service has more entries than the lake."""
+    torn: frozenset[datetime] = frozenset()
+    """Hours that some table does not agree about."""
+    disagreeing: dict[str, int] = field(default_factory=dict)
+    """By table that does not agree with what it is made from, or is not there: in how many studies."""
+
+    @property
+    def told(self) -> frozenset[datetime]:
+        """Hours that Dagster is to be told of, in some asset at least."""
+        return frozenset[datetime]().union(*(each.hours for each in self.adoptions))
+
+
+def run_adopt(
+    console: Console,
+    settings: Settings,
+    *,
+    home: str | None,
+    now: Callable[[], datetime],
+    since: datetime | None = None,
+    until: datetime | None = None,
+    forgetting: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Tells the Dagster instance of a home what is in the lake, and says so.
+
+    Args:
+        console: to say it on.
+        settings: name the service, the lake and the first hour.
+        home: DAGSTER_HOME.
+        now: the time, with a zone.
+        since: the first hour to look at; without, the first there is.
+        until: the end of the last one; without, and at most, that of the last hour that is due.
+        forgetting: whether Dagster is to forget first every hour that it knows.
+        dry_run: whether nothing is told, nor forgotten.
+
+    Raises:
+        DicomAssetsError: DAGSTER_HOME cannot be used; there is no lake, it is another service's, or is being written.
+    """
+    finding = check_home(Surroundings(lambda: settings, now, dagster_home=home))
+    if finding.status is Status.RED:
+        raise SettingsError(f"{finding.found}. {finding.remedy}.")
+    if forgetting and (since or until):
+        raise SettingsError("--forget is about every hour: Dagster cannot forget some of them. Leave the range out.")
+    window = _choose_window(settings, now(), since, until)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        plan = make_plan(settings, instance, window, now(), forgetting=forgetting)
+        _show(console, plan)
+        if dry_run:
+            console.print("Nothing was told: this was a dry run.")
+            return
+        if forgetting:
+            forget(instance, NAMES)
+            console.print("Dagster has forgotten what it knew of hours.")
+        if plan.told:
+            with Progress(console=console) as progress:
+                task = progress.add_task("Telling Dagster", total=len(plan.told))
+                for done in tell(instance, plan.adoptions):
+                    progress.update(task, completed=done)
+        console.print(f"Dagster was told of {len(plan.told):,} hours.")
+
+
+def make_plan(
+    settings: Settings, instance: dg.DagsterInstance, window: Window, now: datetime, *, forgetting: bool = False
+) -> Plan:
+    """Looks at Dagster, the lake and the service, and changes nothing.
+
+    Raises:
+        LakeError: there is no lake to tell of, it is another service's, or it is being written.
+        ServiceError: the service cannot be asked.
+    """
+    lake = build_lake(settings)
+    known = find_known(instance, [] if forgetting else NAMES)
+    known = {name: known.get(name, set()) for name in NAMES}
+    busy = find_busy(instance, NAMES, now)
+    if forgetting and busy:
+        raise CommitConflictError(
+            f"{len(busy):,} hours are in runs that wait or run, and what these store would be forgotten. Wait until "
+            "they have ended, or cancel them, and stop the daemon meanwhile."
+        )
+    hours = {hour.start for hour in window.hours()}
+    done = set.intersection(*known.values()) & hours
+    tables = {table.name: lake.open(table) for table in TABLES}
+    feed = tables[CHANGE_FEED.name]
+    if feed is None:
+        if forgetting:
+            return Plan(window, behind=frozenset(hours))
+        raise LakeLostError(
+            f"There is no table at {lake.uri(CHANGE_FEED)}, so there is nothing to tell Dagster of. Check "
+            "DICOM_STORAGE_URL, DICOM_CONTAINER_NAME and DICOM_CHANGE_FEED_TABLE_PATH. If the lake is gone for good, "
+            "--forget has Dagster begin anew."
+        )
+    asked = hours - done - busy
+    stored = count_stored(feed, window)
+    with open_client(settings) as service:
+        complete = {
+            hour.start
+            for span in build_spans(asked, lambda _: len(asked))
+            for hour in find_complete(service, stored, span.window)
+        }
+    held, disagreeing = _hold_back(lake, feed, tables, complete) if complete else ({}, {})
+    entries = {hour: of_hour.entries for hour, of_hour in stored.items()}
+    adoptions = [
+        Adoption(
+            name,
+            frozenset(complete - held[name] - known[name]),
+            snapshot.version,
+            snapshot.table_id,
+            entries if name == CHANGE_FEED.name else None,
+        )
+        for name, snapshot in tables.items()
+        if snapshot is not None and complete
+    ]
+    _require_unmoved(lake, tables)
+    torn = frozenset(set[datetime]().union(*(held[name] - known[name] for name in held)))
+    return Plan(
+        window, adoptions, frozenset(done), frozenset(busy & hours), frozenset(asked - complete), torn, disagreeing
+    )
+
+
+def _hold_back(
+    lake: Lake, feed: Snapshot, tables: dict[str, Snapshot | None], complete: set[datetime]
+) -> tuple[dict[str, set[datetime]], dict[str, int]]:
+    """By asset the complete hours that it is not to be told of; and where tables disagree, in how many studies.
+
+    Raises:
+        LakeError: `change_feed` has an entry twice, so that its rows prove nothing.
+    """
+    disagreeing = find_disagreeing(lake)
+    if len(disagreeing.pop(CHANGE_FEED.name)):
+        raise LakeError(
+            "change_feed has several rows of the same entry: something else than this project wrote it. Restore it to "
+            "the version before (see docs/operations.md), then run this again. Dagster was told nothing."
+        )
+    held: dict[str, set[datetime]] = {CHANGE_FEED.name: set()}
+    for name, studies in disagreeing.items():
+        of_table = complete if tables[name] is None else find_hours(feed, studies) & complete
+        held[name] = of_table | held.get(INSTANCE.name, set())
+    return held, {name: len(studies) for name, studies in disagreeing.items() if len(studies) or tables[name] is None}
+
+
+def _require_unmoved(lake: Lake, tables: dict[str, Snapshot | None]) -> None:
+    for table in TABLES:
+        snapshot = tables[table.name]
+        if not lake.has_version(table, None if snapshot is None else snapshot.version):
+            raise CommitConflictError(
+                f"{table.name} was written while it was looked at, so that nothing is proved. Wait until runs have "
+                "ended, or stop the daemon, and run this again. Dagster was told nothing."
+            )
+
+
+def _choose_window(settings: Settings, now: datetime, since: datetime | None, until: datetime | None) -> Window:
+    delay = timedelta(minutes=settings.window_delay_minutes)
+    due = Hours(settings.first_hour, settings.end_time, delay).due_until(now)
+    start, end = since or settings.first_hour, min(due, until or due)
+    if settings.first_hour <= start < end:
+        return Window(start, end)
+    raise UnknownHourError(
+        f"There is no hour to look at between {start:%Y-%m-%d %H:%MZ} and {end:%Y-%m-%d %H:%MZ}. Hours begin with "
+        f"{settings.first_hour:%Y-%m-%d %H:%MZ} (DICOM_START_TIME), and the last one that is due ends at "
+        f"{due:%Y-%m-%d %H:%MZ}."
+    )
+
+
+def _show(console: Console, plan: Plan) -> None:
+    grid = Grid("hours", "which", "what becomes of them")
+    rows = [
+        (plan.known, "known to Dagster: left as they are"),
+        (plan.told - plan.torn, "in the lake, as many entries as the service has: Dagster is told"),
+        (plan.torn, f"tables do not agree ({', '.join(plan.disagreeing)}): left to be read"),
+        (plan.behind, "not in the lake, or the service has more entries: left to be read"),
+        (plan.busy, "in runs that wait or run: left to these"),
+    ]
+    for hours, what in rows:
+        if hours:
+            grid.add_row(f"{len(hours):,}", _describe(hours), what)
+    console.print(f"Hours of the lake, {plan.window}:")
+    console.print(grid)
+    for name, studies in plan.disagreeing.items():
+        console.print(
+            f"{name} does not agree with what it is made from in {studies:,} studies. Their hours are read again by "
+            "the sensors; if the nightly audit_lake still finds them, see docs/operations.md."
+        )
+
+
+def _describe(hours: Iterable[datetime]) -> str:
+    spans: list[Span] = build_spans(hours, lambda _: 10**9)
+    shown = [str(span.window) for span in spans[:_SPANS_SHOWN]]
+    more = len(spans) - len(shown)
+    return "\n".join([*shown, *([f"and {more:,} more ranges"] if more else [])])
