@@ -11,6 +11,7 @@ from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
 from dicom_assets.core.finding import Finding
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
@@ -53,7 +54,8 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
     choose_memory_pool()
     lake = build_lake(settings)
     memory = MemoryLimit(settings.max_memory_mb)
-    tables = {table.name: table for table in extend_tables(settings.extra_columns)}
+    profile = [HEALTHCARE_INSTANCE] if settings.table_profile else []
+    tables = {table.name: table for table in [*extend_tables(settings.extra_columns), *profile]}
     partitions = build_partitions(
         settings.first_hour, settings.end_time, with_open_hour=settings.sensor_interval_seconds > 0
     )

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, is_loopback
 from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, PROFILE
 from dicom_assets.core.schema import TABLES, Column, Grain
 
 _CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -287,7 +288,7 @@ def check_shortcut_target(value: str) -> str:
 
 def parse_fabric_tables(value: str) -> dict[str, str]:
     """The shortcut's name by the table's name, of `instance, series=ct_series`."""
-    known = [table.name for table in TABLES]
+    known = [table.name for table in (*TABLES, HEALTHCARE_INSTANCE)]
     names: dict[str, str] = {}
     for entry in value.split(","):
         table, _, name = (part.strip() for part in entry.partition("="))
@@ -305,11 +306,11 @@ def check_fabric_tables(value: str) -> str:
     return value
 
 
-def refuse_profile(value: str) -> str:
-    """No layout but our own is available."""
-    raise ValueError(
-        f"the layout {_shown(value)} is not available in this version, which writes its own layout alone. Unset it."
-    )
+def check_profile(value: str) -> str:
+    """The one layout that is available beside our own."""
+    if value != PROFILE:
+        raise ValueError(f"there is no layout {_shown(value)}. Set {PROFILE}, or unset it for our own tables alone.")
+    return value
 
 
 def load_extra_columns(value: object) -> tuple[tuple[Column, Grain], ...]:

@@ -30,6 +30,7 @@ from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication
 from dicom_assets.adapters.fabric import FABRIC_SCOPE, FABRIC_URL
 from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
 from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import TABLES, Column, Grain
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,11 @@ class Settings(BaseModel):
     file_index_table_path: _TablePath = Field(
         "file_index", description="Path of the table `file_index` in the container."
     )
+    healthcare_instance_table_path: _TablePath = Field(
+        HEALTHCARE_INSTANCE.name,
+        description="Path of the table `healthcare_instance` in the container, where `DICOM_TABLE_PROFILE` asks for "
+        "it.",
+    )
     retention_hours: Annotated[
         int, _whole(1, 87_600, "old versions of the tables stay that long, at most 10 years")
     ] = Field(720, description="Hours for which old versions of the tables can still be read.")
@@ -157,8 +163,10 @@ class Settings(BaseModel):
     extra_columns: Annotated[tuple[tuple[Column, Grain], ...], PlainValidator(rules.load_extra_columns)] = Field(
         (), description="TOML or YAML file that lists columns of your own; see docs/columns.md."
     )
-    table_profile: Annotated[str | None, _text(rules.refuse_profile)] = Field(
-        None, description="Another layout of the tables; none is available in this version."
+    table_profile: Annotated[str | None, _text(rules.check_profile)] = Field(
+        None,
+        description="`healthcare-data-solutions`: one more table, `healthcare_instance`, in the layout that Fabric's "
+        "healthcare data solutions are fed with; see docs/healthcare.md.",
     )
     alert_webhook_url: Annotated[SecretStr | None, BeforeValidator(rules.check_webhook_url)] = Field(
         None, description="Where a message is posted to when a run has failed (JSON, over https). Unset, none is."
@@ -248,7 +256,7 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator(*(f"{table.name}_table_path" for table in TABLES))
+    @field_validator(*(f"{table.name}_table_path" for table in (*TABLES, HEALTHCARE_INSTANCE)))
     @classmethod
     def _folder_of_its_own(cls, value: str, info: ValidationInfo) -> str:
         path = f"{value}/".casefold()
@@ -300,7 +308,8 @@ class Settings(BaseModel):
     @property
     def table_paths(self) -> dict[str, str]:
         """The path of each table inside the container, by the table's name."""
-        return {table.name: getattr(self, f"{table.name}_table_path") for table in TABLES}
+        tables = (*TABLES, HEALTHCARE_INSTANCE)
+        return {table.name: getattr(self, f"{table.name}_table_path") for table in tables}
 
     @property
     def lake_url(self) -> str:

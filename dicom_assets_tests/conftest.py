@@ -8,11 +8,13 @@ from dicom_assets_tests.spark.server import share_spark
 
 databases = count(1)
 
+# Without it, as in the processes of pytest-xdist, pyspark believes that it tests itself. It speaks to Sail too.
+vars(sys.modules["__main__"]).setdefault("__file__", __file__)
+
 
 @pytest.fixture(scope="session")
 def spark_url(tmp_path_factory, worker_id) -> Iterator[str]:
     """Where real Apache Spark with Delta listens (Spark Connect): one for all test processes."""
-    vars(sys.modules["__main__"]).setdefault("__file__", __file__)  # without, pyspark believes that it tests itself
     own = tmp_path_factory.getbasetemp()
     with share_spark((own if worker_id == "master" else own.parent) / "spark") as url:
         yield url

@@ -10,6 +10,7 @@ import pytest
 
 from dicom_assets.adapters.credentials import Authentication
 from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import TABLES, Grain
 from dicom_assets.settings import FIRST_HOUR_WITHOUT_SERVICE, Settings, describe_settings, load_settings
 
@@ -49,7 +50,7 @@ def test_empty_environment_loads_with_the_documented_defaults():
     assert settings.first_hour == FIRST_HOUR_WITHOUT_SERVICE == datetime(2026, 1, 1, tzinfo=UTC)
     assert settings.window_delay_minutes == 15
     assert settings.lake_url == "data/dicom"
-    assert settings.table_paths == {table.name: table.name for table in TABLES}
+    assert settings.table_paths == {table.name: table.name for table in (*TABLES, HEALTHCARE_INSTANCE)}
     assert settings.retention_hours == 720
     assert settings.file_url_prefix is None
     assert settings.extra_columns == ()
@@ -328,7 +329,7 @@ def test_container_names_that_azure_refuses(name):
 def test_table_paths_may_have_folders():
     settings = load(DICOM_INSTANCE_TABLE_PATH="silver/instance", DICOM_SERIES_TABLE_PATH="silver/series")
     assert settings.table_paths["instance"] == "silver/instance"
-    assert list(settings.table_paths) == [table.name for table in TABLES]
+    assert list(settings.table_paths) == [table.name for table in (*TABLES, HEALTHCARE_INSTANCE)]
 
 
 @pytest.mark.parametrize("path", ["/instance", "a/", "a//b", "../a", "a/../b", ".", "a\\b", "abfss://a/b"])
@@ -494,9 +495,10 @@ def test_without_a_file_of_columns_no_dictionary_is_loaded():
     assert "pydicom" not in loaded.stdout.split()
 
 
-def test_other_layouts_are_not_available():
-    message = refusal(DICOM_TABLE_PROFILE="healthcare-data-solutions")
-    assert "- DICOM_TABLE_PROFILE: the layout 'healthcare-data-solutions' is not available in this version" in message
+def test_layout_that_does_not_exist_is_refused_with_the_one_that_does():
+    assert load(DICOM_TABLE_PROFILE="healthcare-data-solutions").table_profile == "healthcare-data-solutions"
+    message = refusal(DICOM_TABLE_PROFILE="omop")
+    assert "- DICOM_TABLE_PROFILE: there is no layout 'omop'. Set healthcare-data-solutions, or unset it" in message
 
 
 # All of it
@@ -557,6 +559,7 @@ def test_rows_describe_every_setting():
         "DICOM_STUDY_TABLE_PATH": "study",
         "DICOM_CHANGE_FEED_TABLE_PATH": "change_feed",
         "DICOM_FILE_INDEX_TABLE_PATH": "file_index",
+        "DICOM_HEALTHCARE_INSTANCE_TABLE_PATH": "healthcare_instance",
         "DICOM_RETENTION_HOURS": "720",
         "DICOM_FABRIC_TABLES": "instance,series,study",
         "DICOM_FABRIC_FILES_FOLDER": "AHDS",

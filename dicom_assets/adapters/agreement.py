@@ -58,13 +58,13 @@ def compare_touched(lake: Lake, keys: pa.Table, table: Table) -> tuple[Agreement
     return of_own, compare_rows(expected, actual, table.key)
 
 
-def compare_instances(lake: Lake, derived: Desired) -> Agreement:
-    """How `instance` agrees with what was derived for some of its keys."""
-    own = key_ids(derived.keys, INSTANCE.key)
-    columns = (*INSTANCE.key, "sequence")
-    stored = _read_table(lake, INSTANCE, columns, pc.unique(derived.keys[_UID]))
-    stored = stored.filter(pc.is_in(key_ids(stored, INSTANCE.key), value_set=own))
-    return compare_rows(derived.rows.select(columns), stored, INSTANCE.key)
+def compare_instances(lake: Lake, derived: Desired, table: Table = INSTANCE) -> Agreement:
+    """How `instance`, or another table of live instances, agrees with what was derived for some of its keys."""
+    own = key_ids(derived.keys, table.key)
+    columns = tuple(derived.keys.column_names)
+    stored = _read_table(lake, table, columns, pc.unique(derived.keys[table.study]))
+    stored = stored.filter(pc.is_in(key_ids(stored, table.key), value_set=own))
+    return compare_rows(derived.rows.select(columns), stored, table.key)
 
 
 def audit(lake: Lake) -> dict[str, Agreement]:
@@ -177,5 +177,9 @@ def _read(lake: Lake, table: Table, columns: tuple[str, ...], studies: pa.Array)
     snapshot = lake.open(table)
     if snapshot is not None:
         files = snapshot.files_of_studies(studies)
-        for _, rows in snapshot.read(columns, files=files, where=lambda rows: pc.is_in(rows[_UID], value_set=studies)):
+
+        def concerns(rows: pa.Table) -> pa.ChunkedArray:
+            return pc.is_in(rows[table.study], value_set=studies)
+
+        for _, rows in snapshot.read(columns, files=files, where=concerns):
             yield rows

@@ -31,7 +31,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, group_small_files
 from dicom_assets.adapters.storage import Storage
-from dicom_assets.adapters.study_index import STUDY, StudyIndex
+from dicom_assets.adapters.study_index import StudyIndex
 from dicom_assets.adapters.users_columns import check_users_columns
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
@@ -205,7 +205,7 @@ class Snapshot:
 
     def files_of_studies(self, studies: pa.Array) -> list[DataFile]:
         """The files that hold a row of one of the studies."""
-        return self._studies.find(self.folder, self.files, self.schema, studies)
+        return self._studies.find(self.folder, self.files, self.schema.field(self.table.study), studies)
 
     def files_of_hours(self, first: datetime, last: datetime) -> list[DataFile]:
         """The files that may hold a row whose hour starts between the two, both included."""
@@ -218,7 +218,7 @@ class Snapshot:
         if "windowStart" in self.table.schema.names:
             span = pc.min_max(desired.rows["windowStart"])
             return self.files_of_hours(span["min"].as_py(), span["max"].as_py())
-        return self.files_of_studies(pc.unique(desired.keys[STUDY]))
+        return self.files_of_studies(pc.unique(desired.keys[self.table.study]))
 
     def concerned(self, rows: pa.Table, file: DataFile) -> pa.ChunkedArray:
         """For each of some rows or keys whether a file may hold its key; what is looked up in a file stays small so."""
@@ -228,7 +228,8 @@ class Snapshot:
                 return pc.is_valid(rows["sequence"])
             return pc.and_(pc.greater_equal(rows["sequence"], least), pc.less_equal(rows["sequence"], greatest))
         studies = self._studies.of_file(file)
-        return pc.is_valid(rows[STUDY]) if studies is None else pc.is_in(rows[STUDY], value_set=studies)
+        own = rows[self.table.study]
+        return pc.is_valid(own) if studies is None else pc.is_in(own, value_set=studies)
 
 
 class Lake:

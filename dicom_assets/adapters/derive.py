@@ -88,37 +88,44 @@ def _holds(rows: pa.Table, column: str, values: pa.Array) -> pa.ChunkedArray:
     return pc.is_in(rows[column], value_set=values)
 
 
+BuildInstances = Callable[[pa.Table, pa.Table, Table], tuple[pa.Table, "Counter[str]"]]
+"""Gives a table's rows from entries and what their metadata says, and the values that could not be converted."""
+
+
 class InstancesOfWindow:
-    """`instance` for the keys that changed in a window: of each the newest entry ever extracted, from any window.
+    """`instance`, or another table of live instances, for the keys that changed in a window.
+
+    Of each key the newest entry ever extracted decides, from any window.
 
     Entries outside the window are looked up from its least deciding sequence on. So an old window that runs again
     neither brings back what was deleted since, nor an older path; in the hourly run there is nothing to look up.
     """
 
-    def __init__(self, hours: HoursOf, table: Table = INSTANCE) -> None:
+    def __init__(self, hours: HoursOf, table: Table = INSTANCE, build_rows: BuildInstances = build_instances) -> None:
         """A derivation.
 
         Args:
             hours: of `change_feed`.
-            table: `instance`, with the users' columns if they have any.
+            table: `instance`, with the users' columns if they have any; or another that has a row for each instance.
+            build_rows: gives the table's rows.
         """
         self._hours = hours
         self._table = table
+        self._build = build_rows
         self._version: int | None = None
         self.failures: Counter[str] = Counter()
         """Values per column that could not be converted, at the last `build`."""
 
     def in_parts(self, entries: int) -> "Iterator[InstancesOfWindow]":
         """The same in parts, each of about so many entries of the feed."""
-        return (InstancesOfWindow(part, self._table) for part in self._hours.in_parts(entries))
+        return (InstancesOfWindow(part, self._table, self._build) for part in self._hours.in_parts(entries))
 
     def build(self) -> Desired:
         """The window's keys and their live rows."""
         feed = self._hours.lake.open(CHANGE_FEED)
         self._version = None if feed is None else feed.version
         self.failures = Counter()
-        keys = pa.schema([CHANGE_FEED.schema.field(name) for name in (*INSTANCE.key, "sequence")]).empty_table()
-        none = Desired(keys, self._table.schema.empty_table())
+        none = Desired(self._keys_of(CHANGE_FEED.schema.empty_table()), self._table.schema.empty_table())
         if feed is None:
             return none
         own = newest_entries(read_window(feed, self._hours.window, _OWN, self._hours.studies))
@@ -140,11 +147,16 @@ class InstancesOfWindow:
         del parts
         newest = newest_entries(entries.filter(pc.is_in(key_ids(entries, INSTANCE.key), value_set=ids)))
         live = newest.filter(is_live(newest)).select(["sequence", _FILE])
-        return Desired(newest.select(keys.schema.names), self._build_rows(feed, files, live))
+        return Desired(self._keys_of(newest), self._build_rows(feed, files, live))
 
     def is_current(self) -> bool:
         """Whether no entry was stored since the last `build`."""
         return self._hours.lake.has_version(CHANGE_FEED, self._version)
+
+    def _keys_of(self, entries: pa.Table) -> pa.Table:
+        """The instances that entries are about, under the table's names."""
+        fence = [self._table.fence] if self._table.fence else []
+        return entries.select([*INSTANCE.key, *fence]).rename_columns([*self._table.key, *fence])
 
     def _build_rows(self, feed: Snapshot, files: list[DataFile], live: pa.Table) -> pa.Table:
         built = [self._table.schema.empty_table()]
@@ -152,7 +164,7 @@ class InstancesOfWindow:
             sequences = live["sequence"].filter(pc.equal(live[_FILE], place))
             if not len(sequences):
                 continue
-            rows, failures = build_instances(*self._read_entries(feed, file, sequences), self._table)
+            rows, failures = self._build(*self._read_entries(feed, file, sequences), self._table)
             built.append(rows)
             self.failures += failures
         return pa.concat_tables(built)

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from dicom_assets.adapters.parquet import DataFile, Files
 from dicom_assets.core.errors import LakeUnavailableError
 
-STUDY = "studyInstanceUid"
 NAME = "_studies/index.arrow"
 """Below the table's folder; Delta takes no notice of names that begin with an underscore."""
 
@@ -32,13 +31,13 @@ class StudyIndex:
     def __init__(self) -> None:
         self._studies: dict[str, pa.Array] = {}
 
-    def find(self, folder: Files, files: Sequence[DataFile], schema: pa.Schema, studies: pa.Array) -> list[DataFile]:
+    def find(self, folder: Files, files: Sequence[DataFile], column: pa.Field, studies: pa.Array) -> list[DataFile]:
         """The files that hold one of the studies.
 
         Args:
             folder: the table's.
             files: those to choose from: all live ones of the table.
-            schema: the table's.
+            column: the table's, with the UIDs.
             studies: UIDs.
         """
         if sum(map(len, self._studies.values())) > LIMIT:
@@ -47,10 +46,10 @@ class StudyIndex:
         if sum(file.name not in known for file in files) > UNKNOWN_FILES:
             known.update(_load(folder))
         unknown = [file for file in files if file.name not in known]
-        column = pa.schema([schema.field(STUDY)])
 
         def read(file: DataFile) -> pa.Array:
-            return pc.unique(folder.read(file, column, dictionaries=[STUDY])[STUDY]).cast(pa.string())
+            rows = folder.read(file, pa.schema([column]), dictionaries=[column.name])
+            return pc.unique(rows[column.name]).cast(pa.string())
 
         with ThreadPoolExecutor() as pool:
             known.update(zip((file.name for file in unknown), pool.map(read, unknown), strict=True))

@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Lake, Snapshot
 from dicom_assets.adapters.parquet import DataFile
-from dicom_assets.adapters.study_index import STUDY
 from dicom_assets.adapters.time_travel import open_at, read_log
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
 from dicom_assets.core.row_changes import ChangeType, build_changes, change_schema, mark_rows
@@ -156,7 +155,7 @@ class TableChanges:
         yield from self._ranges(files, max(1, PART_BYTES // row_bytes))
 
     def _ranges(self, files: Sequence[DataFile], rows_per_part: int) -> Iterator["_Part"]:
-        column = STUDY if STUDY in self.table.key else self.table.key[0]
+        column = self.table.study if self.table.study in self.table.key else self.table.key[0]
         schema = pa.schema([self._new.schema.field(column)])
         spans: dict[str, tuple[Any, Any]] = {}
         counts = pa.table({"value": pa.array([], schema[0].type), "rows": pa.array([], pa.int64())})

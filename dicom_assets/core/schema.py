@@ -26,6 +26,11 @@ type_names: dict[str, pa.DataType] = {
 }
 """Names of the column types, as users write them and as the documentation shows them."""
 
+ELEMENTS = pa.map_(pa.string(), pa.struct([("vr", pa.string()), ("Value", pa.list_(pa.string()))]))
+"""DICOM elements by tag; no column of a user's can have this type."""
+
+_shown_names = {**type_names, "map<string, struct<vr: string, Value: list<string>>>": ELEMENTS}
+
 
 class Grain(StrEnum):
     """What an attribute describes, and so which tables carry it."""
@@ -54,8 +59,8 @@ class Column:
 
     @property
     def type_name(self) -> str:
-        """The type as users write it."""
-        return next(name for name, type_ in type_names.items() if type_ == self.type)
+        """The type as users write it, and as the documentation shows it."""
+        return next(name for name, type_ in _shown_names.items() if type_ == self.type)
 
     @property
     def comment(self) -> str:
@@ -82,6 +87,8 @@ class Table:
     """The column that never goes back: a stored row with a greater value is not overwritten."""
     ignored: frozenset[str] = field(default=frozenset())
     """Columns in which two reads of one row may differ without the row having changed."""
+    study: str = "studyInstanceUid"
+    """The column with the Study Instance UID, by which the files are found that hold a row."""
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -13,6 +13,7 @@ from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.file_index import build_file_index
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
 from dicom_assets.core.schema import Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
@@ -48,6 +49,7 @@ DOCUMENTS = {
         name: {"docs": f"{_PROJECT}/docs/architecture.md#3-the-rest-follows-series-study-file_index"}
         for name in ("series", "study", "file_index")
     },
+    HEALTHCARE_INSTANCE.name: {"docs": f"{_PROJECT}/docs/healthcare.md"},
 }
 """Links by asset."""
 
@@ -65,6 +67,8 @@ def build_assets(
     memory: MemoryLimit,
 ) -> list[dg.AssetsDefinition]:
     """The assets `change_feed`, `instance`, `series`, `study` and `file_index`, each with the checks of its runs.
+
+    `healthcare_instance` comes after them where there is such a table.
 
     Args:
         tables: by name, with the users' columns.
@@ -148,7 +152,22 @@ def build_assets(
         """One row is one live instance that has a DICOM file, and where the file lies."""
         yield from aggregate("file_index", instance, partial(build_file_index, file_system=file_system))
 
-    return [change_feed, instance, series, study, file_index]
+    assets = [change_feed, instance, series, study, file_index]
+    if HEALTHCARE_INSTANCE.name not in tables:
+        return assets
+
+    @dg.asset(**common(HEALTHCARE_INSTANCE.name))
+    def healthcare_instance(change_feed: HoursOf) -> Results:
+        """One row is one live SOP instance, in the layout of Fabric's healthcare data solutions.
+
+        The same instances as in `instance`, by the same law. All of the metadata is in every row.
+        """
+        table = tables[HEALTHCARE_INSTANCE.name]
+        derived = Observed(InstancesOfWindow(change_feed, table, build_healthcare_instances), change_feed.window)
+        yield dg.MaterializeResult(value=derived)
+        yield check_instances(lake, change_feed.window, derived, table)
+
+    return [*assets, healthcare_instance]
 
 
 def describe_table(table: Table, uri: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.recount import CountedFeed, recount
 from dicom_assets.core.agreement import Agreement
 from dicom_assets.core.change_feed import Window
-from dicom_assets.core.schema import CHANGE_FEED, Table
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
 from dicom_assets.defs.observed import Observed
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -66,6 +67,14 @@ SPECS = {
         ]
         for name in ("series", "study", "file_index")
     },
+    HEALTHCARE_INSTANCE.name: [
+        dg.AssetCheckSpec(
+            "agrees_with_change_feed",
+            asset=HEALTHCARE_INSTANCE.name,
+            description="Every instance that changed in the run's hours has a row, or none if it was deleted, and no "
+            "second one.",
+        )
+    ],
 }
 """The checks of each asset, in its own step."""
 
@@ -108,13 +117,13 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
     )
 
 
-def check_instances(lake: Lake, window: Window, written: Observed) -> dg.AssetCheckResult:
-    """Whether `instance` holds what was derived for the instances that changed in some hours."""
-    found = sum((compare_instances(lake, desired) for desired in written.kept), Agreement())
+def check_instances(lake: Lake, window: Window, written: Observed, table: Table = INSTANCE) -> dg.AssetCheckResult:
+    """Whether a table of live instances holds what was derived for those that changed in some hours."""
+    found = sum((compare_instances(lake, desired, table) for desired in written.kept), Agreement())
     description, settled = "Every instance that changed has the row that its newest entry says.", True
     if not found.is_complete:
         settled = written.is_current()
-        description = f"What this run wrote to instance does not agree with change_feed: {_what_to_do(settled)}"
+        description = f"What this run wrote to {table.name} does not agree with change_feed: {_what_to_do(settled)}"
     return dg.AssetCheckResult(
         check_name="agrees_with_change_feed",
         passed=found.is_complete,

@@ -2,9 +2,13 @@
 
 import dagster as dg
 
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, source_of
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, Table
 
-UPSTREAM = {INSTANCE.name: CHANGE_FEED.name, **dict.fromkeys((SERIES.name, STUDY.name, FILE_INDEX.name), INSTANCE.name)}
+UPSTREAM = {
+    **dict.fromkeys((INSTANCE.name, HEALTHCARE_INSTANCE.name), CHANGE_FEED.name),
+    **dict.fromkeys((SERIES.name, STUDY.name, FILE_INDEX.name), INSTANCE.name),
+}
 """The table that another is made from."""
 
 _RENAMED = {
@@ -22,6 +26,11 @@ def build_lineage(table: Table) -> dg.TableColumnLineage | None:
     upstream = UPSTREAM.get(table.name)
     if upstream is None:
         return None
+    if table.name == HEALTHCARE_INSTANCE.name:
+        sources = {column.name: source_of(column) for column in table.columns}
+        return dg.TableColumnLineage(
+            {name: [dg.TableColumnDep(dg.AssetKey(upstream), source)] for name, source in sources.items()}
+        )
     from_metadata = {column.name for column in table.attributes} if table.name == INSTANCE.name else set()
 
     def source(column: str) -> str:

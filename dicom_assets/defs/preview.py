@@ -11,6 +11,7 @@ COLUMNS = {
     "series": ("lastModifiedTimestamp", "modality", "instanceCount"),
     "study": ("lastModifiedTimestamp", "modalitiesInStudy", "seriesCount", "instanceCount"),
     "file_index": ("sequence", "lastModifiedTimestamp", "modality"),
+    "healthcare_instance": ("lastModifiedTimestamp", "modality"),
 }
 """The columns that are shown, by table: no other ever is."""
 

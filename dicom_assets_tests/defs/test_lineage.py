@@ -3,11 +3,12 @@ import pytest
 
 from dicom_assets.adapters.dictionary import load_dictionary
 from dicom_assets.core.extra_columns import parse_extra_columns
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import CHANGE_FEED, TABLES, extend_tables
 from dicom_assets.defs.lineage import UPSTREAM, build_lineage
 
 EXTRA = parse_extra_columns({"columns": {"kvp": {"tag": "KVP", "grain": "series"}}}, load_dictionary()).columns
-BY_NAME = {table.name: table for table in extend_tables(EXTRA)}
+BY_NAME = {table.name: table for table in (*extend_tables(EXTRA), HEALTHCARE_INSTANCE)}
 
 
 def sources(table: str) -> dict[str, str]:
@@ -16,7 +17,7 @@ def sources(table: str) -> dict[str, str]:
     return {name: source.column_name for name, (source,) in lineage.deps_by_column.items()}
 
 
-@pytest.mark.parametrize("table", [table.name for table in TABLES[1:]])
+@pytest.mark.parametrize("table", [table.name for table in (*TABLES[1:], HEALTHCARE_INSTANCE)])
 def test_every_column_comes_from_a_column_that_exists(table):
     upstream = UPSTREAM[table]
     assert list(sources(table)) == list(BY_NAME[table].schema.names)

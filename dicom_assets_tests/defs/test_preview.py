@@ -1,11 +1,12 @@
 import pytest
 
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import TABLES
 from dicom_assets.defs.preview import COLUMNS, build_preview
 from dicom_assets_tests.adapters.lakes import study
 from dicom_assets_tests.core.rows import build_entries, build_instance_rows, build_rows, entry, instance
 
-BY_NAME = {table.name: table for table in TABLES}
+BY_NAME = {table.name: table for table in (*TABLES, HEALTHCARE_INSTANCE)}
 
 
 def test_only_what_tells_nothing_about_a_patient_is_shown():

@@ -11,6 +11,7 @@ from dicom_assets.adapters.extract import Extraction
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.change_feed import HOUR, Window, parse_page
 from dicom_assets.core.file_index import build_file_index
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
 from dicom_assets.core.schema import (
     CHANGE_FEED,
     FILE_INDEX,
@@ -36,7 +37,7 @@ def hours(first: int, count: int = 1) -> Window:
 
 
 def build_lake(folder) -> Lake:
-    return Lake(Storage(str(folder)), {table.name: table.name for table in TABLES})
+    return Lake(Storage(str(folder)), {table.name: table.name for table in (*TABLES, HEALTHCARE_INSTANCE)})
 
 
 def derivation(lake: Lake, name: str, window: Window, extra=()):
@@ -48,6 +49,7 @@ def derivation(lake: Lake, name: str, window: Window, extra=()):
         "instance": lambda: InstancesOfWindow(of, tables["instance"]),
         "series": lambda: AggregateOfWindow(of, series, partial(build_series, table=series)),
         "study": lambda: AggregateOfWindow(of, study, partial(build_studies, table=study)),
+        "healthcare_instance": lambda: InstancesOfWindow(of, HEALTHCARE_INSTANCE, build_healthcare_instances),
         "file_index": lambda: AggregateOfWindow(of, FILE_INDEX, partial(build_file_index, file_system="/files")),
     }[name]()
 
@@ -89,7 +91,7 @@ class World:
 
     def run(self, name: str, window: Window) -> None:
         """Materialise one asset for a range of hours."""
-        tables = {table.name: table for table in extend_tables(self.extra)}
+        tables = {table.name: table for table in (*extend_tables(self.extra), HEALTHCARE_INSTANCE)}
         table = tables[name]
         if name == CHANGE_FEED.name:
             now = iter(range(10**6))

@@ -17,7 +17,7 @@ from dicom_assets_tests.spark.fetch import HOME, READY
 REQUIRED = "REQUIRE_SPARK"
 STARTED = re.compile(r"Spark Connect server started at: (\S+)")
 ENDED = "The process has ended."
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 300
 # Of a Java process that lives for a minute: what optimising its code would cost is never earned back.
 _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 # A process group: the process, and a guard that ends the group when nobody holds the other end of the pipe any more.

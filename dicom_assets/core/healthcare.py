@@ -1,0 +1,143 @@
+"""`instance` once more, in the layout that Fabric's healthcare data solutions are fed with.
+
+Source: the layout is that of the `instance` sink of "Copy DICOM Metadata Changes to ADLS Gen2 in Delta Format" in
+Data Factory's template gallery: text throughout, names in lower case, and the whole metadata beside them.
+"""
+
+from collections import Counter
+from contextlib import suppress
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.core.dicom_json import FAILURES
+from dicom_assets.core.schema import ELEMENTS, INSTANCE, TIMESTAMP, Column, Table
+
+PROFILE = "healthcare-data-solutions"
+
+_SAME = "partitionName", "lastModifiedTimestamp"
+"""Names that are not in lower case there."""
+
+
+def _text(name: str, tag: str, description: str) -> Column:
+    return Column(name, pa.string(), description, tag)
+
+
+def _like(name: str) -> Column:
+    """A column of `instance` as text, its name in lower case."""
+    own = INSTANCE[name]
+    is_kept = name in _SAME
+    return Column(
+        name if is_kept else name.lower(), own.type if is_kept else pa.string(), own.description, own.tag, own.nullable
+    )
+
+
+HEALTHCARE_INSTANCE = Table(
+    "healthcare_instance",
+    "one live SOP instance in the layout of Fabric's healthcare data solutions",
+    tuple(_like(name).name for name in INSTANCE.key),
+    (
+        *(_like(name) for name in (*INSTANCE.key, "lastModifiedTimestamp", "studyDate")),
+        Column("studydate_formatted", pa.date32(), "Date the study started", "00080020"),
+        *(_like(name) for name in ("studyDescription", "issuerOfPatientId", "patientId", "patientName", "modality")),
+        *(_like(name) for name in ("sopClassUid", "filePath")),
+        Column("metadata", ELEMENTS, "DICOM elements by tag; a value that is an object or a number is JSON text"),
+        Column("metadata_string", pa.string(), "DICOM JSON text as received"),
+        Column("created_date", TIMESTAMP, "Time this content was first read from the service, UTC"),
+        *(_like(name) for name in ("patientBirthDate", "accessionNumber", "referringPhysicianName")),
+        _text("modalitiesinstudy", "00080061", "Modalities in the study, as the instance says; the first alone"),
+        *(_like(name) for name in ("performedProcedureStepStartDate", "manufacturerModelName", "studyTime")),
+        _like("timezoneOffsetFromUtc"),
+        _text("numberofstudyrelatedseries", "00201206", "Number of the study's series, as the instance says"),
+        _text("numberofstudyrelatedinstances", "00201208", "Number of the study's instances, as the instance says"),
+        *(_like(name) for name in ("seriesNumber", "seriesDescription")),
+        _text("numberofseriesrelatedinstances", "00201209", "Number of the series' instances, as the instance says"),
+        *(_like(name) for name in ("bodyPartExamined", "laterality", "seriesDate", "seriesTime", "instanceNumber")),
+        _like("documentTitle"),
+    ),
+    # A map cannot be compared; it follows from its text. When a content was read is no part of the content.
+    ignored=frozenset({"metadata", "created_date"}),
+    study="studyinstanceuid",
+)
+
+_OWN = {
+    **{column.name.lower(): column.name for column in INSTANCE.columns if column.name in (*INSTANCE.key, "filePath")},
+    "partitionName": "partitionName",
+    "lastModifiedTimestamp": "timestamp",
+    "metadata": "metadata",
+    "metadata_string": "metadata",
+    "created_date": "ingestedAt",
+}
+"""Columns of `change_feed` by those that are made from them."""
+
+
+def source_of(column: Column) -> str:
+    """The column of `change_feed` that a column is made from."""
+    return _OWN.get(column.name, "metadata")
+
+
+def build_healthcare_instances(
+    entries: pa.Table, attributes: pa.Table, table: Table = HEALTHCARE_INSTANCE
+) -> tuple[pa.Table, Counter[str]]:
+    """One row per entry, each the newest of a live instance.
+
+    Args:
+        entries: rows of `change_feed`, one per instance.
+        attributes: what `read_attributes` gave for each of them.
+        table: the layout.
+
+    Returns:
+        Rows of the table, in the entries' order, and the values per column that could not be converted.
+    """
+    columns = {name: attributes[name] for name in attributes.column_names if name != FAILURES}
+    columns |= {name: entries[source] for name, source in _OWN.items()}
+    columns["metadata"] = pa.chunked_array([read_elements(entries["metadata"].to_pylist())])
+    rows = pa.table([columns[name] for name in table.schema.names], schema=table.schema)
+    return rows, Counter(pc.list_flatten(attributes[FAILURES]).to_pylist())
+
+
+class _Element(msgspec.Struct, gc=False):
+    vr: str | None = None
+    Value: list[msgspec.Raw] | None = None
+
+
+_Elements = dict[str, dict[str, object]]
+_decoder = msgspec.json.Decoder(dict[str, _Element])
+_lenient_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_UNDECODABLE = (msgspec.DecodeError, RecursionError)
+
+
+def read_elements(texts: list[str | None]) -> pa.Array:
+    """The elements of each metadata text by tag; null for a text that is no JSON object.
+
+    A value that is a text stands for itself; a number, a person's name and an item of a sequence as their JSON text. An
+    element that is none has neither value representation nor values.
+    """
+    read = [None if text is None else _read(text) for text in texts]
+    return pa.array([None if elements is None else list(elements.items()) for elements in read], ELEMENTS)
+
+
+def _read(text: str) -> _Elements | None:
+    with suppress(*_UNDECODABLE):
+        return {tag: _describe(element) for tag, element in _decoder.decode(text).items()}
+    with suppress(*_UNDECODABLE):
+        return {tag: _read_element(element) for tag, element in _lenient_decoder.decode(text).items()}
+    return None
+
+
+def _read_element(text: msgspec.Raw) -> dict[str, object]:
+    with suppress(*_UNDECODABLE):
+        return _describe(msgspec.json.decode(text, type=_Element))
+    return _describe(_Element())
+
+
+def _describe(element: _Element) -> dict[str, object]:
+    return {"vr": element.vr, "Value": None if element.Value is None else [_show(each) for each in element.Value]}
+
+
+def _show(value: msgspec.Raw) -> str | None:
+    text = bytes(value)
+    if text.startswith(b'"'):
+        return msgspec.json.decode(text, type=str)
+    return None if text == b"null" else text.decode()
