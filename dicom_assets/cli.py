@@ -266,7 +266,8 @@ def maintain(
     from dicom_assets.settings import load_settings
     from dicom_assets.upkeep import maintain_all
 
-    sys.exit(maintain_all(Console(), build_lake(load_settings(os.environ)), dry_run=dry_run))
+    settings = load_settings(os.environ)
+    sys.exit(maintain_all(Console(), build_lake(settings), settings.tables, dry_run=dry_run))
 
 
 @app.command()

@@ -11,8 +11,6 @@ from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
 from dicom_assets.core.finding import Finding
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import extend_tables
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
 from dicom_assets.defs.automation import Automation, build_automation
@@ -54,8 +52,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
     choose_memory_pool()
     lake = build_lake(settings)
     memory = MemoryLimit(settings.max_memory_mb)
-    profile = [HEALTHCARE_INSTANCE] if settings.table_profile else []
-    tables = {table.name: table for table in [*extend_tables(settings.extra_columns), *profile]}
+    tables = {table.name: table for table in settings.tables}
     partitions = build_partitions(
         settings.first_hour, settings.end_time, with_open_hour=settings.sensor_interval_seconds > 0
     )
@@ -84,7 +81,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
             build_doctor_job([check.name for check in CHECKS], partial(_examine, settings, now)),
             *build_fabric(settings),
         ],
-        schedules=[*build_watch(lake, partitions, delay, now), build_upkeep(lake)],
+        schedules=[*build_watch(lake, partitions, delay, now), build_upkeep(lake, settings.tables)],
         sensors=[*sensors, *build_alerts(settings)],
         resources={
             "delta": DeltaIOManager(lake, tables, memory),

@@ -31,7 +31,7 @@ from dicom_assets.adapters.fabric import FABRIC_SCOPE, FABRIC_URL
 from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import TABLES, Column, Grain
+from dicom_assets.core.schema import TABLES, Column, Grain, Table, extend_tables
 
 logger = logging.getLogger(__name__)
 
@@ -304,6 +304,11 @@ class Settings(BaseModel):
     def first_hour(self) -> datetime:
         """The first hour partition, UTC."""
         return self.start_time or FIRST_HOUR_WITHOUT_SERVICE
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables that are kept, with the users' columns: five, and that of the profile."""
+        return (*extend_tables(self.extra_columns), *([HEALTHCARE_INSTANCE] if self.table_profile else []))
 
     @property
     def table_paths(self) -> dict[str, str]:

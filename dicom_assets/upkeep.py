@@ -1,5 +1,7 @@
 """`dicom-assets maintain`: the upkeep of all tables, told as a table."""
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Listing
@@ -7,17 +9,17 @@ from rich.table import Table as Listing
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.core.schema import TABLES
+from dicom_assets.core.schema import Table
 
 
-def maintain_all(console: Console, lake: Lake, *, dry_run: bool) -> int:
+def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_run: bool) -> int:
     """Maintains one table after the other, and tells what that did; gives the exit code."""
     listing = Listing(
         "table", "files joined", "files removed", "files", "size", "on disk", "log entries", "readable since",
         title="Dry run: this would be done" if dry_run else None, title_justify="left",
     )  # fmt: skip
     problems = []
-    for table in TABLES:
+    for table in tables:
         try:
             done = maintain(lake, table, dry_run=dry_run)
         except DicomAssetsError as error:

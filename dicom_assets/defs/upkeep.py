@@ -1,5 +1,6 @@
 """The job that keeps the tables small, as Dagster sees it: daily by itself, and from the launchpad as a dry run."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -7,7 +8,7 @@ from pydantic import Field
 
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.upkeep import Upkeep, maintain
-from dicom_assets.core.schema import TABLES, Table
+from dicom_assets.core.schema import Table
 from dicom_assets.defs.assets import POOL
 from dicom_assets.defs.failure import retrying
 
@@ -20,9 +21,9 @@ class UpkeepConfig(dg.Config):
     dry_run: bool = Field(True, description="Whether to tell only what would be done, and change nothing.")
 
 
-def build_upkeep(lake: Lake) -> dg.ScheduleDefinition:
+def build_upkeep(lake: Lake, tables: Iterable[Table]) -> dg.ScheduleDefinition:
     """The job `maintain_lake` and its schedule: a step per table, so that hours can be written between two of them."""
-    ops = [_build_op(lake, table) for table in TABLES]
+    ops = [_build_op(lake, table) for table in tables]
 
     @dg.config_mapping
     def for_every_step(config: UpkeepConfig) -> dict[str, Any]:

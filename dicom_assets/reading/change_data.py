@@ -5,7 +5,7 @@ from datetime import datetime
 from dicom_assets.adapters.table_changes import TableChanges, open_changes
 from dicom_assets.connections import build_lake
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.schema import Table, extend_tables
+from dicom_assets.core.schema import Table
 from dicom_assets.settings import Settings, load_settings
 
 
@@ -15,7 +15,7 @@ def find_table(settings: Settings, name: str) -> Table:
     Raises:
         SettingsError: there is none.
     """
-    tables = {table.name: table for table in extend_tables(settings.extra_columns)}
+    tables = {table.name: table for table in settings.tables}
     if name not in tables:
         raise SettingsError(f"There is no table {name}. Tables are {', '.join(tables)}.")
     return tables[name]

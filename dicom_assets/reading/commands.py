@@ -69,15 +69,14 @@ def sql(
     """
     from dicom_assets.adapters.lake_sql import ask
     from dicom_assets.connections import build_lake
-    from dicom_assets.core.schema import extend_tables
     from dicom_assets.reading.grid import show_plan, show_rows
     from dicom_assets.settings import load_settings
 
     text = _read_statement(statement, file)
     chosen = _choose_format(kind, output)
-    versions = _parse_versions(as_of, table_version or [])
     settings = load_settings(os.environ)
-    answer = ask(build_lake(settings), text, tables=extend_tables(settings.extra_columns), as_of=versions)
+    versions = _parse_versions(as_of, table_version or [], [table.name for table in settings.tables])
+    answer = ask(build_lake(settings), text, tables=settings.tables, as_of=versions)
     if chosen is Format.TABLE and answer.is_plan:
         show_plan(_console(), answer)
     elif chosen is Format.TABLE:
@@ -228,16 +227,15 @@ def _parse_version(text: str, option: str) -> int | datetime | None:
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else _parse_time(text, option)
 
 
-def _parse_versions(as_of: str | None, versions: list[str]) -> "AsOf":
+def _parse_versions(as_of: str | None, versions: list[str], tables: list[str]) -> "AsOf":
     from dicom_assets.adapters.lake_sql import AsOf
-    from dicom_assets.core.schema import TABLES
 
     by_table = {}
     for each in versions:
         name, _, number = each.partition("=")
-        if name not in {table.name for table in TABLES} or not re.fullmatch(r"[0-9]{1,18}", number):
+        if name not in tables or not re.fullmatch(r"[0-9]{1,18}", number):
             raise typer.BadParameter(
-                f"such as instance=17, where tables are {', '.join(table.name for table in TABLES)}",
+                f"such as instance=17, where tables are {', '.join(tables)}",
                 param_hint="--table-version",
             )
         by_table[name] = int(number)

@@ -26,12 +26,12 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def lake(tmp_path) -> Lake:
     lake = build_lake(tmp_path / "lake")
     for number in range(3):
-        store(lake, study(f"1.{number}", patientName="Doe^Jane"))
+        store(lake, study(f"1.2.826.{number}", patientName="Doe^Jane"))
     return lake
 
 
 def run(lake: Lake, instance: dg.DagsterInstance, config=None) -> dg.ExecuteInProcessResult:
-    return build_upkeep(lake).job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+    return build_upkeep(lake, TABLES).job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
 
 
 def outputs(result: dg.ExecuteInProcessResult) -> dict[str, dict]:
@@ -78,7 +78,7 @@ def test_events_hold_no_patient(lake, instance):
     result = run(lake, instance, REAL)
     logged = " ".join(str(entry) for entry in instance.all_logs(result.run_id))
     assert "Doe" not in logged
-    assert "1.1" not in logged
+    assert "1.2.826." not in logged
 
 
 def test_table_that_is_not_ours_fails_alone(lake, instance, tmp_path):
@@ -99,7 +99,7 @@ def test_what_writers_left_no_time_for_is_told(lake, instance, monkeypatch):
 
 
 def test_it_runs_daily_for_real_and_takes_its_turn_among_the_writers(lake):
-    schedule = build_upkeep(lake)
+    schedule = build_upkeep(lake, TABLES)
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("10 4 * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     with dg.DagsterInstance.ephemeral() as instance, dg.build_schedule_context(instance) as context:
