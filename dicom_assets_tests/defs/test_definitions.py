@@ -142,11 +142,3 @@ def test_key_or_sas_token_is_used_where_an_identity_asks_the_service():
     managed = {"DICOM_AUTHENTICATION": "managed_identity", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}
     options = build_lake(load_settings(ACCOUNT | managed)).storage.options()
     assert options == {"account_name": "account", "account_key": "a2V5"}
-
-
-def test_table_of_the_profile_is_an_asset_and_is_kept_up_like_the_others(tmp_path):
-    env = {"DICOM_STORAGE_URL": str(tmp_path), "DICOM_TABLE_PROFILE": "healthcare-data-solutions"}
-    definitions = build_definitions(load_settings(env))
-    assert "healthcare_instance" in nodes(definitions)
-    steps = definitions.resolve_job_def("maintain_lake").nodes
-    assert "maintain_healthcare_instance" in {step.name for step in steps}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 
 from dicom_assets.adapters import parquet
+from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.law import reference
@@ -83,6 +84,8 @@ def test_any_history_of_changes_and_runs_gives_the_rows_of_a_straight_replay(his
             for kind, *details in history:
                 if kind == "change":
                     apply(service, *details)
+                elif kind == "maintain":
+                    maintain(world.lake, HEALTHCARE_INSTANCE)
                 else:
                     run(world, *details[0][1])
             for hour in order:

@@ -83,6 +83,11 @@ def test_without_the_profile_there_is_no_such_asset(environment):
     assert {key.path[-1] for key in keys_} == {table.name for table in TABLES}
 
 
+def test_with_the_profile_the_daily_upkeep_knows_the_table(settings):
+    (job,) = [job for job in build_definitions(settings).resolve_all_job_defs() if job.name == "maintain_lake"]
+    assert {node.name for node in job.nodes} == {f"maintain_{table.name}" for table in (*TABLES, HEALTHCARE_INSTANCE)}
+
+
 def test_spark_asks_the_map_and_the_lower_case_names(settings, service, spark, monkeypatch):
     monkeypatch.setattr(parquet, "JOINED_FILES", 3)
     for key in KEYS:
