@@ -59,7 +59,15 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
     delay = timedelta(minutes=settings.window_delay_minutes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill policies, which a range in one run needs
-        assets = build_assets(tables, partitions, lake, settings.file_url_prefix, delay=delay, memory=memory)
+        assets = build_assets(
+            tables,
+            partitions,
+            lake,
+            settings.file_url_prefix,
+            delay=delay,
+            memory=memory,
+            feed_pool=settings.change_feed_pool,
+        )
     auth = cache(lambda: build_auth(settings))
     job, sensors = build_automation(
         assets,

@@ -19,6 +19,7 @@ from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, PROFILE
 from dicom_assets.core.schema import TABLES, Column, Grain
 
+_POOL_NAME = re.compile(r"[A-Za-z0-9_/]+")
 _CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _ACCOUNT_HOST = re.compile(r"([a-z0-9]+)\.dfs\.[a-z0-9.]+")
 _DIGITS = re.compile(r"[+-]?\d{1,12}")
@@ -205,6 +206,16 @@ def check_container_name(value: str) -> str:
         raise ValueError(
             f"{_shown(value)} is no name that Azure allows: 3 to 63 small letters, digits and single hyphens, with a "
             "letter or digit at both ends. Choose such a name."
+        )
+    return value
+
+
+def check_pool_name(value: str) -> str:
+    """A name that Dagster allows for a pool."""
+    if not _POOL_NAME.fullmatch(value):
+        raise ValueError(
+            f"{_shown(value)} is no name that Dagster allows for a pool: letters, digits, underscores and slashes. "
+            "Choose such a name, as dicom_service."
         )
     return value
 

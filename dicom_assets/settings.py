@@ -131,6 +131,11 @@ class Settings(BaseModel):
         description="Runs for due and missed hours that wait or run at the same time, at most. 0 turns them off: "
         "hours are then materialised by hand.",
     )
+    change_feed_pool: Annotated[str, _text(rules.check_pool_name)] = Field(
+        "dicom_lake",
+        description="Dagster pool of the steps that read the service. One of their own, such as `dicom_service`, lets "
+        "several runs read at a time while one merges; see docs/deploy.md.",
+    )
     storage_url: Annotated[str, _text(rules.check_storage_url)] = Field(
         "./data", description="Where the tables lie: a folder, or `https://ACCOUNT.dfs.core.windows.net`."
     )

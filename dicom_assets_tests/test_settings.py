@@ -326,6 +326,11 @@ def test_container_names_that_azure_refuses(name):
     assert "- DICOM_CONTAINER_NAME: " in refusal(DICOM_CONTAINER_NAME=name)
 
 
+@pytest.mark.parametrize("name", ["dicom service", "dicom-service", "a,b"])
+def test_pool_names_that_dagster_refuses(name):
+    assert "- DICOM_CHANGE_FEED_POOL: " in refusal(DICOM_CHANGE_FEED_POOL=name)
+
+
 def test_table_paths_may_have_folders():
     settings = load(DICOM_INSTANCE_TABLE_PATH="silver/instance", DICOM_SERIES_TABLE_PATH="silver/series")
     assert settings.table_paths["instance"] == "silver/instance"

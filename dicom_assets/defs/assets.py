@@ -65,6 +65,7 @@ def build_assets(
     *,
     delay: timedelta,
     memory: MemoryLimit,
+    feed_pool: str = POOL,
 ) -> list[dg.AssetsDefinition]:
     """The assets `change_feed`, `instance`, `series`, `study` and `file_index`, each with the checks of its runs.
 
@@ -77,6 +78,7 @@ def build_assets(
         file_system: what stands before a `filePath` to make its full location; None where it is not known.
         delay: the wait between the end of an hour and its reading.
         memory: what reading the feed should do with.
+        feed_pool: the pool of `change_feed`, if hours are to be read while others are merged.
     """
 
     def common(name: str, *kinds: str) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def build_assets(
             "metadata": describe_table(tables[name], lake.uri(tables[name])),
         }
 
-    @dg.asset(**common("change_feed", "azure"))
+    @dg.asset(**common("change_feed", "azure") | {"pool": feed_pool})
     def change_feed(
         context: dg.AssetExecutionContext, dicom_service: dg.ResourceParam[DicomServiceResource]
     ) -> Results:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -293,14 +293,21 @@ def prepare(folder: Path, **overrides: dict) -> Path:
 
 
 @contextmanager
-def deploy(folder: Path) -> Iterator[Deployment]:
-    """Everything running, until the block ends."""
+def deploy(folder: Path, settings: Mapping[str, str] | None = None, **config: dict) -> Iterator[Deployment]:
+    """Everything running, until the block ends.
+
+    Args:
+        folder: Where all of it is kept.
+        settings: The project's, besides those that every deployment needs.
+        config: Sections of dagster.yaml.
+    """
     with ExitStack() as stack:
         service = stack.enter_context(Service(seed=1, file_store=folder / "files"))
         write_history(service, start=START, hours=HOURS, instances=80, seed=3)
         deployed = Deployment(folder, service)
         url = stack.enter_context(serving(deployed))
-        home = prepare(folder, run_monitoring={"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 1})
+        monitoring = {"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 1}
+        home = prepare(folder, run_monitoring=monitoring, **config)
         ui = free_port()
         deployed.ui = f"http://127.0.0.1:{ui}"
         deployed.environment = {
@@ -315,6 +322,7 @@ def deploy(folder: Path) -> Iterator[Deployment]:
             "DICOM_ALERT_WEBHOOK_URL": stack.enter_context(receiving(deployed.alerts)),
             "DICOM_DAGSTER_URL": deployed.ui,
             "DAGSTER_HOME": str(home),
+            **(settings or {}),
         }
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
         env = clean | deployed.environment | {"DAGSTER_DISABLE_TELEMETRY": "1"}

@@ -51,6 +51,13 @@ def test_assets_are_hourly_in_utc_one_run_per_range_one_writer_at_a_time(definit
         assert node.group_name == "dicom", name
 
 
+def test_reading_the_service_has_a_pool_of_its_own_where_the_settings_name_one(tmp_path):
+    env = {"DICOM_STORAGE_URL": str(tmp_path), "DICOM_CHANGE_FEED_POOL": "dicom_service"}
+    pools = {name: node.pools for name, node in nodes(build_definitions(load_settings(env))).items()}
+    assert pools.pop("change_feed") == {"dicom_service"}
+    assert set(map(frozenset, pools.values())) == {frozenset({"dicom_lake"})}
+
+
 def test_partitions_begin_and_end_where_the_settings_say(tmp_path):
     env = {
         "DICOM_STORAGE_URL": str(tmp_path),
