@@ -7,6 +7,8 @@ from dicom_assets.adapters.credentials import Credential, TokenAuth, Tokens, bui
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.retries import RetryPolicy
+from dicom_assets.adapters.spark import SparkLake
+from dicom_assets.adapters.spark_session import Spark
 from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.settings import Settings
 
@@ -72,9 +74,19 @@ def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomSe
 
 
 def build_lake(settings: Settings) -> Lake:
-    """The lake of the settings."""
+    """The lake of the settings, with the engine that merges there."""
     storage = build_storage(settings, settings.lake_url)
-    return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
+    spark = build_spark(settings)
+    if spark is None:
+        return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
+    return SparkLake(storage, settings.table_paths, spark=spark, retention_hours=settings.retention_hours)
+
+
+def build_spark(settings: Settings) -> Spark | None:
+    """The Spark that is to merge, not yet asked; None where none is to."""
+    if settings.merge_engine != "spark":
+        return None
+    return Spark(None if settings.spark_remote is None else settings.spark_remote.get_secret_value())
 
 
 def build_storage(settings: Settings, url: str) -> Storage:

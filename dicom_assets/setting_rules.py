@@ -19,6 +19,8 @@ from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, PROFILE
 from dicom_assets.core.schema import TABLES, Column, Grain
 
+ENGINES = ("delta-rs", "spark")
+"""That merge rows into the tables."""
 _POOL_NAME = re.compile(r"[A-Za-z0-9_/]+")
 _CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _ACCOUNT_HOST = re.compile(r"([a-z0-9]+)\.dfs\.[a-z0-9.]+")
@@ -261,6 +263,27 @@ def check_id(value: str) -> str:
             "(…/groups/WORKSPACE/lakehouses/LAKEHOUSE), of a connection in its settings."
         )
     return value.lower()
+
+
+def check_merge_engine(value: str) -> str:
+    """The name of an engine."""
+    if value.lower() not in ENGINES:
+        raise ValueError(f"{_shown(value)} is no engine that merges. Set one of {', '.join(ENGINES)}.")
+    return value.lower()
+
+
+def check_spark_remote(value: object) -> object:
+    """The address of a Spark Connect server, if there is one. It may hold a token, so it is never shown."""
+    if value is None or isinstance(value, SecretStr):
+        return value
+    try:
+        url = urlsplit(str(value))
+        url.port  # noqa: B018 — raises for a port that is no number
+    except ValueError:
+        url = urlsplit("")
+    if url.scheme != "sc" or not url.hostname or url.path.partition(";")[0] not in {"", "/"}:
+        raise ValueError("is no address of a Spark Connect server. Set sc://HOST:15002, with /;token=… where need be.")
+    return SecretStr(str(value))
 
 
 def check_fabric_url(value: str) -> str:

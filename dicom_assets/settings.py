@@ -159,6 +159,15 @@ class Settings(BaseModel):
     retention_hours: Annotated[
         int, _whole(1, 87_600, "old versions of the tables stay that long, at most 10 years")
     ] = Field(720, description="Hours for which old versions of the tables can still be read.")
+    merge_engine: Annotated[str, _text(rules.check_merge_engine)] = Field(
+        "delta-rs",
+        description="What merges rows into the tables: `delta-rs`, in the run itself, or `spark`; see docs/spark.md.",
+    )
+    spark_remote: Annotated[SecretStr | None, BeforeValidator(rules.check_spark_remote)] = Field(
+        None,
+        description="Spark Connect server for `DICOM_MERGE_ENGINE=spark`, such as `sc://HOST:15002`. Unset, the Spark "
+        "session that the process has, as in a notebook.",
+    )
     file_system_url: Annotated[str | None, _text(rules.check_file_system_url)] = Field(
         None,
         description="Where the service keeps its DICOM files, for `fileUrl`: "

@@ -547,6 +547,8 @@ def test_rows_describe_every_setting():
     assert all(row.meaning.endswith(".") for row in rows)
     assert {row.variable: row.default for row in rows if row.default} == {
         "DICOM_AUTHENTICATION": "default",
+        "DICOM_CHANGE_FEED_POOL": "dicom_lake",
+        "DICOM_MERGE_ENGINE": "delta-rs",
         "DICOM_TOKEN_SCOPE": "https://dicom.healthcareapis.azure.com/.default",
         "DICOM_API_VERSION": "2",
         "DICOM_BATCH_SIZE": "200",
@@ -576,3 +578,25 @@ def test_rows_describe_every_setting():
 
 def test_documented_defaults_load_as_the_defaults():
     assert load_settings({row.variable: row.default for row in describe_settings()}) == load()
+
+
+def test_engine_is_delta_rs_unless_it_is_named():
+    assert load().merge_engine == "delta-rs"
+    assert load(DICOM_MERGE_ENGINE="Spark").merge_engine == "spark"
+    assert "delta-rs, spark" in refusal(DICOM_MERGE_ENGINE="flink")
+
+
+@pytest.mark.parametrize("address", ["sc://spark.example", "sc://spark.example:443/;use_ssl=true;token=hidden"])
+def test_address_of_spark_is_kept_and_never_shown(address):
+    settings = load(DICOM_SPARK_REMOTE=address)
+    assert settings.spark_remote.get_secret_value() == address
+    assert "hidden" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "address", ["spark://hidden:7077", "sc://", "sc://x:hidden", "sc://x/hidden", "https://hidden"]
+)
+def test_address_of_something_else_than_spark_connect_is_explained(address):
+    message = refusal(DICOM_SPARK_REMOTE=address)
+    assert "DICOM_SPARK_REMOTE: is no address of a Spark Connect server. Set sc://HOST:15002" in message
+    assert "hidden" not in message

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Protocol
@@ -79,6 +79,20 @@ class Given:
     def is_current(self) -> bool:
         """Always: there is no source that could move."""
         return True
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What attempts did to a table's rows."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    commits: int = 0
+    bytes_written: int = 0
+
+    def __add__(self, other: "Effect") -> "Effect":
+        return Effect(*(sum(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -315,40 +329,47 @@ class Lake:
             ForeignTableError: what lies there is no table of ours.
             LakeUnavailableError: storage refuses.
         """
-        inserted = updated = deleted = commits = conflicts = bytes_written = 0
+        done = Effect()
+        conflicts = 0
         seconds: Counter[str] = Counter()
         for attempt in range(ATTEMPTS):
             snapshot = self.open_or_create(table)
-            plan = _Plan(snapshot)
             try:
-                with _timed(seconds, "derive"):
-                    desired = derivation.build()
-                with _timed(seconds, "merge"):
-                    plan.prepare(desired)
-                del desired
-                if plan.actions:
-                    with _timed(seconds, "commit"):
-                        self._commit(snapshot, plan.actions)
-                    commits += 1
-                    inserted, updated = inserted + plan.inserted, updated + plan.updated
-                    deleted, bytes_written = deleted + plan.deleted, bytes_written + plan.bytes_written
+                done += self._bring(snapshot, derivation, seconds)
             except CommitFailedError:
                 conflicts += 1
                 logger.info("A commit to %s lost to another writer's; trying again.", table.name)
-                self._discard(table, plan.adds)
                 time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
                 continue
             if derivation.is_current():
-                with _timed(seconds, "join"):
-                    final = self._join_small_files(self._refresh(snapshot)) if commits else snapshot
+                with timed(seconds, "join"):
+                    final = self._join_small_files(self._refresh(snapshot)) if done.commits else snapshot
                 return Written(
-                    final.version, inserted, updated, deleted, commits, conflicts, bytes_written,
-                    final.row_count, final.size_bytes, len(final.files), seconds, final.table_id,
+                    final.version, done.inserted, done.updated, done.deleted, done.commits, conflicts,
+                    done.bytes_written, final.row_count, final.size_bytes, len(final.files), seconds, final.table_id,
                 )  # fmt: skip
         raise CommitConflictError(
             f"Could not write {self.uri(table)}: other writers or moving sources won {ATTEMPTS} attempts. Run fewer "
             "writers at a time (the pool's limit in dagster.yaml), then run this again: nothing is half-written."
         )
+
+    def _bring(self, snapshot: Snapshot, derivation: Derivation, seconds: "Counter[str]") -> Effect:
+        """One attempt at it: all of what the derivation says in one commit, or a CommitFailedError and nothing."""
+        plan = _Plan(snapshot)
+        try:
+            with timed(seconds, "derive"):
+                desired = derivation.build()
+            with timed(seconds, "merge"):
+                plan.prepare(desired)
+            del desired
+            if not plan.actions:
+                return Effect()
+            with timed(seconds, "commit"):
+                self._commit(snapshot, plan.actions)
+        except CommitFailedError:
+            self._discard(snapshot.table, plan.adds)
+            raise
+        return Effect(plan.inserted, plan.updated, plan.deleted, 1, plan.bytes_written)
 
     def _join_small_files(self, snapshot: Snapshot) -> Snapshot:
         """Joins small files where there are enough; returns the table's newest version.
@@ -482,7 +503,7 @@ class Lake:
 
 
 @contextmanager
-def _timed(seconds: "Counter[str]", stage: str) -> Iterator[None]:
+def timed(seconds: "Counter[str]", stage: str) -> Iterator[None]:
     """Adds the time that the block takes to the stage's."""
     began = time.perf_counter()
     try:

@@ -12,9 +12,11 @@
     ├── FeedEntryError           an entry that has no place in the tables
     ├── LakeError                the Delta tables
     │   ├── LakeUnavailableError     storage refuses, or cannot be reached or written
+    │   │   └── EngineUnavailableError   Spark, which is to merge, cannot be reached, or fails
     │   ├── ForeignTableError        a table under our name that is not ours
     │   ├── LakeLostError            the lake is not the one that Dagster's history is of
     │   ├── OtherServiceError        the service does not know what the lake holds
+    │   ├── EngineError              Spark, which is to merge, is not fit for it: asking again would not help
     │   ├── CommitConflictError      other writers won every attempt
     │   ├── LakeQueryError           a query that the tables cannot answer
     │   ├── VersionGoneError         a version of a table that there is not, or no more
@@ -79,6 +81,14 @@ class LakeUnavailableError(LakeError):
 
 class LakeRefusedError(LakeUnavailableError):
     """Storage says no, to a key, an identity or a container: asking again would not help."""
+
+
+class EngineUnavailableError(LakeUnavailableError):
+    """Spark, which is to merge, cannot be reached, or failed in a way that may heal."""
+
+
+class EngineError(LakeError):
+    """Spark, which is to merge, is not fit for it: asking again would not help."""
 
 
 class ForeignTableError(LakeError):

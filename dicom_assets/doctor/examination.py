@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dicom_assets.core.errors import DicomAssetsError, LakeError, ServiceRefusedError
 from dicom_assets.core.finding import Finding, Status
-from dicom_assets.doctor import files, lake, orchestration, service, tokens
+from dicom_assets.doctor import engine, files, lake, orchestration, service, tokens
 from dicom_assets.doctor.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ CHECKS = (
     Check("lake.delete", lake.check_delete, ("lake.list",)),
     Check("lake.appends", lake.check_appends, ("lake.write",)),
     Check("lake.writers", lake.check_writers, ("lake.write",)),
+    Check("engine.merge", engine.check_merge, ("lake.write",)),
     Check("lake.clean", lake.check_clean, ("lake.reach",)),
     Check("files.read", files.check_files, ("lake.reach",)),
     Check("dagster.home", orchestration.check_home),

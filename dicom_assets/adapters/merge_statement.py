@@ -1,0 +1,90 @@
+"""The MERGE that brings a table to hold what is staged: `core/merge.py`, said in SQL.
+
+It is made from the table's columns alone. No value of a row is in it but hours and sequences, so that nothing about a
+patient reaches the logs and the history of whoever runs it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.adapters.staging import LIVES
+from dicom_assets.core.schema import Table
+
+_PRUNING = ("windowStart", "sequence")
+"""Columns that hold a row's whole life, and by whose ranges files are left out: in `change_feed` alone."""
+
+
+def build_merge(table: Table, stored: Sequence[str], target: str, source: str, keys: pa.Table | None = None) -> str:
+    """The statement.
+
+    A stored row with a greater fence is newer, and stays. One that differs in nothing but the table's ignored columns
+    stays too, so that where nothing differs there is no commit. Columns that the table does not declare become null in
+    rows that change.
+
+    Args:
+        table: what the rows are of.
+        stored: names of the columns that the table has in the lake.
+        target: location of the table.
+        source: location of the Parquet file with the table's columns and `LIVES`.
+        keys: what is merged, for the ranges that the files to look into must meet.
+    """
+    declared = table.schema.names
+    compared = [name for name in declared if name not in table.key and name not in table.ignored]
+
+    def at_key(row: str) -> str:
+        matches = [f"{row}.{quote(name)} = s.{quote(name)}" for name in table.key]
+        return " AND ".join([*matches, *(f"{row}.{limit}" for limit in _ranges(table, keys))])
+
+    def is_older(row: str) -> str:
+        return f"{row}.{quote(table.fence)} <= s.{quote(table.fence)}" if table.fence else "TRUE"
+
+    def is_same(row: str) -> str:
+        pairs = [f"{_comparable(table, row, name)} <=> {_comparable(table, 's', name)}" for name in compared]
+        return " AND ".join(pairs) or "TRUE"
+
+    updates = [f"{quote(name)} = s.{quote(name)}" for name in declared if name not in table.key]
+    updates += [f"{quote(name)} = NULL" for name in stored if name not in declared]
+    update = f"WHEN MATCHED AND s.{LIVES} AND {is_older('t')} AND NOT ({is_same('t')}) THEN UPDATE SET "
+    return "\n".join(
+        [
+            f"MERGE INTO delta.{quote(target)} AS t",
+            # Of Delta's MERGE a row that is found costs its file written anew, though no clause takes it.
+            f"USING (SELECT s.* FROM parquet.{quote(source)} AS s",  # noqa: S608 — names are quoted
+            f"LEFT JOIN delta.{quote(target)} AS o ON {at_key('o')}",
+            f"WHERE CASE WHEN o.{quote(table.key[0])} IS NULL THEN s.{LIVES}",
+            f"ELSE {is_older('o')} AND NOT (s.{LIVES} AND {is_same('o')}) END) AS s",
+            f"ON {at_key('t')}",
+            f"WHEN MATCHED AND NOT s.{LIVES} AND {is_older('t')} THEN DELETE",
+            *([update + ", ".join(updates)] if updates else []),
+            f"WHEN NOT MATCHED AND s.{LIVES} THEN INSERT ({', '.join(map(quote, declared))})",
+            f"VALUES ({', '.join(f's.{quote(name)}' for name in declared)})",
+        ]
+    )
+
+
+def quote(name: str) -> str:
+    """An identifier."""
+    return f"`{name.replace('`', '``')}`"
+
+
+def _comparable(table: Table, row: str, name: str) -> str:
+    """A column as Spark can compare it, which compares no maps."""
+    column = f"{row}.{quote(name)}"
+    return f"to_json({column})" if pa.types.is_map(table.schema.field(name).type) else column
+
+
+def _ranges(table: Table, keys: pa.Table | None) -> list[str]:
+    if keys is None or "windowStart" not in table.schema.names:
+        return []
+    ranges = []
+    for name in _PRUNING:
+        span = pc.min_max(keys[name])
+        ranges.append(f"{quote(name)} BETWEEN {_literal(span['min'].as_py())} AND {_literal(span['max'].as_py())}")
+    return ranges
+
+
+def _literal(value: datetime | int) -> str:
+    return f"TIMESTAMP '{value:%Y-%m-%d %H:%M:%S}+00:00'" if isinstance(value, datetime) else str(value)

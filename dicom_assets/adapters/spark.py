@@ -1,0 +1,166 @@
+"""The lake with Spark as merge engine: rows are worked out here, staged as Parquet, and merged by Spark.
+
+Everything else is as in `delta.py`: tables are created, read and kept tidy by delta-rs, and what a table must hold is
+derived from the same reads. Spark's MERGE takes the place of a commit that is made here.
+
+Such a MERGE is one atomic step: Delta gives it up where another commit since its start touched what it read, which
+in tables without partitions is any commit that brings rows. So the table never holds a key twice. But it may begin
+after a commit that the derivation has not seen, and put rows back that are older than those. The look at the sources
+that follows every write finds that: they moved before that other commit, hence since the derivation, and it is made
+anew.
+
+A writer that is killed leaves a MERGE behind that goes on in Spark, with nobody to look at the sources after it. Its
+staged file tells. Whoever writes the table next deletes that file, so that the MERGE cannot begin any more; commits a
+change of the table's metadata, with which no MERGE under way can be committed; and then looks once more.
+"""
+
+import logging
+import uuid
+from collections import Counter
+from dataclasses import replace
+
+from deltalake.exceptions import CommitFailedError
+
+from dicom_assets.adapters.delta import Derivation, Effect, Lake, Snapshot, Written, timed
+from dicom_assets.adapters.merge_statement import build_merge
+from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
+from dicom_assets.adapters.staging import Staging
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import CommitConflictError, EngineError, LakeUnavailableError
+from dicom_assets.core.schema import Table
+
+logger = logging.getLogger(__name__)
+
+_ISOLATION = {"delta.isolationLevel": "Serializable"}
+"""Under the weaker level that Databricks has by default, two merges may insert one key."""
+_FENCE = "dicomAssets.fence"
+_METRICS = {
+    "inserted": "numTargetRowsInserted",
+    "updated": "numTargetRowsUpdated",
+    "deleted": "numTargetRowsDeleted",
+    "bytes_written": "numTargetBytesAdded",
+}
+
+
+class SparkLake(Lake):
+    """The tables of one lake, merged by Spark."""
+
+    def __init__(self, storage: Storage, paths: dict[str, str], *, spark: Spark, retention_hours: int = 720) -> None:
+        """A lake.
+
+        Args:
+            storage: where it lies; Spark must see it under the same name, with rights of its own.
+            paths: folder by table name.
+            spark: that merges.
+            retention_hours: for how long deleted files and the log's entries are kept.
+        """
+        super().__init__(storage, paths, retention_hours=retention_hours)
+        self._spark = spark
+
+    def write(self, table: Table, derivation: Derivation) -> Written:
+        """As without Spark, and past the MERGE of any writer that was killed.
+
+        Raises:
+            CommitConflictError: other writers won every attempt.
+            EngineError: Spark is not fit for it; nothing was written.
+            EngineUnavailableError: Spark cannot be reached, or failed.
+            ForeignTableError: what lies there is no table of ours.
+            LakeUnavailableError: storage refuses.
+        """
+        staging = self._staging(table)
+        others = staging.names()
+        written = super().write(table, derivation)
+        if not others:
+            return written
+        staging.delete(others)
+        self._set_properties(table, {_FENCE: str(uuid.uuid4())})
+        again = super().write(table, derivation)
+        return replace(
+            again,
+            inserted=written.inserted + again.inserted,
+            updated=written.updated + again.updated,
+            deleted=written.deleted + again.deleted,
+            commits=written.commits + again.commits,
+            conflicts=written.conflicts + again.conflicts,
+            bytes_written=written.bytes_written + again.bytes_written,
+            seconds=written.seconds + again.seconds,
+        )
+
+    def _bring(self, snapshot: Snapshot, derivation: Derivation, seconds: "Counter[str]") -> Effect:
+        table = snapshot.table
+        staging = self._staging(table)
+        with timed(seconds, "derive"):
+            desired = derivation.build()
+        if not len(desired.keys):
+            return Effect()
+        self._isolate(snapshot)
+        with timed(seconds, "stage"):
+            name = staging.put(desired, table)
+        try:
+            target, source = _location(self.uri(table)), _location(staging.uri(name))
+            keys = desired.rows if "windowStart" in table.schema.names else None
+            statement = build_merge(table, snapshot.schema.names, target, source, keys)
+            del desired
+            with timed(seconds, "merge"):
+                self._merge(table, staging, name, statement)
+        finally:
+            staging.delete([name])
+        return self._effect(snapshot, name)
+
+    def _merge(self, table: Table, staging: Staging, name: str, statement: str) -> None:
+        try:
+            self._spark.merge(statement, name)
+        except LostRaceError as error:
+            raise CommitFailedError("Spark") from error
+        except (EngineError, NotSeenError) as error:
+            if name not in staging.names():
+                raise CommitFailedError("staged rows were taken away") from error
+            if isinstance(error, EngineError):
+                raise
+            raise EngineError(
+                f"Spark at {self._spark.place} does not find {self.uri(table)} ({error}). It probably runs on another "
+                "machine, where that folder does not exist, or may not read the account. Nothing was written. Put the "
+                "lake where both reach it under one name (a storage account, a shared disk), and give Spark's own "
+                "identity rights to it."
+            ) from error
+        if name not in staging.names():
+            raise CommitFailedError("staged rows were taken away")  # there are engines that take none for no rows
+
+    def _effect(self, snapshot: Snapshot, tag: str) -> Effect:
+        """What the commit with the tag did since the snapshot, which is brought up to date; nothing without one."""
+        before = snapshot.version
+        delta = self._refresh(snapshot).delta
+        if delta.version() == before:
+            return Effect()
+        for commit in delta.history(delta.version() - before):
+            # Sail keeps no user metadata; nor can it merge beside another writer.
+            is_ours = commit.get("userMetadata") == tag or str(commit.get("engineInfo")).startswith("sail")
+            if is_ours and commit["operation"] == "MERGE":
+                told = commit.get("operationMetrics") or {}
+                return Effect(commits=1, **{name: int(told.get(metric, 0)) for name, metric in _METRICS.items()})
+        return Effect()
+
+    def _isolate(self, snapshot: Snapshot) -> None:
+        configuration = snapshot.delta.metadata().configuration
+        if any(configuration.get(name) != value for name, value in _ISOLATION.items()):
+            self._set_properties(snapshot.table, _ISOLATION)
+
+    def _set_properties(self, table: Table, properties: dict[str, str]) -> None:
+        path = self._paths[table.name]
+        for _ in range(5):
+            delta = self.open_or_create(table).delta
+            try:
+                with self.storage.explained(path, "set properties of"):
+                    delta.alter.set_table_properties(properties, raise_if_not_exists=False)
+            except (CommitFailedError, LakeUnavailableError):
+                continue
+            return
+        raise CommitConflictError(f"Could not set properties of {self.uri(table)}: other writers won. Run this again.")
+
+    def _staging(self, table: Table) -> Staging:
+        return Staging(self.storage, self._paths[table.name])
+
+
+def _location(uri: str) -> str:
+    """For Spark, whose own file system may be another than the machine's."""
+    return uri if "://" in uri else f"file://{uri}"

@@ -1,0 +1,77 @@
+"""Rows on their way to an engine that reads files: one Parquet file for each attempt, in the lake beside the tables.
+
+A file is deleted when its merge has ended. One that is left behind belongs to a writer that is still at work, or that
+was killed; the next writer of its table takes it away.
+"""
+
+import uuid
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.merge import Desired, align_rows
+from dicom_assets.core.schema import Table
+
+FOLDER = "_staging"
+"""Of all staged files; readers of Delta tables take no notice of names that begin with an underscore."""
+LIVES = "_lives"
+"""The column that says whether a key is to have a row; where not, only the key's own columns (and the fence) count."""
+_ROWS_PER_GROUP = 20_000
+"""What one task of an engine reads; and of an hour's metadata Arrow cannot take more than 2 GB in one piece."""
+
+
+class Staging:
+    """The files staged for one table."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        """A folder.
+
+        Args:
+            storage: of the lake.
+            path: of the table.
+        """
+        self._storage = storage
+        self._path = f"{FOLDER}/{path}"
+
+    def put(self, desired: Desired, table: Table) -> str:
+        """Writes what the table must hold for some keys; gives the file's name."""
+        schema = pa.schema([field.with_nullable(True) for field in table.schema])
+        keys = desired.keys.select([name for name in desired.keys.column_names if name in table.schema.names])
+        gone = _without(keys, desired.rows, table.key)
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, schema.append(pa.field(LIVES, pa.bool_())), compression="zstd") as writer:
+            for rows, lives in ((desired.rows, True), (gone, False)):
+                for start in range(0, len(rows), _ROWS_PER_GROUP):
+                    part = align_rows(rows.slice(start, _ROWS_PER_GROUP), schema)
+                    writer.write_table(part.append_column(LIVES, pa.repeat(lives, len(part))))
+        name = f"{uuid.uuid4()}.parquet"
+        with self._storage.explained(self._path, "write"):
+            obstore.put(self._storage.open_store(self._path), name, sink.getvalue().to_pybytes())
+        return name
+
+    def uri(self, name: str) -> str:
+        """Location of a file."""
+        return self._storage.uri(f"{self._path}/{name}")
+
+    def names(self) -> list[str]:
+        """The files that are there."""
+        with self._storage.explained(self._path, "list"):
+            files = obstore.list_with_delimiter(self._storage.open_store(self._path))["objects"]
+        return [file["path"] for file in files]
+
+    def delete(self, names: list[str]) -> None:
+        """Deletes files; those that are gone already are none of its business."""
+        with self._storage.explained(self._path, "delete staged files from"):
+            store = self._storage.open_store(self._path)
+            for name in names:
+                try:
+                    obstore.delete(store, name)
+                except FileNotFoundError:
+                    continue
+
+
+def _without(keys: pa.Table, rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """The keys that have no row."""
+    return keys.join(rows.select(list(key)), keys=list(key), join_type="left anti")

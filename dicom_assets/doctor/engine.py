@@ -1,0 +1,39 @@
+"""Whether the engine that merges can do so, tried where it counts: in the scratch folder beside the tables."""
+
+import pyarrow as pa
+
+from dicom_assets.adapters.delta import Given
+from dicom_assets.adapters.spark import SparkLake
+from dicom_assets.connections import build_spark
+from dicom_assets.core.finding import Fact, Finding, Status
+from dicom_assets.core.schema import KEY, Table
+from dicom_assets.doctor.surroundings import Surroundings
+
+_TRIAL = Table("trial", "one trial of dicom-assets doctor", (KEY[1].name,), (KEY[1],))
+
+
+def check_merge(surroundings: Surroundings) -> Finding:
+    """A row is merged into a trial table, and read again."""
+    check, spark = "engine.merge", build_spark(surroundings.settings)
+    if spark is None:
+        return Finding(check, Status.GREEN, "Rows are merged by delta-rs, in the run itself")
+    lake = SparkLake(surroundings.scratch, {_TRIAL.name: "engine"}, spark=spark)
+    try:
+        version = spark.version()
+        rows = pa.Table.from_pylist([{KEY[1].name: "2.25.1"}], _TRIAL.schema)
+        written = lake.write(_TRIAL, Given(rows, _TRIAL))
+    finally:
+        spark.close()
+    facts: dict[str, Fact] = {"spark": version, "rows": written.row_count}
+    if written.row_count != 1:
+        return Finding(
+            check,
+            Status.RED,
+            f"Spark {version} at {spark.place} merged a row that is not there",
+            why="It probably writes to another folder of the same name",
+            remedy="Put the lake where Spark and this machine reach it under one name",
+            facts=facts,
+        )
+    return Finding(
+        check, Status.GREEN, f"Spark {version} at {spark.place} merged a row into a trial table", facts=facts
+    )

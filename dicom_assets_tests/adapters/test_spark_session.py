@@ -1,0 +1,173 @@
+"""Spark that is not there, or not fit: each says what happened, why and what to do, and nothing is written."""
+
+import builtins
+import socket
+import sys
+
+import pytest
+from pyspark.errors import AnalysisException, PySparkException
+
+from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
+from dicom_assets.core.errors import EngineError, EngineUnavailableError
+from dicom_assets.core.schema import STUDY
+from dicom_assets_tests.adapters.lakes import store, study
+from dicom_assets_tests.spark.lakes import build_spark_lake, leftovers
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def test_server_that_is_not_there_is_told_at_once_and_without_the_token(unused_port, tmp_path):
+    lake = build_spark_lake(tmp_path, Spark(f"sc://127.0.0.1:{unused_port}/;token=hidden"))
+    with pytest.raises(EngineUnavailableError) as told:
+        store(lake, study("1.1"))
+    message = str(told.value)
+    assert message.startswith(f"Spark was not reached at sc://127.0.0.1:{unused_port}: Connection refused.")
+    assert "DICOM_SPARK_REMOTE" in message
+    assert "hidden" not in message
+    assert lake.open(STUDY).row_count == 0
+    assert leftovers(lake) == []
+
+
+def test_port_at_which_something_else_listens_is_told_after_a_moment(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        other.settimeout(0.2)
+        lake = build_spark_lake(tmp_path, Spark(f"sc://127.0.0.1:{other.getsockname()[1]}"))
+        import threading
+
+        def hang_up() -> None:
+            while not done.is_set():
+                try:
+                    other.accept()[0].close()
+                except TimeoutError:
+                    continue
+
+        done = threading.Event()
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        try:
+            with pytest.raises(EngineUnavailableError, match="failed"):
+                store(lake, study("1.1"))
+        finally:
+            done.set()
+            thread.join()
+    assert leftovers(lake) == []
+
+
+@pytest.mark.parametrize("remote", [None, "sc://127.0.0.1:1"])
+def test_missing_client_names_the_extra(remote, monkeypatch):
+    real_import = builtins.__import__
+
+    def import_without_pyspark(name, *args, **kwargs):
+        if name.partition(".")[0] == "pyspark":
+            raise ModuleNotFoundError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", import_without_pyspark)
+    with pytest.raises(EngineError, match=r"pip install 'dicom-assets\[spark\]'"):
+        Spark(remote).version()
+
+
+def test_without_an_address_and_without_a_session_both_ways_are_told(monkeypatch):
+    from pyspark.sql import SparkSession
+
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    with pytest.raises(EngineError, match=r"DICOM_SPARK_REMOTE is not set .*sc://HOST:15002.*notebook"):
+        Spark().version()
+
+
+class Failing:
+    """A session whose statements fail."""
+
+    version = "4.2.0"
+
+    def __init__(self, error: Exception) -> None:
+        self.conf = self
+        self._error = error
+
+    def set(self, name: str, value: str) -> None:
+        """Any setting."""
+
+    unset = set
+
+    def sql(self, statement: str) -> None:
+        raise self._error
+
+
+def fail(message: str, kind: type[Exception] = PySparkException, condition: str | None = None) -> Spark:
+    error = kind(message)
+    if condition:
+        error.getCondition = lambda: condition
+    spark = Spark("sc://spark.example:15003/;token=hidden")
+    spark._session = Failing(error)
+    return spark
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "told"),
+    [
+        ("[DATA_SOURCE_NOT_FOUND] Failed to find the data source: delta", EngineError, "does not know Delta tables"),
+        ("[UNSUPPORTED_FEATURE.TABLE_OPERATION] `t` does not support MERGE", EngineError, "DeltaSparkSessionExtension"),
+        ("[PATH_NOT_FOUND] Path does not exist: file:/lake", NotSeenError, "PySparkException"),
+        ("Operation failed: 'This request is not authorized', 403, HEAD", EngineError, "own identity may not write"),
+        ("UNAUTHENTICATED: wrong token", EngineError, "token in DICOM_SPARK_REMOTE"),
+        ("[DELTA_CONCURRENT_APPEND.WITHOUT_HINT] lost", LostRaceError, ""),
+        ("(io.delta.exceptions.MetadataChangedException) changed", LostRaceError, ""),
+        ("[INVALID_HANDLE.SESSION_CLOSED] The handle is invalid.", LostRaceError, ""),
+        ("Job aborted: cannot cast 'Doe^Jane'", EngineUnavailableError, "run this again"),
+    ],
+)
+def test_what_spark_says_is_told_in_our_words_without_any_of_its_own(message, kind, told):
+    with pytest.raises(kind) as caught:
+        fail(message).merge("MERGE", "tag")
+    assert told in str(caught.value)
+    assert "Doe^Jane" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_statement_that_spark_refuses_is_not_tried_again():
+    with pytest.raises(EngineError, match=r"sc://spark.example:15003 failed \(UNRESOLVED_COLUMN\)"):
+        fail("no such column", AnalysisException, "UNRESOLVED_COLUMN").merge("MERGE", "tag")
+
+
+def test_session_of_a_notebook_is_used_and_left_as_it_was(monkeypatch):
+    from pyspark.sql import SparkSession
+
+    settings = {}
+
+    class Notebook(Failing):
+        def set(self, name, value):
+            settings[name] = value
+
+        def unset(self, name):
+            del settings[name]
+
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: Notebook(PySparkException("Job aborted")))
+    spark = Spark()
+    assert (spark.version(), spark.place) == ("4.2.0", "the session of this process")
+    with pytest.raises(EngineUnavailableError):
+        spark.merge("MERGE", "tag")
+    spark.close()
+    assert list(settings) == ["spark.sql.parquet.outputTimestampType"]
+
+
+def test_loggers_of_spark_are_as_before_afterwards():
+    from pyspark.logger import PySparkLogger
+
+    with pytest.raises(EngineUnavailableError):
+        fail("Job aborted").merge("MERGE", "tag")
+    assert not PySparkLogger.getLogger("SQLQueryContextLogger").disabled
+
+
+def test_nothing_of_spark_is_imported_before_it_is_needed():
+    import subprocess
+
+    code = "import sys, dicom_assets.connections; sys.exit('pyspark' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,163 @@
+"""Real Apache Spark with Delta merges: beside the default engine, beside itself, and past a writer that was killed."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from threading import Barrier
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from dicom_assets.adapters import parquet, spark_session
+from dicom_assets.adapters.merge_statement import build_merge
+from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
+from dicom_assets.adapters.staging import Staging
+from dicom_assets.core.errors import EngineError, LakeError
+from dicom_assets.core.schema import STUDY, TABLES
+from dicom_assets.emulator.store import Service
+from dicom_assets_tests.adapters.lakes import Wanted, read, store, study
+from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
+from dicom_assets_tests.law.test_order import HOURS, histories, law
+from dicom_assets_tests.law.world import World, hours, read_tables
+from dicom_assets_tests.spark.lakes import TakingTurns, build_spark_lake, check_history, leftovers
+from dicom_assets_tests.spark.server import find_java, share_process, spark_command
+
+BEGINS_SECONDS = 3
+"""After so long a MERGE that sleeps has opened the table."""
+SLEEP = "java_method('java.lang.Thread', 'sleep', 10000L)"
+
+
+@pytest.fixture
+def real(spark_url) -> Iterator[Spark]:
+    session = Spark(spark_url)
+    yield session
+    session.close()
+
+
+def test_engines_that_take_turns_leave_the_tables_that_the_law_says(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "JOINED_FILES", 2)
+    lake = TakingTurns(tmp_path, real)
+    with Service(seed=1) as service:
+        world = World(service, lake)
+        play(service, FIRST_HOUR)
+        world.run_chain(hours(0))
+        play(service, SECOND_HOUR)
+        world.run_chain(hours(1))
+        lake._turn = not lake._turn
+        world.run("change_feed", hours(0))
+        world.run("instance", hours(0))
+        assert read_tables(lake) == world.expected()
+    assert leftovers(lake) == []
+    for table in TABLES:
+        protocol = lake.open(table).delta.protocol()
+        assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
+        engines = {commit["engineInfo"].partition("/")[0] for commit in lake.open(table).delta.history()}
+        assert "Apache-Spark" in engines or table.name == "file_index"
+
+
+def test_what_spark_did_is_counted_and_nothing_is_committed_where_nothing_differs(real, tmp_path):
+    lake = build_spark_lake(tmp_path, real)
+    first = store(lake, study("1.1"), study("1.2"))
+    assert (first.inserted, first.commits) == (2, 1)
+    again = lake.write(STUDY, Wanted([study("1.1")], [study("1.9")]))
+    assert (again.version, again.commits) == (first.version, 0)
+    last = lake.write(STUDY, Wanted([study("1.1", patientName="Doe^Jane")], [study("1.2")]))
+    assert (last.inserted, last.updated, last.deleted, last.version) == (0, 1, 1, first.version + 1)
+    assert last.bytes_written > 0
+
+
+def test_merges_at_the_same_moment_leave_each_row_once(spark_url, tmp_path):
+    with closing(Spark(spark_url)) as one, closing(Spark(spark_url)) as other:
+        lakes = [build_spark_lake(tmp_path, session) for session in (one, other)]
+        store(lakes[0], study("1.0"))
+        together = Barrier(2)
+
+        def write(lake):
+            together.wait(60)
+            return store(lake, study("1.1"), study("1.2"))
+
+        with ThreadPoolExecutor(2) as pool:
+            written = list(pool.map(write, lakes))
+    assert sum(each.inserted for each in written) == 2
+    assert [row["studyInstanceUid"] for row in read(lakes[0])] == ["1.0", "1.1", "1.2"]
+    assert leftovers(lakes[0]) == []
+
+
+def test_merge_that_a_killed_writer_left_behind_cannot_be_committed_any_more(spark_url, tmp_path):
+    """It has begun when the next writer finds nothing to do, and would put back a row that is deleted by then."""
+    with closing(Spark(spark_url)) as dead, closing(Spark(spark_url)) as alive:
+        lake = build_spark_lake(tmp_path, alive)
+        store(lake, study("1.0"))
+        staging = Staging(lake.storage, "study")
+        name = staging.put(Wanted([study("1.1")], []).desired, STUDY)
+        statement = build_merge(STUDY, STUDY.schema.names, f"file://{lake.uri(STUDY)}", f"file://{staging.uri(name)}")
+        slow = statement.replace("WHERE CASE", f"WHERE {SLEEP} = 'null' AND CASE")
+        assert slow != statement
+        with ThreadPoolExecutor(1) as pool:
+            orphan = pool.submit(dead.merge, slow, "orphan")
+            time.sleep(BEGINS_SECONDS)
+            lake.write(STUDY, Wanted([study("1.0")], [study("1.1")]))
+            with suppress(LostRaceError, NotSeenError):  # on a slow machine it was earlier, and then is found
+                orphan.result(300)
+    assert [row["studyInstanceUid"] for row in read(lake)] == ["1.0"]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("shard", range(2))
+@given(history=histories, order=st.permutations(range(HOURS)))
+@law(5)
+def test_tables_obey_the_law_with_engines_that_take_turns(shard, spark_url, tmp_path_factory, history, order):
+    check_history(TakingTurns(tmp_path_factory.mktemp("law"), Spark(spark_url)), history, order)
+
+
+@pytest.mark.deep
+def test_executors_in_processes_of_their_own_merge_as_well(tmp_path):
+    find_java()
+    folder = tmp_path / "spark"
+    command = ["local-cluster[2,1,1024]" if word == "local[2]" else word for word in spark_command(folder)]
+    with share_process(folder, command) as address, closing(Spark(f"sc://{address}")) as session:
+        lake = TakingTurns(tmp_path / "lake", session)
+        with Service(seed=1) as service:
+            world = World(service, lake)
+            play(service, FIRST_HOUR)
+            world.run_chain(hours(0))
+            play(service, SECOND_HOUR)
+            world.run_chain(hours(1))
+            assert read_tables(lake) == world.expected()
+
+
+def test_folder_that_spark_does_not_see_is_explained_and_nothing_written(real, tmp_path, monkeypatch):
+    lake = build_spark_lake(tmp_path, real)
+    version = store(lake, study("1.0")).version
+    monkeypatch.setattr("dicom_assets.adapters.spark._location", lambda uri: f"file:///elsewhere{uri}")
+    with pytest.raises(EngineError, match=r"does not find .*study.*another machine.*storage account"):
+        store(lake, study("1.1"))
+    assert lake.version(STUDY) == version
+    assert leftovers(lake) == []
+
+
+def test_what_spark_says_of_a_row_is_in_no_message_and_no_log(real, tmp_path, monkeypatch, capfd, caplog):
+    lake = build_spark_lake(tmp_path, real)
+    statement = "SELECT CAST('Doe^Jane' AS INT) AS patient"
+    monkeypatch.setattr("dicom_assets.adapters.spark.build_merge", lambda *_: statement)
+    with pytest.raises(LakeError) as told:
+        store(lake, study("1.1"))
+    assert "CAST_INVALID_INPUT" in str(told.value)
+    assert "Doe^Jane" not in "".join(traceback.format_exception(told.value)).replace(statement, "")
+    assert "Doe^Jane" not in caplog.text + "".join(capfd.readouterr())
+    assert leftovers(lake) == []
+
+
+def test_client_of_another_release_is_refused_before_anything_is_written(spark_url, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyspark.__version__", "4.0.1")
+    lake = build_spark_lake(tmp_path, Spark(spark_url))
+    with pytest.raises(EngineError, match=r"is 4\.2\.0, and its client here is 4\.0\.1.*pyspark-client==4\.2\.\*"):
+        store(lake, study("1.1"))
+    assert lake.open(STUDY).row_count == 0
+    assert leftovers(lake) == []
+    monkeypatch.setattr(spark_session, "_has_databricks_connect", lambda: True)
+    with closing(Spark(spark_url)) as numbered_otherwise:
+        assert numbered_otherwise.version() == "4.2.0"

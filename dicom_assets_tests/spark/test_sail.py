@@ -1,0 +1,133 @@
+"""The law on Sail, which speaks Spark SQL without Java: on every machine, in this process."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from dicom_assets.adapters.delta import Snapshot
+from dicom_assets.adapters.spark import SparkLake
+from dicom_assets.adapters.spark_session import Spark
+from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.schema import STUDY, Table
+from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
+from dicom_assets_tests.law import test_writers
+from dicom_assets_tests.law.test_order import HOURS, histories, law
+from dicom_assets_tests.spark.lakes import PATHS, TakingTurns, build_spark_lake, check_history, leftovers
+
+
+@pytest.fixture(scope="module")
+def sail_url() -> Iterator[str]:
+    from pysail.spark import SparkConnectServer
+
+    server = SparkConnectServer("127.0.0.1", 0)
+    server.start()
+    yield f"sc://127.0.0.1:{server.listening_address[1]}"
+    server.stop()
+
+
+@pytest.fixture
+def sail(sail_url) -> Iterator[Spark]:
+    spark = Spark(sail_url)
+    yield spark
+    spark.close()
+
+
+def test_rows_are_inserted_updated_and_deleted_in_one_commit_and_counted(sail, tmp_path):
+    lake = build_spark_lake(tmp_path, sail)
+    first = store(lake, study("1.1"), study("1.2"), study("1.3"))
+    assert (first.inserted, first.commits, first.row_count) == (3, 1, 3)
+    wanted = Wanted([study("1.1"), study("1.2", patientName="Doe^Jane"), study("1.4")], [study("1.3"), study("1.5")])
+    second = lake.write(STUDY, wanted)
+    assert (second.inserted, second.updated, second.deleted, second.commits) == (1, 1, 1, 1)
+    assert second.version == first.version + 1
+    assert second.bytes_written > 0
+    assert [row["studyInstanceUid"] for row in read(lake)] == ["1.1", "1.2", "1.4"]
+    assert leftovers(lake) == []
+
+
+def test_where_nothing_differs_there_is_no_commit(sail, tmp_path):
+    lake = build_spark_lake(tmp_path, sail)
+    version = store(lake, study("1.1")).version
+    again = lake.write(STUDY, Wanted([study("1.1")], [study("1.9")]))
+    assert (again.version, again.commits, again.updated) == (version, 0, 0)
+
+
+def test_staged_rows_of_a_killed_writer_are_taken_away_and_its_merge_is_locked_out(sail, tmp_path):
+    lake = build_spark_lake(tmp_path, sail)
+    version = store(lake, study("1.1")).version
+    left = tmp_path / "_staging/study/left.parquet"
+    left.write_bytes(b"")
+    written = store(lake, study("1.1"))
+    assert leftovers(lake) == []
+    assert written.version == version + 1  # of the table's metadata
+    assert "dicomAssets.fence" in lake.open(STUDY).delta.metadata().configuration
+    assert read(lake) == [study("1.1")]
+
+
+def test_rows_whose_staged_file_is_taken_away_are_merged_in_another_attempt(sail, tmp_path, monkeypatch):
+    lake = build_spark_lake(tmp_path, sail)
+    merge, seen = sail.merge, []
+
+    def lose_the_first(statement, tag):
+        seen.append(tag)
+        if len(seen) == 1:
+            (Path(lake.storage.uri("_staging/study")) / tag).unlink()
+        merge(statement, tag)
+
+    monkeypatch.setattr(sail, "merge", lose_the_first)
+    assert store(lake, study("1.1")).conflicts == 1
+    assert read(lake) == [study("1.1")]
+
+
+def test_tables_stay_of_the_protocol_that_every_reader_knows(sail, tmp_path):
+    lake = build_spark_lake(tmp_path, sail)
+    store(lake, study("1.1"))
+    protocol = lake.open(STUDY).delta.protocol()
+    assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
+    assert build_lake(tmp_path).write(STUDY, Wanted([study("1.1")], [])).commits == 0
+
+
+class GatedSparkLake(SparkLake):
+    """A writer of its own, that waits for its turn before every look at a table and every merge."""
+
+    def __init__(self, spark: Spark, storage: Storage, turns: test_writers.Turns, who: bool) -> None:
+        super().__init__(storage, PATHS, spark=spark)
+        self._turns, self._who = turns, who
+
+    def open(self, table: Table) -> Snapshot | None:
+        self._turns.gate(self._who)
+        return super().open(table)
+
+    def has_version(self, table: Table, version: int | None) -> bool:
+        self._turns.gate(self._who)
+        return super().has_version(table, version)
+
+    def _merge(self, *args) -> None:
+        self._turns.gate(self._who)
+        super()._merge(*args)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8])
+@pytest.mark.parametrize("first", [False, True], ids=["create first", "delete first"])
+def test_create_read_before_its_delete_leaves_no_row_whichever_run_merges_first(first, steps, sail, monkeypatch):
+    monkeypatch.setattr(test_writers, "GatedLake", partial(GatedSparkLake, sail))
+    schedule = [first] * steps + [not first] * 100
+    test_writers.check_create_read_before_its_delete(schedule, test_writers.DELETES)
+
+
+@given(history=histories, order=st.permutations(range(HOURS)))
+@law(3)
+def test_tables_obey_the_law_with_engines_that_take_turns(sail_url, tmp_path_factory, history, order):
+    check_history(TakingTurns(tmp_path_factory.mktemp("law"), Spark(sail_url)), history, order)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("shard", range(4))
+@given(history=histories, order=st.permutations(range(HOURS)))
+@law(15)
+def test_tables_obey_the_law_after_dozens_of_histories(shard, sail_url, tmp_path_factory, history, order):
+    check_history(build_spark_lake(tmp_path_factory.mktemp("law"), Spark(sail_url)), history, order)
