@@ -232,6 +232,7 @@ def test_third_notebook_tells_what_the_service_did_today(lakehouse, fresh):
     assert all(row[1] != row[2] and row[3] != row[4] for row in answers["corrected"])
 
 
+@pytest.mark.deep  # minutes: three notebooks on a Spark that was started for them
 def test_notebooks_run_unchanged_on_apache_spark_where_a_session_is_there_already(lakehouse, fresh, spark, tmp_path):
     """As in Fabric: `spark` is there and knows the tables, which lie with the files in a folder of another name."""
     import matplotlib as mpl

@@ -35,8 +35,14 @@ def boundaries(folder, hour: int) -> int:
     return int(finished.stdout)
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
-@pytest.mark.parametrize("hour", [0, 1], ids=["new lake", "grown lake"])
+# Of a new lake every fourth boundary on each change, and all of them among the deep tests.
+NEW = [
+    pytest.param(0, shard, id=f"new lake-{shard}", marks=[pytest.mark.deep] if shard else []) for shard in range(SHARDS)
+]
+GROWN = [pytest.param(1, shard, id=f"grown lake-{shard}") for shard in range(SHARDS)]
+
+
+@pytest.mark.parametrize(("hour", "shard"), [*NEW, *GROWN])
 def test_a_run_killed_at_any_boundary_and_run_again_leaves_the_right_tables(hour, shard, lake_of_first_hour, tmp_path):
     first_hour, read_before = lake_of_first_hour
 
