@@ -18,7 +18,7 @@ PYTHON ?=
 
 # Two processes more than cores, since many tests wait for servers; on a large machine more than eight only wait for
 # one another. Tests that share a server stay in one.
-PYTEST := $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # Of what Dagster's commands would tell its makers, nothing leaves this machine.
 export DAGSTER_DISABLE_TELEMETRY := 1

@@ -7,6 +7,7 @@ import pytest
 from dicom_assets_tests.spark.server import share_spark
 
 databases = count(1)
+QUICK_ROOMS = {"adapters", "core", "doctor", "emulator", "golden", "reading"}
 
 # Without it, as in the processes of pytest-xdist, pyspark believes that it tests itself. It speaks to Sail too.
 vars(sys.modules["__main__"]).setdefault("__file__", __file__)
@@ -32,3 +33,8 @@ def spark(spark_url, worker_id):
     yield session
     session.sql(f"DROP DATABASE {database} CASCADE")
     session.stop()
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes begin first, so that no process ends with one while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.parent.name in QUICK_ROOMS)
