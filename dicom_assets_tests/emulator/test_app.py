@@ -259,7 +259,7 @@ LIVING = {"nbf": NOW - 60, "exp": NOW + 3600}
         (jwt({"aud": "https://other.example", **LIVING}), 401),
         (jwt(LIVING), 401),
         (jwt({"aud": "https://dicom.example", "nbf": NOW - 60, "exp": NOW - 1}), 401),
-        (jwt({"aud": "https://dicom.example", "nbf": NOW + 60, "exp": NOW + 3600}), 401),
+        (jwt({"aud": "https://dicom.example", "nbf": NOW + 3600, "exp": NOW + 7200}), 401),
         (jwt({"aud": "https://dicom.example"}), 401),
         (jwt(["aud"]), 401),
         ("a.b", 401),
