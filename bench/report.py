@@ -275,8 +275,11 @@ def targets_of_year(result: Result) -> Iterable[Target]:
     """Of a year at once."""
     full = result["full"]
     first, last = full["runs"][0]["memory_mib"], full["runs"][-1]["memory_mib"]
+    allowed = 300 * result["hours"] / 8760  # a year's work may take 5 minutes
     yield Target(
-        "(e) a year's work in at most 5 minutes", f"{full['work_seconds']:,.0f} s", full["work_seconds"] <= 300
+        f"(e) the work of {result['hours']:,} hours in at most {allowed:.0f} s",
+        f"{full['work_seconds']:,.0f} s",
+        full["work_seconds"] <= allowed,
     )
     yield Target("(e) memory flat (at most 1.2 × after the last run)", f"{first} to {last} MiB", last <= 1.2 * first)
     yield Target("(e) at most 1.3 × Dagster's empty partitions", f"{result['ratio']:.2f} ×", result["ratio"] <= 1.3)
