@@ -80,6 +80,7 @@ def test_answers_too_wide_for_the_screen_are_shown_line_by_line(demo):
     assert len(re.findall(r"^  AHDS/\S+\.dcm$", shown, re.MULTILINE)) == 5
 
 
+@pytest.mark.deep
 def test_demo_goes_on_after_it_was_killed(demo, tmp_path):
     with dg.DagsterInstance.from_config(str(prepare_home(tmp_path / "dagster"))) as instance:
         left = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED)

@@ -148,6 +148,7 @@ def filled_hours(ui):
     return {node["assetKey"]["path"][-1]: node["partitionStats"]["numMaterialized"] for node in nodes}
 
 
+@pytest.mark.deep
 @needs_proc
 def test_hours_turn_green_until_ctrl_c(tmp_path):
     with running(tmp_path, signal.SIGINT, "--hours", "2", "--per-minute", "600") as (dev, log, ui, service):

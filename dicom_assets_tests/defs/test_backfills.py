@@ -53,6 +53,7 @@ def test_the_chain_is_one_run_and_an_asset_alone_is_another(lake):
     assert [lake.lake.version(table) for table in TABLES] == versions
 
 
+@pytest.mark.deep
 def test_a_backfill_that_fails_half_way_goes_on_at_what_is_missing_and_is_told_once(lake):
     lake.answer = refusing("T04:00")
     failed = lake.backfill(*KEYS)

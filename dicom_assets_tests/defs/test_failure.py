@@ -27,6 +27,7 @@ PATIENT = "ZZPATIENTZZ"
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DicomAssetsError)]
 HEALING = {
     "CommitConflictError",
+    "EngineUnavailableError",
     "FeedMovedError",
     "LakeUnavailableError",
     "ServiceUnreachableError",

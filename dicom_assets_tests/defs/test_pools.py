@@ -102,6 +102,7 @@ def test_a_killed_run_fails_gives_its_place_back_and_is_told(lake):
     assert not slots(lake).claimed_slots
 
 
+@pytest.mark.deep
 def test_upkeep_takes_its_turn_among_the_writers(lake):
     assert lake.finish(lake.launch_run(KEYS[0])) == ["SUCCESS"]
     with Held(lake, "T01:00") as held:

@@ -35,11 +35,14 @@ def boundaries(folder, hour: int) -> int:
     return int(finished.stdout)
 
 
-# Of a new lake every fourth boundary on each change, and all of them among the deep tests.
+# On each change every fourth boundary of a new lake and every second of a grown one; all of them in the deep tests.
 NEW = [
     pytest.param(0, shard, id=f"new lake-{shard}", marks=[pytest.mark.deep] if shard else []) for shard in range(SHARDS)
 ]
-GROWN = [pytest.param(1, shard, id=f"grown lake-{shard}") for shard in range(SHARDS)]
+GROWN = [
+    pytest.param(1, shard, id=f"grown lake-{shard}", marks=[pytest.mark.deep] if shard % 2 else [])
+    for shard in range(SHARDS)
+]
 
 
 @pytest.mark.parametrize(("hour", "shard"), [*NEW, *GROWN])
