@@ -4,14 +4,13 @@ A boundary lies before and after every file that is written, every commit and ev
 many there are when N is beyond the last.
 """
 
-import os
-import signal
 import sys
 
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.law.boundaries import die_at
 from dicom_assets_tests.law.test_order import apply
 from dicom_assets_tests.law.world import World, build_lake, hours
 
@@ -38,32 +37,15 @@ def play(service: Service, changes) -> None:
 
 
 def main(folder: str, hour: int, fatal: int) -> None:
-    passed = 0
     parquet.JOINED_FILES = 2  # so that joining files has its boundaries too
-
-    def boundary() -> None:
-        nonlocal passed
-        if passed == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        passed += 1
-
-    for owner, name in ((Files, "_write_file"), (Lake, "_commit"), (Lake, "_create")):
-        original = getattr(owner, name)
-
-        def guarded(self, *args, original=original):
-            boundary()
-            result = original(self, *args)
-            boundary()
-            return result
-
-        setattr(owner, name, guarded)
+    passed = die_at(fatal, ((Files, "_write_file"), (Lake, "_commit"), (Lake, "_create")))
     with Service(seed=1) as service:
         play(service, FIRST_HOUR)
         world = build_world(service, folder)
         if hour == 1:
             play(service, SECOND_HOUR)
         world.run_chain(hours(hour))
-    print(passed)
+    print(passed())
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ A boundary lies before and after every file that is written or deleted, every co
 the log. Prints how many there are when N is beyond the last: `killed_upkeep FOLDER N`.
 """
 
-import os
-import signal
 import sys
 
 from deltalake import DeltaTable
@@ -15,6 +13,7 @@ from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.schema import STUDY
 from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets_tests.law.boundaries import die_at
 
 RETENTION = 100
 STEPS = [
@@ -28,26 +27,9 @@ STEPS = [
 
 
 def main(folder: str, fatal: int) -> None:
-    passed = 0
-
-    def boundary() -> None:
-        nonlocal passed
-        if passed == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        passed += 1
-
-    for owner, name in STEPS:
-        original = getattr(owner, name)
-
-        def guarded(self, *args, original=original):
-            boundary()
-            result = original(self, *args)
-            boundary()
-            return result
-
-        setattr(owner, name, guarded)
+    passed = die_at(fatal, STEPS)
     maintain(build_lake(folder, retention_hours=RETENTION), STUDY)
-    print(passed)
+    print(passed())
 
 
 if __name__ == "__main__":
