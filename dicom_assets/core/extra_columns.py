@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from dicom_assets.core.dictionary import Dictionary
 from dicom_assets.core.extra_elements import Found, find_element
+from dicom_assets.core.problem import Place, Problem
 from dicom_assets.core.schema import TABLES, Column, Grain, type_names
 
 T = TypeVar("T")
@@ -42,20 +43,6 @@ _SQL_WORDS = """
     union unique unpivot user using values variadic when where window with
 """
 """Words that Spark, DuckDB, DataFusion or Polars take for their own unless they are quoted."""
-
-Place = tuple[str | int, ...]
-"""Keys and positions that lead to a value of the file; to a value that is not there, from what it should be in."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in the file that cannot be used."""
-
-    place: Place
-    text: str
-    """What is wrong, why, and what to do."""
-    other: Place | None = None
-    """Where the same was said before."""
 
 
 @dataclass(frozen=True)
