@@ -4,7 +4,7 @@ An hour is told of only where that is proved: the service counts as many entries
 studies agree in all tables. Other hours are left to the sensors; to read an hour again changes nothing in the tables.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -20,7 +20,8 @@ from dicom_assets.connections import build_lake, open_client
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.errors import CommitConflictError, LakeError, LakeLostError, SettingsError, UnknownHourError
 from dicom_assets.core.finding import Status
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
 from dicom_assets.defs.adoption import Adoption, find_busy, find_known, forget, tell
 from dicom_assets.defs.hour_runs import Span, build_spans
 from dicom_assets.defs.partitions import Hours
@@ -28,7 +29,6 @@ from dicom_assets.doctor.orchestration import check_home
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.settings import Settings
 
-NAMES = [table.name for table in TABLES]
 _SPANS_SHOWN = 5
 
 
@@ -94,7 +94,7 @@ def run_adopt(
             console.print("Nothing was told: this was a dry run.")
             return
         if forgetting:
-            forget(instance, NAMES)
+            forget(instance, [table.name for table in settings.tables])
             console.print("Dagster has forgotten what it knew of hours.")
         if plan.told:
             with Progress(console=console) as progress:
@@ -114,9 +114,11 @@ def make_plan(
         ServiceError: the service cannot be asked.
     """
     lake = build_lake(settings)
-    known = find_known(instance, [] if forgetting else NAMES)
-    known = {name: known.get(name, set()) for name in NAMES}
-    busy = find_busy(instance, NAMES, now)
+    kept = settings.tables
+    names = [table.name for table in kept]
+    known = find_known(instance, [] if forgetting else names)
+    known = {name: known.get(name, set()) for name in names}
+    busy = find_busy(instance, names, now)
     if forgetting and busy:
         raise CommitConflictError(
             f"{len(busy):,} hours are in runs that wait or run, and what these store would be forgotten. Wait until "
@@ -124,7 +126,7 @@ def make_plan(
         )
     hours = {hour.start for hour in window.hours()}
     done = set.intersection(*known.values()) & hours
-    tables = {table.name: lake.open(table) for table in TABLES}
+    tables = {table.name: lake.open(table) for table in kept}
     feed = tables[CHANGE_FEED.name]
     if feed is None:
         if forgetting:
@@ -142,7 +144,7 @@ def make_plan(
             for span in build_spans(asked, lambda _: len(asked))
             for hour in find_complete(service, stored, span.window)
         }
-    held, disagreeing = _hold_back(lake, feed, tables, complete) if complete else ({}, {})
+    held, disagreeing = _hold_back(lake, kept, feed, tables, complete) if complete else ({}, {})
     entries = {hour: of_hour.entries for hour, of_hour in stored.items()}
     adoptions = [
         Adoption(
@@ -155,7 +157,7 @@ def make_plan(
         for name, snapshot in tables.items()
         if snapshot is not None and complete
     ]
-    _require_unmoved(lake, tables)
+    _require_unmoved(lake, kept, tables)
     torn = frozenset(set[datetime]().union(*(held[name] - known[name] for name in held)))
     return Plan(
         window, adoptions, frozenset(done), frozenset(busy & hours), frozenset(asked - complete), torn, disagreeing
@@ -163,14 +165,14 @@ def make_plan(
 
 
 def _hold_back(
-    lake: Lake, feed: Snapshot, tables: dict[str, Snapshot | None], complete: set[datetime]
+    lake: Lake, kept: Sequence[Table], feed: Snapshot, tables: dict[str, Snapshot | None], complete: set[datetime]
 ) -> tuple[dict[str, set[datetime]], dict[str, int]]:
     """By asset the complete hours that it is not to be told of; and where tables disagree, in how many studies.
 
     Raises:
         LakeError: `change_feed` has an entry twice, so that its rows prove nothing.
     """
-    disagreeing = find_disagreeing(lake)
+    disagreeing = find_disagreeing(lake, kept)
     if len(disagreeing.pop(CHANGE_FEED.name)):
         raise LakeError(
             "change_feed has several rows of the same entry: something else than this project wrote it. Restore it to "
@@ -179,12 +181,13 @@ def _hold_back(
     held: dict[str, set[datetime]] = {CHANGE_FEED.name: set()}
     for name, studies in disagreeing.items():
         of_table = complete if tables[name] is None else find_hours(feed, studies) & complete
-        held[name] = of_table | held.get(INSTANCE.name, set())
+        is_made_from_feed = name in (INSTANCE.name, HEALTHCARE_INSTANCE.name)
+        held[name] = of_table if is_made_from_feed else of_table | held[INSTANCE.name]
     return held, {name: len(studies) for name, studies in disagreeing.items() if len(studies) or tables[name] is None}
 
 
-def _require_unmoved(lake: Lake, tables: dict[str, Snapshot | None]) -> None:
-    for table in TABLES:
+def _require_unmoved(lake: Lake, kept: Sequence[Table], tables: dict[str, Snapshot | None]) -> None:
+    for table in kept:
         snapshot = tables[table.name]
         if not lake.has_version(table, None if snapshot is None else snapshot.version):
             raise CommitConflictError(

@@ -80,7 +80,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
         ),
         lambda: open_impatient_client(settings, auth()),
         now,
-        partial(require_same_lake, lake=lake),
+        partial(require_same_lake, lake=lake, tables=settings.tables),
     )
     return dg.Definitions(
         assets=assets,
@@ -89,7 +89,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
             build_doctor_job([check.name for check in CHECKS], partial(_examine, settings, now)),
             *build_fabric(settings),
         ],
-        schedules=[*build_watch(lake, partitions, delay, now), build_upkeep(lake, settings.tables)],
+        schedules=[*build_watch(lake, settings.tables, partitions, delay, now), build_upkeep(lake, settings.tables)],
         sensors=[*sensors, *build_alerts(settings)],
         resources={
             "delta": DeltaIOManager(lake, tables, memory),

@@ -195,7 +195,7 @@ def _free_slots(instance: dg.DagsterInstance) -> None:
 def _forget_other_tables(instance: dg.DagsterInstance, settings: Settings) -> None:
     """Has Dagster forget the hours of tables that are not there any more; all hours are run in any case."""
     try:
-        require_same_lake(instance, build_lake(settings))
+        require_same_lake(instance, build_lake(settings), settings.tables)
     except LakeLostError:
         forget(instance, [table.name for table in TABLES])
 

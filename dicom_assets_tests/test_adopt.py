@@ -30,6 +30,7 @@ from dicom_assets.core.errors import (
     SettingsError,
     UnknownHourError,
 )
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES
 from dicom_assets.core.schema import TABLES as ALL_TABLES
 from dicom_assets.defs import adoption
@@ -38,7 +39,7 @@ from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.defs.ticks import QUIET, RANGE, Automation, key, open_automation
-from dicom_assets_tests.law.world import CHAIN, START
+from dicom_assets_tests.law.world import CHAIN, START, derivation, hours
 
 TABLES = {table.name: table for table in ALL_TABLES}
 HOURS = 30
@@ -237,6 +238,26 @@ def test_table_that_is_not_there_is_adopted_for_no_hour(move):
     move.adopt()
     assert move.known("study") == ALL
     assert move.known("file_index") == set()
+
+
+def test_table_of_the_profile_is_adopted_watched_and_missed_like_the_others(move):
+    move.world.settings["DICOM_TABLE_PROFILE"] = "healthcare-data-solutions"
+    name = HEALTHCARE_INSTANCE.name
+    move.lake().write(HEALTHCARE_INSTANCE, derivation(move.lake(), name, hours(0, HOURS)))
+    move.lake().open(HEALTHCARE_INSTANCE).delta.delete("sopinstanceuid = '1.1.1.52'")
+    assert f"do not agree in {name}. " in run_audit(move)
+    move.to_new_dagster()
+    assert f"tables do not agree ({name}): left to be read" in move.adopt()
+    changed = {key(hour) for hour in BUSY_HOURS}
+    assert {asset: ALL - move.known(asset) for asset in (*CHAIN, name)} == dict.fromkeys(CHAIN, set()) | {name: changed}
+    assert {hour for run in move.world.catch_up().hours for hour in run} == changed
+    assert run_audit(move) is None
+    shutil.rmtree(move.lake().uri(HEALTHCARE_INSTANCE))
+    move.world.store(HOURS + 0.5, 500)
+    move.world.set_clock(HOURS + 1.3)
+    assert f"{name} is not at" in move.world.tick("catch_up").told
+    move.adopt(forgetting=True)
+    assert (move.known("study"), move.known(name)) == (ALL, set())
 
 
 def test_hours_of_runs_under_way_are_left_to_them(move):

@@ -4,7 +4,7 @@ Only keys and counts are read, file by file, from the files that hold the studie
 costs what the run touched, however large the lake is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,11 +16,11 @@ from dicom_assets.core.agreement import (
     compare_files,
     compare_rows,
     count_by_series,
-    count_doubled,
     disagreeing_studies,
     expect_series,
     expect_studies,
 )
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.instance import is_live, newest_entries
 from dicom_assets.core.merge import Desired, key_ids
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
@@ -29,7 +29,7 @@ FILES_AT_ONCE = 25
 """Files whose studies an audit holds together: about half a million rows, of which it reads the keys."""
 
 _UID = "studyInstanceUid"
-_DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
+_DECIDING = (*INSTANCE.key, "sequence", "timestamp", "ingestedAt", "action", "state")
 
 
 def compare_touched(lake: Lake, keys: pa.Table, table: Table) -> tuple[Agreement, Agreement]:
@@ -67,70 +67,76 @@ def compare_instances(lake: Lake, derived: Desired, table: Table = INSTANCE) -> 
     return compare_rows(derived.rows.select(columns), stored, table.key)
 
 
-def audit(lake: Lake) -> dict[str, Agreement]:
-    """How all rows agree, by table: of `instance` with `change_feed`, of those after it with `instance`.
+def audit(lake: Lake, tables: Sequence[Table] = TABLES) -> dict[str, Agreement]:
+    """How all rows agree, by table: those of live instances with `change_feed`, the others with `instance`.
 
     Of `change_feed` itself it is found whether a sequence has more than one row. Studies are looked at together that
     lie in the same files, so that each file is read a few times at most, and memory holds the keys of some files at a
     time, whatever the size of the lake.
+
+    Args:
+        lake: where they lie.
+        tables: all that are kept.
     """
-    found = {table.name: Agreement() for table in TABLES}
-    for studies in _groups_of_studies(lake):
-        feed, instances = _compare_with_feed(lake, studies)
-        found[CHANGE_FEED.name] += feed
-        found[INSTANCE.name] += instances
-        found[FILE_INDEX.name] += compare_files(*_read_files(lake, studies))
-        for table in (SERIES, STUDY):
-            found[table.name] += compare_rows(*_read_counts(lake, table, studies), table.key)
+    found = {table.name: Agreement() for table in tables}
+    for studies in _groups_of_studies(lake, tables):
+        for table, expected, actual in _read_pairs(lake, tables, studies):
+            is_counted = table.name == FILE_INDEX.name
+            found[table.name] += (
+                compare_files(expected, actual) if is_counted else compare_rows(expected, actual, table.key)
+            )
     return found
 
 
-def find_disagreeing(lake: Lake) -> dict[str, pa.Array]:
+def find_disagreeing(lake: Lake, tables: Sequence[Table] = TABLES) -> dict[str, pa.Array]:
     """UIDs of the studies in which a table does not agree with what it is made from, by table.
 
     Of `change_feed` those with an entry that has more than one row. What an audit counts, told by study; it costs the
     same.
     """
-    found: dict[str, list[pa.Array]] = {table.name: [pa.array([], pa.string())] for table in TABLES}
-    for studies in _groups_of_studies(lake):
-        entries, live, instances = _read_law(lake, studies)
-        once = entries.group_by([_UID, "sequence"]).aggregate([]).select([_UID, "sequence"])
-        pairs = {
-            CHANGE_FEED.name: (once, entries.select(once.column_names)),
-            INSTANCE.name: (live, instances),
-            **{table.name: _read_counts(lake, table, studies) for table in (SERIES, STUDY)},
-            FILE_INDEX.name: _read_files(lake, studies),
-        }
-        for name, pair in pairs.items():
-            found[name].append(disagreeing_studies(*pair))
+    found: dict[str, list[pa.Array]] = {table.name: [pa.array([], pa.string())] for table in tables}
+    for studies in _groups_of_studies(lake, tables):
+        for table, expected, actual in _read_pairs(lake, tables, studies):
+            found[table.name].append(disagreeing_studies(expected, actual, table.study))
     return {name: pa.concat_arrays(parts) for name, parts in found.items()}
 
 
-def _groups_of_studies(lake: Lake) -> Iterator[pa.Array]:
+def _groups_of_studies(lake: Lake, tables: Sequence[Table]) -> Iterator[pa.Array]:
     """Every study of any table once, in groups that lie in the same files."""
     done: set[str] = set()
-    for snapshot in filter(None, map(lake.open, TABLES)):
+    for snapshot in filter(None, map(lake.open, tables)):
+        uid = snapshot.table.study
         files = sorted(snapshot.files, key=lambda file: file.written_at)
         for place in range(0, len(files), FILES_AT_ONCE):
-            group = snapshot.read([_UID], files=files[place : place + FILES_AT_ONCE])
-            new = {uid for _, rows in group for uid in pc.unique(rows[_UID]).to_pylist()} - done
+            group = snapshot.read([uid], files=files[place : place + FILES_AT_ONCE])
+            new = {study for _, rows in group for study in pc.unique(rows[uid]).to_pylist()} - done
             done |= new
             if new:
                 yield pa.array(sorted(new), pa.string())
 
 
-def _compare_with_feed(lake: Lake, studies: pa.Array) -> tuple[Agreement, Agreement]:
-    """The law itself: of every instance the newest entry decides whether there is a row, and of which sequence."""
-    entries, live, rows = _read_law(lake, studies)
-    return count_doubled([entries], CHANGE_FEED.key), compare_rows(live, rows, INSTANCE.key)
+def _read_pairs(lake: Lake, tables: Sequence[Table], studies: pa.Array) -> Iterator[tuple[Table, pa.Table, pa.Table]]:
+    """For some studies, of each table what it ought to hold, and what it holds.
 
-
-def _read_law(lake: Lake, studies: pa.Array) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """For some studies all entries, the keys and sequences that `instance` ought to hold, and those that it holds."""
+    The law itself for those of live instances: of each the newest entry decides whether there is a row, and of which
+    sequence, or of which time where a layout has none.
+    """
     entries = _read_table(lake, CHANGE_FEED, _DECIDING, studies)
+    once = entries.group_by([_UID, "sequence"]).aggregate([]).select([_UID, "sequence"])
+    yield CHANGE_FEED, once, entries.select(once.column_names)
     newest = newest_entries(entries)
-    live = newest.filter(is_live(newest)).select([*INSTANCE.key, "sequence"])
-    return entries, live, _read_table(lake, INSTANCE, tuple(live.column_names), studies)
+    live = newest.filter(is_live(newest))
+
+    def decided(table: Table, column: str, by: str) -> tuple[pa.Table, pa.Table]:
+        names = (*table.key, column)
+        return live.select([*INSTANCE.key, by]).rename_columns(names), _read_table(lake, table, names, studies)
+
+    yield INSTANCE, *decided(INSTANCE, "sequence", "sequence")
+    if HEALTHCARE_INSTANCE in tables:
+        yield HEALTHCARE_INSTANCE, *decided(HEALTHCARE_INSTANCE, "lastModifiedTimestamp", "timestamp")
+    for table in (SERIES, STUDY):
+        yield table, *_read_counts(lake, table, studies)
+    yield FILE_INDEX, *_read_files(lake, studies)
 
 
 def _read_counts(lake: Lake, table: Table, studies: pa.Array) -> tuple[pa.Table, pa.Table]:

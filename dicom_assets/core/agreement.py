@@ -112,24 +112,18 @@ def compare_files(expected: pa.Table, actual: pa.Table) -> Agreement:
     )
 
 
-def disagreeing_studies(expected: pa.Table, actual: pa.Table) -> pa.Array:
+def disagreeing_studies(expected: pa.Table, actual: pa.Table, study: str) -> pa.Array:
     """UIDs of the studies in which rows are not what they ought to be, in whatever way.
 
     Args:
-        expected: at least `studyInstanceUid`, and all that must be equal.
+        expected: all that must be equal.
         actual: the same columns.
+        study: the one that has the study's UID.
     """
     sides = [rows.append_column(_SIDE, pa.repeat(side, len(rows))) for rows, side in ((expected, 1), (actual, -1))]
     both = pa.concat_tables(sides, promote_options="permissive")  # whether a column may be null is no difference
     sums = both.group_by(expected.column_names).aggregate([(_SIDE, "sum")])
-    return pc.unique(sums.filter(pc.not_equal(sums[f"{_SIDE}_sum"], 0))[STUDY.key[1]])
-
-
-def count_doubled(rows: Iterable[pa.Table], key: tuple[str, ...]) -> Agreement:
-    """How many rows have a key that another row has too."""
-    parts = [key_ids(part, key) for part in rows]
-    ids = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type if parts else pa.string())
-    return Agreement(expected=len(ids), doubled=len(ids) - pc.count_distinct(ids).as_py())
+    return pc.unique(sums.filter(pc.not_equal(sums[f"{_SIDE}_sum"], 0))[study])
 
 
 def _count_true(values: pa.ChunkedArray) -> int:

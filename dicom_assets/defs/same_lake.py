@@ -14,7 +14,7 @@ from dicom_assets.adapters.coverage import count_stored
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.core.change_feed import HOUR, Window
 from dicom_assets.core.errors import LakeLostError
-from dicom_assets.core.schema import CHANGE_FEED, TABLES, Table
+from dicom_assets.core.schema import CHANGE_FEED, Table
 from dicom_assets.defs.hour_log import HourLog
 
 TABLE_VERSION = "table_version"
@@ -39,7 +39,7 @@ class _Recorded:
     table_id: str | None
 
 
-def require_same_lake(instance: dg.DagsterInstance, lake: Lake, tables: Iterable[Table] = TABLES) -> None:
+def require_same_lake(instance: dg.DagsterInstance, lake: Lake, tables: Iterable[Table]) -> None:
     """Makes sure that each table is the one that Dagster's history is of, and not older.
 
     Raises:

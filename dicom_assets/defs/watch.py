@@ -12,7 +12,7 @@ import dagster as dg
 from dicom_assets.adapters.agreement import audit
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.core.errors import LakeLostError
-from dicom_assets.core.schema import TABLES
+from dicom_assets.core.schema import Table
 from dicom_assets.defs.checks import SPECS, describe_agreement
 from dicom_assets.defs.freshness import allowed_lateness
 from dicom_assets.defs.partitions import partition_key
@@ -22,19 +22,28 @@ AUDIT_AT = "40 3 * * *"
 
 
 def build_watch(
-    lake: Lake, partitions: dg.HourlyPartitionsDefinition, delay: timedelta, now: Callable[[], datetime]
+    lake: Lake,
+    tables: Sequence[Table],
+    partitions: dg.HourlyPartitionsDefinition,
+    delay: timedelta,
+    now: Callable[[], datetime],
 ) -> Sequence[dg.ScheduleDefinition]:
     """The two jobs with their schedules.
 
     Args:
         lake: where the tables lie.
+        tables: all that are kept.
         partitions: the hours.
         delay: the wait between the end of an hour and its reading.
         now: gives the time, with a zone.
     """
     lateness = allowed_lateness(delay)
     minute = (int(lateness.total_seconds() // 60) + 1) % 60
-    jobs = {AUDIT_AT: build_audit(lake), f"{minute} * * * *": build_freshness_job(partitions, lateness, now)}
+    names = [table.name for table in tables]
+    jobs = {
+        AUDIT_AT: build_audit(lake, tables),
+        f"{minute} * * * *": build_freshness_job(names, partitions, lateness, now),
+    }
     return [
         dg.ScheduleDefinition(
             job=job, cron_schedule=cron, execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING
@@ -43,18 +52,18 @@ def build_watch(
     ]
 
 
-def build_audit(lake: Lake) -> dg.JobDefinition:
+def build_audit(lake: Lake, tables: Sequence[Table]) -> dg.JobDefinition:
     """The job that holds every row against those it is made from, and tells the checks of the assets."""
 
     @dg.op(out=dg.Out(dg.Nothing))
     def audit_all_rows(context: dg.OpExecutionContext) -> None:
         """Reads all keys, some files at a time, and writes nothing."""
         try:
-            require_same_lake(context.instance, lake)
+            require_same_lake(context.instance, lake, tables)
         except LakeLostError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         lost = _describe_lost(find_lost_hours(context.instance, lake))
-        found = audit(lake)
+        found = audit(lake, tables)
         disagreeing = [name for name, agreement in found.items() if not agreement.is_complete]
         busy = bool(disagreeing) and _is_another_run_under_way(context)
         for name, agreement in found.items():
@@ -92,7 +101,7 @@ def build_audit(lake: Lake) -> dg.JobDefinition:
 
 
 def build_freshness_job(
-    partitions: dg.HourlyPartitionsDefinition, lateness: timedelta, now: Callable[[], datetime]
+    assets: Sequence[str], partitions: dg.HourlyPartitionsDefinition, lateness: timedelta, now: Callable[[], datetime]
 ) -> dg.JobDefinition:
     """The job that fails where an hour is late.
 
@@ -114,7 +123,7 @@ def build_freshness_job(
             context.log.info("No hour is due yet.")
             return
         hour = partition_key(window.start)
-        late = [table.name for table in TABLES if not _is_materialised(context.instance, table.name, hour)]
+        late = [name for name in assets if not _is_materialised(context.instance, name, hour)]
         if late:
             raise dg.Failure(
                 f"The hour {hour} is not in {', '.join(late)} {minutes} minutes after its end. Look for failed or "

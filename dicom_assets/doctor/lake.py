@@ -21,7 +21,7 @@ from dicom_assets.adapters.delta import Given, Lake, Written
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeError
 from dicom_assets.core.finding import Finding, Status
-from dicom_assets.core.schema import KEY, TABLES, Table
+from dicom_assets.core.schema import KEY, Table
 from dicom_assets.doctor.surroundings import Surroundings
 
 APPENDS = 3
@@ -42,11 +42,12 @@ def check_reach(surroundings: Surroundings) -> Finding:
         )
     with _asking(storage, "list"):
         found = obstore.list_with_delimiter(storage.open_store(""))
-    tables = sum(surroundings.lake.open(table) is not None for table in TABLES)
+    kept = surroundings.settings.tables
+    tables = sum(surroundings.lake.open(table) is not None for table in kept)
     return Finding(
         check,
         Status.GREEN,
-        f"{storage.uri('').rstrip('/')} can be listed, and has {tables} of the {len(TABLES)} tables",
+        f"{storage.uri('').rstrip('/')} can be listed, and has {tables} of the {len(kept)} tables",
         facts={"tables": tables, "folders": len(found["common_prefixes"])},
     )
 

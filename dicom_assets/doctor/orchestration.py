@@ -81,7 +81,7 @@ def check_lake(surroundings: Surroundings) -> Finding:
     """The tables are those that Dagster's history is of."""
     from dicom_assets.defs.same_lake import require_same_lake
 
-    require_same_lake(surroundings.instance, surroundings.lake)
+    require_same_lake(surroundings.instance, surroundings.lake, surroundings.settings.tables)
     return Finding("dagster.lake", Status.GREEN, "The tables are those that Dagster's history is of, and not older")
 
 

@@ -77,7 +77,7 @@ class Surroundings:
 
     @cached_property
     def lake(self) -> Lake:
-        """The five tables."""
+        """The tables."""
         return build_lake(self.settings)
 
     @cached_property

@@ -13,13 +13,18 @@ import pytest
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Given, Lake, Written
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import INSTANCE, STUDY, TABLES, Table
 from dicom_assets_tests.core.rows import build_rows, instance, moment
 
 
+ALL_TABLES = (*TABLES, HEALTHCARE_INSTANCE)
+"""The five, and that of the profile."""
+
+
 def build_lake(folder: Path, **options: int) -> Lake:
-    return Lake(Storage(str(folder)), {table.name: table.name for table in TABLES}, **options)
+    return Lake(Storage(str(folder)), {table.name: table.name for table in ALL_TABLES}, **options)
 
 
 def study(uid: str, **columns: object) -> dict:

@@ -8,12 +8,13 @@ from dicom_assets.adapters.agreement import audit, compare_instances, compare_to
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import HoursOf, InstancesOfWindow
 from dicom_assets.core.agreement import Agreement
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
-from dicom_assets_tests.adapters.lakes import build_lake, store
+from dicom_assets_tests.adapters.lakes import ALL_TABLES, build_lake, store
 from dicom_assets_tests.core.rows import entry
-from dicom_assets_tests.law.world import CHAIN, derivation, hours
+from dicom_assets_tests.law.world import derivation, hours
 
-EMPTY = {table.name: Agreement() for table in TABLES}
+EMPTY = {table.name: Agreement() for table in ALL_TABLES}
 
 
 def change(sequence: int, hour: int, series: str, **columns) -> dict:
@@ -23,8 +24,8 @@ def change(sequence: int, hour: int, series: str, **columns) -> dict:
 
 
 def derive(lake: Lake, hour: int, *names: str) -> None:
-    for table in TABLES[1:]:
-        if table.name in (names or CHAIN):
+    for table in ALL_TABLES[1:]:
+        if table.name in (names or [each.name for each in ALL_TABLES]):
             lake.write(table, derivation(lake, table.name, hours(hour)))
 
 
@@ -127,7 +128,7 @@ def test_instance_that_ought_to_be_gone_is_an_orphan(lake):
 
 def test_lake_without_tables_agrees_and_stays_without(tmp_path):
     lake = build_lake(tmp_path)
-    assert audit(lake) == EMPTY
+    assert audit(lake, ALL_TABLES) == EMPTY
     assert touched(lake, SERIES, 0) == (Agreement(), Agreement())
     assert list(tmp_path.iterdir()) == []
 
@@ -136,32 +137,35 @@ def test_lake_without_tables_agrees_and_stays_without(tmp_path):
 def test_audit_of_a_right_lake_sees_every_row_once(lake, files_at_once, monkeypatch):
     monkeypatch.setattr(agreement, "FILES_AT_ONCE", files_at_once)
     assert disagreeing(lake) == {}
-    found = audit(lake)
+    found = audit(lake, ALL_TABLES)
     assert {name: (each.expected, each.faults) for name, each in found.items()} == {
         "change_feed": (6, 0),
         "instance": (4, 0),
         "series": (3, 0),
         "study": (2, 0),
         "file_index": (3, 0),
+        "healthcare_instance": (4, 0),
     }
+    assert audit(lake) == {table.name: found[table.name] for table in TABLES}
 
 
 @pytest.mark.parametrize(
     ("table", "predicate", "found"),
     [
-        (CHANGE_FEED, "sopInstanceUid = '1.1.1'", {"instance": "orphans"}),
-        (CHANGE_FEED, "action = 'Delete'", {"instance": "missing"}),
+        (CHANGE_FEED, "sopInstanceUid = '1.1.1'", {"instance": "orphans", "healthcare_instance": "orphans"}),
+        (CHANGE_FEED, "action = 'Delete'", {"instance": "missing", "healthcare_instance": "missing"}),
         (INSTANCE, "sopInstanceUid = '1.1.1'", {
             "instance": "missing", "series": "different", "study": "different", "file_index": "orphans",
         }),
         (SERIES, "seriesInstanceUid = '1.1'", {"series": "missing"}),
         (STUDY, "studyInstanceUid = '2'", {"study": "missing"}),
         (FILE_INDEX, "seriesInstanceUid = '1.2'", {"file_index": "missing"}),
+        (HEALTHCARE_INSTANCE, "sopinstanceuid = '1.1.1'", {"healthcare_instance": "missing"}),
     ],
 )  # fmt: skip
 def test_audit_finds_the_row_that_is_missing(lake, table, predicate, found):
     tear(lake, table, predicate)
-    wrong = {name: each for name, each in audit(lake).items() if not each.is_complete}
+    wrong = {name: each for name, each in audit(lake, ALL_TABLES).items() if not each.is_complete}
     assert wrong.keys() == found.keys()
     for name, kind in found.items():
         assert getattr(wrong[name], kind) == wrong[name].faults == 1
@@ -171,20 +175,37 @@ def test_audit_finds_the_row_that_is_missing(lake, table, predicate, found):
 
 def disagreeing(lake: Lake) -> dict[str, list[str]]:
     """The studies in which tables disagree, of those that do."""
-    return {name: studies.to_pylist() for name, studies in find_disagreeing(lake).items() if len(studies)}
+    return {name: studies.to_pylist() for name, studies in find_disagreeing(lake, ALL_TABLES).items() if len(studies)}
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", ALL_TABLES)
 def test_audit_finds_the_row_that_is_there_twice(lake, table):
     double(lake, table)
-    assert not audit(lake)[table.name].is_complete
+    assert not audit(lake, ALL_TABLES)[table.name].is_complete
     assert table.name in disagreeing(lake)
 
 
 def test_audit_finds_rows_of_a_study_that_no_other_table_knows(lake):
-    for table in (CHANGE_FEED, INSTANCE, SERIES):
-        tear(lake, table, "studyInstanceUid = '2'")
-    found = audit(lake)
+    for table in (CHANGE_FEED, INSTANCE, SERIES, HEALTHCARE_INSTANCE):
+        tear(lake, table, f"{table.study} = '2'")
+    found = audit(lake, ALL_TABLES)
     assert (found["study"].orphans, found["file_index"].orphans) == (1, 0)
     assert found["instance"].is_complete
     assert disagreeing(lake) == {"study": ["2"]}
+
+
+def test_audit_finds_a_row_of_the_profile_that_an_older_entry_made(lake):
+    store(lake, change(5, 1, "2.1", sopInstanceUid="2.1.2", action="Update"), table=CHANGE_FEED)
+    derive(lake, 1, "instance", "series", "study", "file_index")
+    wrong = {name: each for name, each in audit(lake, ALL_TABLES).items() if not each.is_complete}
+    assert wrong == {"healthcare_instance": Agreement(expected=4, different=1)}
+    assert disagreeing(lake) == {"healthcare_instance": ["2"]}
+    derive(lake, 1)
+    assert disagreeing(lake) == {}
+
+
+def test_audit_of_a_study_that_the_table_of_the_profile_alone_knows(lake):
+    for table in TABLES:
+        tear(lake, table, "studyInstanceUid = '2'")
+    found = audit(lake, ALL_TABLES)
+    assert (found["healthcare_instance"].orphans, found["study"].faults) == (1, 0)

@@ -7,12 +7,11 @@ from dicom_assets.core.agreement import (
     compare_files,
     compare_rows,
     count_by_series,
-    count_doubled,
     disagreeing_studies,
     expect_series,
     expect_studies,
 )
-from dicom_assets.core.schema import INSTANCE, SERIES
+from dicom_assets.core.schema import INSTANCE, SERIES, STUDY
 from dicom_assets_tests.core.rows import build_instance_rows, instance
 
 A, B, C = instance(1), instance(2), instance(3, seriesInstanceUid="1.2")
@@ -90,12 +89,6 @@ def test_files_that_disagree_are_counted(stored, found):
     assert compare_files(counts_of(A, B, C), counts_of(*stored)) == Agreement(expected=3, **found)
 
 
-def test_doubled_rows_are_found_across_files():
-    files = [build_instance_rows(A, B), build_instance_rows(B, C)]
-    assert count_doubled(files, INSTANCE.key) == Agreement(expected=4, doubled=1)
-    assert count_doubled([], INSTANCE.key) == Agreement()
-
-
 OTHER = instance(9, studyInstanceUid="9", seriesInstanceUid="9.1")
 """An instance of another study, which always agrees."""
 
@@ -105,14 +98,14 @@ OTHER = instance(9, studyInstanceUid="9", seriesInstanceUid="9.1")
 )
 def test_studies_that_disagree_are_named_once(stored, studies):
     expected, actual = (expect_series(counts_of(*rows, OTHER)) for rows in ((A, B), stored))
-    assert disagreeing_studies(expected, actual).to_pylist() == studies
+    assert disagreeing_studies(expected, actual, STUDY.study).to_pylist() == studies
 
 
 def test_row_that_is_there_twice_makes_its_study_disagree():
     rows = build_instance_rows(A, OTHER)
-    assert disagreeing_studies(rows, pa.concat_tables([rows, rows.slice(1)])).to_pylist() == ["9"]
+    assert disagreeing_studies(rows, pa.concat_tables([rows, rows.slice(1)]), STUDY.study).to_pylist() == ["9"]
     nowhere = rows.slice(0, 0)
-    assert disagreeing_studies(nowhere, nowhere).to_pylist() == []
+    assert disagreeing_studies(nowhere, nowhere, STUDY.study).to_pylist() == []
 
 
 def test_agreements_add_up():

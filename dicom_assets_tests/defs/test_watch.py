@@ -7,6 +7,7 @@ import pytest
 from deltalake import write_deltalake
 
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import CHANGE_FEED, SERIES, TABLES
 from dicom_assets.defs.checks import SPECS
 from dicom_assets.defs.freshness import allowed_lateness
@@ -19,6 +20,7 @@ from dicom_assets_tests.law.world import derivation, hours
 START = datetime(2026, 3, 1, tzinfo=UTC)
 DELAY = timedelta(minutes=15)
 HOURLY = build_partitions(START, None)
+NAMES = [table.name for table in TABLES]
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def checks(instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckEvaluation]:
 
 
 def test_audit_of_a_right_lake_passes_and_tells_the_assets_checks(lake, instance):
-    assert run(build_audit(lake), instance) is None
+    assert run(build_audit(lake, TABLES), instance) is None
     found = checks(instance)
     assert {name: each.passed for name, each in found.items()} == {table.name: True for table in TABLES}
     assert found["instance"].metadata["rows_expected"].value == 2
@@ -64,17 +66,28 @@ def test_audit_of_a_right_lake_passes_and_tells_the_assets_checks(lake, instance
 def test_audit_that_finds_something_fails_and_shows_at_the_asset(lake, instance):
     table = lake.open(SERIES)
     write_deltalake(table.delta, table.read_table(), mode="append")
-    message = run(build_audit(lake), instance)
+    message = run(build_audit(lake, TABLES), instance)
     assert message.startswith("The audit found rows that do not agree in series. Rows do not agree. Materialise")
     found = checks(instance)
     assert [name for name, each in found.items() if not each.passed] == ["series"]
     assert (found["series"].severity, found["series"].metadata["doubled"].value) == (dg.AssetCheckSeverity.ERROR, 1)
 
 
+def test_audit_and_freshness_know_the_table_of_the_profile(lake, instance):
+    tables = (*TABLES, HEALTHCARE_INSTANCE)
+    lake.write(HEALTHCARE_INSTANCE, derivation(lake, HEALTHCARE_INSTANCE.name, hours(0)))
+    lake.open(HEALTHCARE_INSTANCE).delta.delete("sopinstanceuid = '1.1.2'")
+    assert "do not agree in healthcare_instance." in run(build_audit(lake, tables), instance)
+    assert checks(instance)["healthcare_instance"].metadata["missing"].value == 1
+    materialise(instance, *NAMES, hour="2026-03-01-00:00")
+    _, fresh = (each.job for each in build_watch(lake, tables, HOURLY, DELAY, lambda: START + timedelta(hours=2)))
+    assert run(fresh, instance).startswith("The hour 2026-03-01-00:00 is not in healthcare_instance 45 minutes")
+
+
 def test_audit_beside_another_run_warns_and_does_not_fail(lake, instance):
     lake.open(SERIES).delta.delete()
     instance.add_run(dg.DagsterRun(job_name="hour", run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED))
-    assert run(build_audit(lake), instance) is None
+    assert run(build_audit(lake, TABLES), instance) is None
     found = checks(instance)["series"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "runs are under way" in found.description
@@ -84,7 +97,7 @@ def test_audit_beside_another_run_warns_and_does_not_fail(lake, instance):
 
 
 def is_late(instance: dg.DagsterInstance, now: datetime) -> str | None:
-    return run(build_freshness_job(HOURLY, allowed_lateness(DELAY), lambda: now), instance)
+    return run(build_freshness_job(NAMES, HOURLY, allowed_lateness(DELAY), lambda: now), instance)
 
 
 def materialise(instance: dg.DagsterInstance, *names: str, hour: str) -> None:
@@ -102,19 +115,18 @@ def test_hour_may_be_missing_for_three_delays_after_its_end(instance):
 
 def test_late_hour_is_named_with_the_assets_that_lack_it(instance):
     now = START + timedelta(hours=6, minutes=50)
-    names = [table.name for table in TABLES]
-    materialise(instance, *names, hour="2026-03-01-04:00")
-    materialise(instance, *names[:3], hour="2026-03-01-05:00")
+    materialise(instance, *NAMES, hour="2026-03-01-04:00")
+    materialise(instance, *NAMES[:3], hour="2026-03-01-05:00")
     assert is_late(instance, now).startswith("The hour 2026-03-01-05:00 is not in study, file_index 45 minutes")
-    materialise(instance, *names[3:], hour="2026-03-01-05:00")
+    materialise(instance, *NAMES[3:], hour="2026-03-01-05:00")
     assert is_late(instance, now) is None
 
 
 def test_hour_that_has_not_ended_is_never_late(instance):
     early = dg.HourlyPartitionsDefinition(start_date=START, timezone="UTC", fmt=PARTITION_FORMAT, end_offset=1)
-    job = build_freshness_job(early, allowed_lateness(DELAY), lambda: START + timedelta(hours=2, minutes=50))
+    job = build_freshness_job(NAMES, early, allowed_lateness(DELAY), lambda: START + timedelta(hours=2, minutes=50))
     assert run(job, instance).startswith("The hour 2026-03-01-01:00 is not in")
-    materialise(instance, *(table.name for table in TABLES), hour="2026-03-01-01:00")
+    materialise(instance, *NAMES, hour="2026-03-01-01:00")
     assert run(job, instance) is None
 
 
@@ -124,7 +136,7 @@ def test_lateness_is_the_delay_and_two_more(delay, lateness):
 
 
 def test_both_jobs_are_scheduled_and_switched_on(lake):
-    schedules = build_watch(lake, HOURLY, DELAY, lambda: START)
+    schedules = build_watch(lake, TABLES, HOURLY, DELAY, lambda: START)
     assert {each.job_name: each.cron_schedule for each in schedules} == {
         "audit_lake": "40 3 * * *",
         "check_freshness": "46 * * * *",

@@ -8,7 +8,6 @@ from functools import partial
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.extract import Extraction
-from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.change_feed import HOUR, Window, parse_page
 from dicom_assets.core.file_index import build_file_index
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
@@ -18,7 +17,6 @@ from dicom_assets.core.schema import (
     INSTANCE,
     SERIES,
     STUDY,
-    TABLES,
     Column,
     Grain,
     extend_tables,
@@ -26,6 +24,7 @@ from dicom_assets.core.schema import (
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.adapters.lakes import build_lake as build_lake
 from dicom_assets_tests.law import reference
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -34,10 +33,6 @@ CHAIN = ("change_feed", "instance", "series", "study", "file_index")
 
 def hours(first: int, count: int = 1) -> Window:
     return Window(START + first * HOUR, START + (first + count) * HOUR)
-
-
-def build_lake(folder) -> Lake:
-    return Lake(Storage(str(folder)), {table.name: table.name for table in (*TABLES, HEALTHCARE_INSTANCE)})
 
 
 def derivation(lake: Lake, name: str, window: Window, extra=()):
