@@ -29,8 +29,9 @@ from dicom_assets.core.schema import FILE_INDEX
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.emulator.conftest import metadata_of, name_in, renamed
-from dicom_assets_tests.law.world import START, World, build_lake, hours
+from dicom_assets_tests.law.world import START, World, hours
 
 UIDS = [f"1.2.{study}.1.{number}" for study in range(3) for number in range(4)]
 

@@ -18,7 +18,6 @@ from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import INSTANCE, STUDY, TABLES, Table
 from dicom_assets_tests.core.rows import build_rows, instance, moment
 
-
 ALL_TABLES = (*TABLES, HEALTHCARE_INSTANCE)
 """The five, and that of the profile."""
 

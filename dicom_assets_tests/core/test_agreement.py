@@ -11,7 +11,7 @@ from dicom_assets.core.agreement import (
     expect_series,
     expect_studies,
 )
-from dicom_assets.core.schema import INSTANCE, SERIES, STUDY
+from dicom_assets.core.schema import SERIES, STUDY
 from dicom_assets_tests.core.rows import build_instance_rows, instance
 
 A, B, C = instance(1), instance(2), instance(3, seriesInstanceUid="1.2")

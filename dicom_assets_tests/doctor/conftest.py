@@ -20,8 +20,9 @@ from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.emulator.conftest import metadata_of
-from dicom_assets_tests.law.world import START, World, build_lake, hours
+from dicom_assets_tests.law.world import START, World, hours
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hidden-signature"

@@ -11,8 +11,9 @@ from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.core.finding import Status
 from dicom_assets.doctor import lake as checks
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.emulator.conftest import metadata_of
-from dicom_assets_tests.law.world import START, World, build_lake, hours
+from dicom_assets_tests.law.world import START, World, hours
 
 READ_ONLY = Path("/sys/kernel")
 """That not even root may write to."""

@@ -10,9 +10,10 @@ from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.law.boundaries import die_at
 from dicom_assets_tests.law.test_order import apply
-from dicom_assets_tests.law.world import World, build_lake, hours
+from dicom_assets_tests.law.world import World, hours
 
 DEFAULT, OTHER = "Microsoft.Default", "research"
 KEYS = [("1.1", f"1.1.{series}", f"1.1.{series}.{instance}") for series in (1, 2) for instance in (1, 2)]

@@ -13,9 +13,10 @@ from dicom_assets.adapters import parquet, table_changes
 from dicom_assets.adapters.table_changes import open_changes
 from dicom_assets.core.schema import TABLES, Table
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.law.test_order import HOURS, KEYS, PARTITIONS, attributes, law, moments, windows
 from dicom_assets_tests.law.test_order import apply as happen
-from dicom_assets_tests.law.world import World, build_lake, hours
+from dicom_assets_tests.law.world import World, hours
 
 FEW = KEYS[:3]
 """So few that most steps change what others stored."""

@@ -11,9 +11,10 @@ from dicom_assets.adapters import parquet
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.test_order import HOURS, KEYS, PARTITIONS, apply, histories, law
-from dicom_assets_tests.law.world import World, build_lake, hours
+from dicom_assets_tests.law.world import World, hours
 
 NAME = HEALTHCARE_INSTANCE.name
 KEY = HEALTHCARE_INSTANCE.key

@@ -15,7 +15,8 @@ from dicom_assets.core.extra_columns import parse_extra_columns
 from dicom_assets.core.schema import CHANGE_FEED, TABLES
 from dicom_assets.emulator.errors import InstanceExistsError
 from dicom_assets.emulator.store import Service
-from dicom_assets_tests.law.world import CHAIN, START, World, build_lake, hours, read_tables
+from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets_tests.law.world import CHAIN, START, World, hours, read_tables
 
 HOURS = 4
 PARTITIONS = ("Microsoft.Default", "research")

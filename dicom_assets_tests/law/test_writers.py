@@ -14,8 +14,9 @@ from dicom_assets.adapters.delta import Lake, Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.schema import TABLES, Table
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.law.test_order import apply
-from dicom_assets_tests.law.world import CHAIN, World, build_lake, hours, read_tables
+from dicom_assets_tests.law.world import CHAIN, World, hours, read_tables
 
 A, B = ("1.1", "1.1.1", "1.1.1.1"), ("1.1", "1.1.1", "1.1.1.2")
 DEFAULT = "Microsoft.Default"

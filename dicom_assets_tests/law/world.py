@@ -24,7 +24,6 @@ from dicom_assets.core.schema import (
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake as build_lake
 from dicom_assets_tests.law import reference
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
