@@ -92,6 +92,7 @@ def orchestration_table(result: Result) -> str:
     figures = [
         ("`import dagster`, Python's start included", result["imports"]["dagster"]),
         ("`import dicom_assets.definitions`, likewise", result["imports"]["dicom_assets.definitions"]),
+        ("… where numpy is installed, which Arrow loads", result["imports"]["dicom_assets.definitions with numpy"]),
         ("five assets in one process, start to success: the work", chain["work_seconds"]),
         ("… and what is not the work", chain["orchestration_seconds"]),
     ]

@@ -1,16 +1,22 @@
-"""What the settings name, opened: the identity, the DICOM service, the lake. Without Dagster."""
+"""What the settings name, opened: the identity, the DICOM service, the lake. Without Dagster.
+
+What only some of it needs is imported where it is needed: every process of Dagster's imports this.
+"""
 
 from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dicom_assets.adapters.credentials import Credential, TokenAuth, Tokens, build_credential
+from dicom_assets.adapters.credentials import Credential, Tokens, build_credential
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.spark import SparkLake
 from dicom_assets.adapters.spark_session import Spark
 from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from dicom_assets.adapters.dicom_service import DicomService
+    from dicom_assets.adapters.token_auth import TokenAuth
 
 
 def build_identity(settings: Settings) -> Credential | None:
@@ -25,15 +31,17 @@ def build_identity(settings: Settings) -> Credential | None:
     )
 
 
-def build_auth(settings: Settings) -> TokenAuth | None:
+def build_auth(settings: Settings) -> "TokenAuth | None":
     """What puts tokens on requests to the service; None where they go out without one."""
     credential = build_identity(settings)
     if credential is None:
         return None
+    from dicom_assets.adapters.token_auth import TokenAuth
+
     return TokenAuth(credential, settings.token_scope, authentication=settings.authentication)
 
 
-def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> DicomService:
+def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> "DicomService":
     """The service's client.
 
     Args:
@@ -43,6 +51,8 @@ def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> Dico
     Raises:
         SettingsError: there is no service to ask.
     """
+    from dicom_assets.adapters.dicom_service import DicomService
+
     return DicomService(
         settings.require_service_url(),
         auth=build_auth(settings),
@@ -53,7 +63,7 @@ def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> Dico
     )
 
 
-def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomService:
+def open_impatient_client(settings: Settings, auth: "TokenAuth | None") -> "DicomService":
     """A client for a sensor's tick, which has a minute, and another tick after it.
 
     Args:
@@ -63,6 +73,8 @@ def open_impatient_client(settings: Settings, auth: TokenAuth | None) -> DicomSe
     Raises:
         SettingsError: there is no service to ask.
     """
+    from dicom_assets.adapters.dicom_service import DicomService
+
     return DicomService(
         settings.require_service_url(),
         auth=auth,
@@ -79,6 +91,8 @@ def build_lake(settings: Settings) -> Lake:
     spark = build_spark(settings)
     if spark is None:
         return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
+    from dicom_assets.adapters.spark import SparkLake
+
     return SparkLake(storage, settings.table_paths, spark=spark, retention_hours=settings.retention_hours)
 
 

@@ -8,7 +8,6 @@ from functools import cache, partial
 import dagster as dg
 
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
-from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
 from dicom_assets.core.finding import Finding
 from dicom_assets.defs.alerts import build_alert_sensor
@@ -33,6 +32,8 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     """The sensor that tells of failed runs, where there is someone to tell."""
     if settings.alert_webhook_url is None:
         return []
+    from dicom_assets.adapters.webhook import post_alert
+
     url = settings.alert_webhook_url.get_secret_value()
     return [build_alert_sensor(partial(post_alert, url), settings.dagster_url)]
 

@@ -1,14 +1,16 @@
 """From the settings to the shortcuts of a Fabric lakehouse."""
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dicom_assets import setting_rules as rules
-from dicom_assets.adapters.credentials import TokenAuth
-from dicom_assets.adapters.fabric import Lakehouse, bring
 from dicom_assets.adapters.shortcuts import Outcome, Shortcut, Target
 from dicom_assets.connections import build_identity
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from dicom_assets.adapters.fabric import Lakehouse
 
 
 def has_lakehouse(settings: Settings) -> bool:
@@ -32,6 +34,8 @@ def bring_shortcuts(
         FabricError: the lakehouse's shortcuts cannot be listed.
         ServiceError: the identity gets no token.
     """
+    from dicom_assets.adapters.fabric import bring  # not before it is needed: Dagster always loads this module
+
     wanted = table_shortcuts(settings)
     if with_files and (files := file_shortcut(settings)):
         wanted.append(files)
@@ -85,7 +89,10 @@ def file_shortcut(settings: Settings) -> Shortcut | None:
     return Shortcut("Files", settings.fabric_files_name, target)
 
 
-def _open_lakehouse(settings: Settings) -> Lakehouse:
+def _open_lakehouse(settings: Settings) -> "Lakehouse":
+    from dicom_assets.adapters.fabric import Lakehouse
+    from dicom_assets.adapters.token_auth import TokenAuth
+
     credential = build_identity(settings)
     return Lakehouse(
         _required("DICOM_FABRIC_WORKSPACE_ID", settings.fabric_workspace_id),

@@ -27,8 +27,8 @@ from pydantic import (
 
 from dicom_assets import setting_rules as rules
 from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication
-from dicom_assets.adapters.fabric import FABRIC_SCOPE, FABRIC_URL
 from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
+from dicom_assets.adapters.shortcuts import FABRIC_SCOPE, FABRIC_URL
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import TABLES, Column, Grain, Table, extend_tables

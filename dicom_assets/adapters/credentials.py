@@ -1,22 +1,18 @@
-"""Azure tokens for the DICOM service: whose identity to use, and a token on every request.
+"""Azure tokens: whose identity to use, and one token for all who want it at the same time.
 
 Tokens live in memory alone; no message, log or representation holds one.
 """
 
-import base64
-import binascii
 import ipaddress
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
-import httpx
-
-from dicom_assets.core.errors import ServiceError, ServiceRefusedError, ServiceUnreachableError, SettingsError
+from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableError, SettingsError
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
@@ -29,9 +25,6 @@ DICOM_SCOPE = "https://dicom.healthcareapis.azure.com/.default"
 REFRESH_BEFORE_EXPIRY_SECONDS = 300
 PAUSE_SECONDS = 30
 """Between two attempts to renew a token that is good for a while yet."""
-# Azure's credentials answer from their own cache unless claims are asked for; these ask for nothing.
-_NO_CLAIMS = '{"access_token":{}}'
-_CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]+)"')
 _ENTRA_CODE = re.compile(r"\bAADSTS\d+\b")
 
 
@@ -205,55 +198,6 @@ def _silence_behind(error: BaseException) -> BaseException | None:
     return cause
 
 
-class TokenAuth(httpx.Auth):
-    """Puts a token on every request: one token request however many requests run at once, renewed before it expires.
-
-    After a 401 the request is sent once more with a token that comes from no cache. Where that token cannot be had,
-    the 401 stands.
-    """
-
-    def __init__(
-        self,
-        credential: Credential,
-        scope: str = DICOM_SCOPE,
-        *,
-        authentication: Authentication = Authentication.DEFAULT,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._scope = scope
-        self._authentication = authentication
-        self._tokens = Tokens(credential, scope, authentication=authentication, clock=clock)
-
-    def __repr__(self) -> str:
-        return f"TokenAuth(scope={self._scope!r}, authentication={self._authentication.value!r})"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """The request with a token; a second time with a new one after a 401.
-
-        Raises:
-            SettingsError: the token would travel in the clear.
-            ServiceRefusedError: the identity gets no token.
-            ServiceUnreachableError: nobody who hands out tokens can be reached.
-        """
-        if request.url.scheme != "https" and not is_loopback(request.url.host):
-            raise SettingsError(
-                f"A token would travel to {request.url.host} over plain http, for everybody on the way to read. "
-                "Use https:// in DICOM_SERVICE_URL."
-            )
-        token = self._tokens.current()
-        request.headers["Authorization"] = f"Bearer {token.token}"
-        response = yield request
-        if response.status_code != httpx.codes.UNAUTHORIZED:
-            return
-        try:
-            token = self._tokens.renewed(token, _claims(response))
-        except ServiceError as error:
-            logger.warning("A new token after a 401 could not be had: %s", error)
-            return
-        request.headers["Authorization"] = f"Bearer {token.token}"
-        yield request
-
-
 def is_loopback(host: str) -> bool:
     """Whether what is sent to the host stays on this machine."""
     name = host.strip("[]").rstrip(".").lower()
@@ -263,17 +207,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _claims(response: httpx.Response) -> str:
-    """The claims that the service wants to see in the token; a request for none where it names none.
-
-    Source: claims challenges of Microsoft Entra, base64url without padding in `WWW-Authenticate`.
-    """
-    match = _CLAIMS.search(response.headers.get("WWW-Authenticate", ""))
-    if match is None:
-        return _NO_CLAIMS
-    try:
-        return base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return _NO_CLAIMS

@@ -17,7 +17,8 @@ from typing import Self
 import httpx
 
 from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.service_requests import ServiceRequests, Statistics
+from dicom_assets.adapters.service_requests import ServiceRequests
+from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.change_feed import Entry, Window, parse_latest, parse_page
 from dicom_assets.core.errors import FeedMovedError, UnreadablePageError
 

@@ -22,15 +22,12 @@ import tenacity
 
 from dicom_assets.adapters.fabric_errors import explain, read_answer
 from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
-from dicom_assets.adapters.shortcuts import Change, Found, Outcome, Shortcut, Step, Target, plan_change
+from dicom_assets.adapters.shortcuts import FABRIC_URL, Change, Found, Outcome, Shortcut, Step, Target, plan_change
 from dicom_assets.core.errors import FabricError
 
 logger = getLogger(__name__)
 
 T = TypeVar("T")
-
-FABRIC_URL = "https://api.fabric.microsoft.com"
-FABRIC_SCOPE = "https://api.fabric.microsoft.com/.default"
 
 
 class _Storage(msgspec.Struct, rename="camel"):

@@ -5,9 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-import httpx
-import tenacity
+if TYPE_CHECKING:
+    import httpx
+    import tenacity
 
 _WORTH_ANOTHER_TRY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 
@@ -26,26 +28,30 @@ class RetryPolicy:
 
     def retrying(
         self,
-        before_sleep: Callable[[tenacity.RetryCallState], None],
-        sleep: Callable[[float], None] = tenacity.nap.sleep,
-    ) -> tenacity.Retrying:
+        before_sleep: "Callable[[tenacity.RetryCallState], None]",
+        sleep: Callable[[float], None] | None = None,
+    ) -> "tenacity.Retrying":
         """Calls again whatever raises WorthAnotherTryError; after the last try that error rises.
 
         Args:
             before_sleep: told of each try that failed, but for the last.
-            sleep: waits so many seconds.
+            sleep: waits so many seconds, where that is not to be done as usual.
         """
+        import tenacity  # not before a request is made: settings and definitions have a policy, and send nothing
+
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(WorthAnotherTryError),
             stop=tenacity.stop_after_attempt(self.tries),
             wait=self.wait_seconds,
-            sleep=sleep,
+            sleep=sleep or tenacity.nap.sleep,
             before_sleep=before_sleep,
             reraise=True,
         )
 
-    def wait_seconds(self, state: tenacity.RetryCallState) -> float:
+    def wait_seconds(self, state: "tenacity.RetryCallState") -> float:
         """How long to wait before the next try: as long as the service asks for, else longer each time."""
+        import tenacity
+
         error = state.outcome.exception() if state.outcome else None
         if not isinstance(error, WorthAnotherTryError) or error.retry_after_seconds is None:
             return tenacity.wait_random_exponential(self.first_wait_seconds, self.longest_wait_seconds)(state)
@@ -62,12 +68,12 @@ class WorthAnotherTryError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-def is_worth_another_try(response: httpx.Response) -> bool:
+def is_worth_another_try(response: "httpx.Response") -> bool:
     """Whether the answer may be another one next time: 408, 429, or an error of the server."""
     return response.status_code in _WORTH_ANOTHER_TRY or response.is_server_error
 
 
-def parse_retry_after(response: httpx.Response, clock: Callable[[], float]) -> float | None:
+def parse_retry_after(response: "httpx.Response", clock: Callable[[], float]) -> float | None:
     """What `Retry-After` asks for in seconds, given as such or as a date; None where it is absent or neither.
 
     Args:

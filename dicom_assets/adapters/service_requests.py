@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, fields
 from http import HTTPStatus
 from logging import getLogger
 from typing import TypeVar
@@ -15,6 +14,7 @@ import msgspec
 import tenacity
 
 from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
+from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.errors import (
     ServiceError,
     ServiceRefusedError,
@@ -35,26 +35,6 @@ _HINTS = {
     "version in DICOM_API_VERSION.",
 }
 _OTHER_HINT = "Check that DICOM_SERVICE_URL is the base URL of a DICOM service."
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What the requests cost so far. The difference of two tells what happened in between."""
-
-    pages: int = 0
-    """Answers that could be used."""
-    retries: int = 0
-    """Requests that were sent again."""
-    bytes: int = 0
-    """Size of the bodies on the wire, as far as they arrived whole."""
-    waited_seconds: float = 0
-    """Time between tries, summed over concurrent requests."""
-
-    def __add__(self, other: "Statistics") -> "Statistics":
-        return Statistics(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
-
-    def __sub__(self, other: "Statistics") -> "Statistics":
-        return Statistics(*(getattr(self, field.name) - getattr(other, field.name) for field in fields(self)))
 
 
 class _WorthAnotherTryError(WorthAnotherTryError):

@@ -3,16 +3,17 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.errors import DagsterDefinitionChangedDeserializationError
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from dicom_assets.defs.hour_runs import REASON_TAG, attempt_of
 from dicom_assets.defs.partitions import parse_key, partition_key
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 FIRST_WAIT = timedelta(minutes=5)
 """Between the end of a run that did not succeed and the next one for its hours; twice as long each time."""
@@ -21,7 +22,6 @@ ABANDONED_AFTER = timedelta(hours=1)
 """A run that was created and not launched for so long: the daemon died in between, and no longer means to launch it."""
 
 _RUNS_PER_QUERY = _EVENTS_PER_QUERY = 500
-_UNFINISHED = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,14 @@ class HourLog:
                     counts[hour] = _row_count(record)
         return counts
 
-    def backfilled(self, graph: BaseAssetGraph[Any]) -> set[datetime]:
+    def backfilled(self, graph: "BaseAssetGraph[Any]") -> set[datetime]:
         """Hours of backfills that are not finished: their runs may be still to come."""
+        # Half of what Dagster has comes along with it, which a run has no need of.
+        from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
+        unfinished = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
         hours: set[datetime] = set()
-        for backfill in self.instance.get_backfills(filters=BulkActionsFilter(statuses=_UNFINISHED)):
+        for backfill in self.instance.get_backfills(filters=BulkActionsFilter(statuses=unfinished)):
             if not backfill.is_asset_backfill:
                 continue
             try:

@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Derivation, Given
-from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.extract import Extraction, HourRead
-from dicom_assets.adapters.service_requests import Statistics
+from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.change_feed import Entry, Window
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.progress import Progress
+
+if TYPE_CHECKING:
+    from dicom_assets.adapters.dicom_service import DicomService
 
 SAMPLE_ROWS = 5
 
@@ -68,7 +70,7 @@ class Reading:
 
     def __init__(
         self,
-        client: DicomService,
+        client: "DicomService",
         remaining: Remaining,
         now: Callable[[], datetime],
         *,

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from dicom_assets.adapters.dicom_service import DicomService
+if TYPE_CHECKING:
+    from dicom_assets.adapters.dicom_service import DicomService
 
 
 @dataclass(frozen=True)
 class DicomServiceResource:
     """Opens the service's client when a run needs it, not when the definitions load."""
 
-    open_client: Callable[[], DicomService]
+    open_client: Callable[[], "DicomService"]
     now: Callable[[], datetime]
     """The time, with a zone."""

@@ -3,7 +3,6 @@
 import pyarrow as pa
 
 from dicom_assets.adapters.delta import Given
-from dicom_assets.adapters.spark import SparkLake
 from dicom_assets.connections import build_spark
 from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.core.schema import KEY, Table
@@ -17,6 +16,8 @@ def check_merge(surroundings: Surroundings) -> Finding:
     check, spark = "engine.merge", build_spark(surroundings.settings)
     if spark is None:
         return Finding(check, Status.GREEN, "Rows are merged by delta-rs, in the run itself")
+    from dicom_assets.adapters.spark import SparkLake  # not before it is needed: Dagster loads all checks
+
     lake = SparkLake(surroundings.scratch, {_TRIAL.name: "engine"}, spark=spark)
     try:
         version = spark.version()

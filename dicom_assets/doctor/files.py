@@ -6,7 +6,6 @@ from dicom_assets.core.errors import InstanceDeletedError, InstanceFileGoneError
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.core.schema import FILE_INDEX
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.instances import open_instance
 
 PREAMBLE_BYTES = 132
 """128 of anything, and `DICM` (PS3.10, 7.1)."""
@@ -14,6 +13,8 @@ PREAMBLE_BYTES = 132
 
 def check_files(surroundings: Surroundings) -> Finding:
     """The beginning of the file that `file_index` took in last."""
+    from dicom_assets.instances import open_instance  # not before it is needed: Dagster loads all checks
+
     check, settings = "files.read", surroundings.settings
     if settings.file_system_url is None:
         return Finding(

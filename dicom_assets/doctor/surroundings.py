@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
-
 from dicom_assets.adapters.credentials import Credential
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.storage import Storage
@@ -21,7 +19,7 @@ from dicom_assets.settings import Settings
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-TIMEOUT = httpx.Timeout(15, connect=10)
+TIMEOUT_SECONDS, CONNECT_SECONDS = 15, 10
 
 
 @dataclass(frozen=True)
@@ -95,12 +93,17 @@ class Surroundings:
         Raises:
             ServiceUnreachableError: nothing.
         """
+        import httpx
+
         url = f"{self.settings.require_service_url()}/v{self.settings.api_version}/changefeed/latest"
         asked_at, started = self.now(), time.monotonic()
         try:
             # As the client does it: plain http is for this machine alone, and passes no proxy.
             response = httpx.get(
-                url, params={"includeMetadata": "false"}, timeout=TIMEOUT, trust_env=url.startswith("https:")
+                url,
+                params={"includeMetadata": "false"},
+                timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
+                trust_env=url.startswith("https:"),
             )
         except httpx.HTTPError as error:
             raise ServiceUnreachableError(

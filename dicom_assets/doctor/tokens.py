@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
-from dicom_assets.adapters.credentials import TokenAuth
 from dicom_assets.adapters.storage import STORAGE_SCOPE
 from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
@@ -37,6 +34,10 @@ def _check(surroundings: Surroundings, check: str, scope: str, url: str) -> Find
     kind = surroundings.settings.authentication
     if identity is None:
         return Finding(check, Status.GREEN, f"DICOM_AUTHENTICATION={kind}: requests go out without a token")
+    import httpx
+
+    from dicom_assets.adapters.token_auth import TokenAuth
+
     auth = TokenAuth(identity, scope, authentication=kind)
     request = next(auth.sync_auth_flow(httpx.Request("GET", url)))
     claims = _claims(request.headers["Authorization"].removeprefix("Bearer "))

@@ -11,8 +11,9 @@ from azure import identity
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
 
-from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, TokenAuth, build_credential, is_loopback
+from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, build_credential, is_loopback
 from dicom_assets.adapters.dicom_service import DicomService
+from dicom_assets.adapters.token_auth import TokenAuth
 from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableError, SettingsError
 from dicom_assets_tests.adapters.feed_server import WINDOW, Answer, FeedServer, Request, entry
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from dicom_assets.adapters import dicom_service
 from dicom_assets.adapters.dicom_service import READINGS, DicomService
 from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.service_requests import Statistics
+from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.errors import (
     FeedMovedError,

@@ -1,0 +1,82 @@
+"""A token on every request to the DICOM service."""
+
+import base64
+import binascii
+import logging
+import re
+import time
+from collections.abc import Callable, Generator
+
+import httpx
+
+from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, Credential, Tokens, is_loopback
+from dicom_assets.core.errors import ServiceError, SettingsError
+
+logger = logging.getLogger(__name__)
+
+# Azure's credentials answer from their own cache unless claims are asked for; these ask for nothing.
+_NO_CLAIMS = '{"access_token":{}}'
+_CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]+)"')
+
+
+class TokenAuth(httpx.Auth):
+    """Puts a token on every request: one token request however many requests run at once, renewed before it expires.
+
+    After a 401 the request is sent once more with a token that comes from no cache. Where that token cannot be had,
+    the 401 stands.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        scope: str = DICOM_SCOPE,
+        *,
+        authentication: Authentication = Authentication.DEFAULT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._scope = scope
+        self._authentication = authentication
+        self._tokens = Tokens(credential, scope, authentication=authentication, clock=clock)
+
+    def __repr__(self) -> str:
+        return f"TokenAuth(scope={self._scope!r}, authentication={self._authentication.value!r})"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """The request with a token; a second time with a new one after a 401.
+
+        Raises:
+            SettingsError: the token would travel in the clear.
+            ServiceRefusedError: the identity gets no token.
+            ServiceUnreachableError: nobody who hands out tokens can be reached.
+        """
+        if request.url.scheme != "https" and not is_loopback(request.url.host):
+            raise SettingsError(
+                f"A token would travel to {request.url.host} over plain http, for everybody on the way to read. "
+                "Use https:// in DICOM_SERVICE_URL."
+            )
+        token = self._tokens.current()
+        request.headers["Authorization"] = f"Bearer {token.token}"
+        response = yield request
+        if response.status_code != httpx.codes.UNAUTHORIZED:
+            return
+        try:
+            token = self._tokens.renewed(token, _claims(response))
+        except ServiceError as error:
+            logger.warning("A new token after a 401 could not be had: %s", error)
+            return
+        request.headers["Authorization"] = f"Bearer {token.token}"
+        yield request
+
+
+def _claims(response: httpx.Response) -> str:
+    """The claims that the service wants to see in the token; a request for none where it names none.
+
+    Source: claims challenges of Microsoft Entra, base64url without padding in `WWW-Authenticate`.
+    """
+    match = _CLAIMS.search(response.headers.get("WWW-Authenticate", ""))
+    if match is None:
+        return _NO_CLAIMS
+    try:
+        return base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return _NO_CLAIMS
