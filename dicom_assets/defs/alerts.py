@@ -11,6 +11,7 @@ import dagster as dg
 
 from dicom_assets.core import errors
 from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.defs.hour_runs import REASON_TAG
 
 Send = Callable[[Mapping[str, object]], None]
 """Delivers the body of an alert; raises if that cannot be done."""
@@ -23,6 +24,11 @@ _OUR_ERRORS = {
 _WITHOUT_A_STEP = (
     "The run's process ended without a word: it was killed, ran out of memory, or its machine stopped or restarted. "
     "Look at the machine's or container's own log, and at its memory."
+)
+_BY_HAND = "Then open the run in Dagster and choose Re-execute, From failure."
+_ASKED_AGAIN = (
+    "The hours are asked for again by themselves, after 5 minutes and then less and less often; to have them at once, "
+    "open the run in Dagster and choose Re-execute, From failure."
 )
 _FAILED_CHECK = "DagsterAssetCheckFailedError"
 
@@ -74,7 +80,7 @@ def build_alert(failed: FailedRun, dagster_url: str | None) -> dict[str, object]
         f"DICOM lake: {what}.",
         f"Why: {why}",
         "Nothing is lost: the service keeps its change feed, and the tables are whole, as of the hours read before.",
-        "What to do: mend the cause named above, then open the run in Dagster and choose Re-execute, From failure. "
+        f"What to do: mend the cause named above. {_ASKED_AGAIN if REASON_TAG in run.tags else _BY_HAND} "
         "Hours that are in the lake are not read again.",
         f"Run: {link or run.run_id}",
     ]

@@ -16,8 +16,8 @@ from dicom_assets.core.errors import (
 )
 
 RETRIES = dg.RetryPolicy(max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""How a step is tried again: about 30, 60 and 120 seconds later, each more or less, so that runs do not come back all
-at the same moment. Longer troubles are for the runs that follow.
+"""How a step is tried again: 30, 90 and 210 seconds later, each up to 30 more or less, so that runs do not come back
+all at the same moment. Longer troubles are for the runs that follow.
 
 Not the assets' `retry_policy`: with one, Dagster also tries a step again that someone has just cancelled."""
 

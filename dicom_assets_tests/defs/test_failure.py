@@ -20,9 +20,12 @@ from dicom_assets.definitions import build_definitions
 from dicom_assets.defs import failure
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.failure import heals, retrying
+from dicom_assets.defs.hour_runs import Reason, Span, build_request
 from dicom_assets.settings import load_settings
+from dicom_assets_tests.law.world import START
 
 PROJECT = Path(__file__).parents[2]
+POLICY = failure.RETRIES  # before the fixtures replace it
 PATIENT = "ZZPATIENTZZ"
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DicomAssetsError)]
 HEALING = {
@@ -65,9 +68,11 @@ def test_what_heals_is_tried_again_a_little_later_each_time_and_the_rest_never(k
 
 
 def test_waits_differ_from_run_to_run():
-    policy = dg.RetryPolicy(max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-    assert (policy.max_retries, policy.delay) == (3, 30)
-    assert len({policy.calculate_delay(1) for _ in range(20)}) > 1
+    assert POLICY.max_retries == 3
+    for attempt, about in ((1, 30), (2, 90), (3, 210)):
+        waits = {POLICY.calculate_delay(attempt) for _ in range(20)}
+        assert len(waits) > 1
+        assert all(about - 30 <= wait <= about + 30 for wait in waits)
 
 
 def test_other_errors_are_left_as_they_are():
@@ -144,13 +149,21 @@ def test_the_message_says_what_which_hour_why_what_to_do_and_where(instance):
         "DICOM lake: study failed for the hour 2026-03-01-05:00 UTC.\n"
         "Why: 403 for https://…. Grant the role.\n"
         "Nothing is lost: the service keeps its change feed, and the tables are whole, as of the hours read before.\n"
-        "What to do: mend the cause named above, then open the run in Dagster and choose Re-execute, From failure. "
+        "What to do: mend the cause named above. Then open the run in Dagster and choose Re-execute, From failure. "
         "Hours that are in the lake are not read again.\n"
         f"Run: https://dagster.example.org/runs/{run.run_id}"
     )
     assert alert["title"] in alert["text"]
     assert (alert["error"], alert["steps"]) == ("ServiceRefusedError", ["study"])
     json.dumps(alert)
+
+
+def test_of_a_run_that_the_sensors_ask_for_again_the_message_says_so(instance):
+    told = Told(instance)
+    request = build_request(Span(START), Reason.DUE)
+    told.fail(ServiceUnreachableError("no answer"), partition_key=request.partition_key, tags=request.tags)
+    told.tick()
+    assert "The hours are asked for again by themselves, after 5 minutes" in told.alerts[0]["text"]
 
 
 def test_a_failed_run_is_told_once(instance):
