@@ -14,7 +14,7 @@ from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOf
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.file_index import build_file_index
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
-from dicom_assets.core.schema import Table
+from dicom_assets.core.schema import Column, Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
 from dicom_assets.defs.checks import SPECS, check_agreement, check_feed, check_instances, check_values
@@ -178,23 +178,32 @@ def describe_table(table: Table, uri: str) -> dict[str, Any]:
     return {
         "dagster/table_name": table.name,
         "dagster/uri": uri,
-        "dagster/column_schema": describe_columns(table),
+        "dagster/column_schema": describe_columns(table, lineage),
         **({} if lineage is None else {"dagster/column_lineage": lineage}),
         "key": ", ".join(table.key),
         **{name: dg.MetadataValue.url(url) for name, url in DOCUMENTS[table.name].items()},
     }
 
 
-def describe_columns(table: Table) -> dg.TableSchema:
-    """The table's columns for Dagster: types, comments, and the DICOM tag as a tag."""
+def describe_columns(table: Table, lineage: dg.TableColumnLineage | None) -> dg.TableSchema:
+    """The table's columns for Dagster: types, meaning, and as tags the DICOM tag and where the values come from.
+
+    Dagster's open-source UI draws no lineage of columns, so it is told here too.
+    """
+    sources = {} if lineage is None else lineage.deps_by_column
+
+    def tags(column: Column) -> dict[str, str]:
+        source = ", ".join(f"{of.asset_key.to_user_string()}.{of.column_name}" for of in sources.get(column.name, ()))
+        return ({"dicom_tag": column.tag} if column.tag else {}) | ({"from": source} if source else {})
+
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 column.name,
                 column.type_name,
-                description=column.comment,
+                description=column.description,
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                tags={"dicom_tag": column.tag} if column.tag else {},
+                tags=tags(column),
             )
             for column in table.columns
         ]

@@ -153,7 +153,7 @@ def check_values(observed: Observed, window: Window) -> dg.AssetCheckResult:
         metadata={
             "window": str(window),
             "rows": observed.rows,
-            "bound": TOLERATED_SHARE,
+            "bound": f"{TOLERATED_SHARE:.0%}",
             "failed_shares": failed,
             "null_shares": nulls,
         },

@@ -162,7 +162,8 @@ def build_feed_sensor(
             for span in build_spans(wanted, lambda _: hours_per_run)
         ]
         if not requests:
-            return dg.SensorResult(skip_reason=_describe(latest), cursor=write_cursor(cursor))
+            waiting = moved and cursor.latest != latest
+            return dg.SensorResult(skip_reason=_describe(latest, waiting=waiting), cursor=write_cursor(cursor))
         for reason, wanted in asked_for:
             for hour in sorted(wanted):
                 context.log.info("%s: %s", reason.capitalize(), Window(hour, hour + HOUR))
@@ -218,7 +219,12 @@ def _newest_first(hours: Iterable[datetime], since: datetime, until: datetime) -
     return sorted((hour for hour in hours if since <= hour < until), reverse=True)
 
 
-def _describe(latest: tuple[str, int] | None) -> str:
+def _describe(latest: tuple[str, int] | None, *, waiting: bool = False) -> str:
     if latest is None:
         return "The change feed is empty."
+    if waiting:
+        return (
+            f"The newest entry is sequence {latest[1]}, of {latest[0]}. Its hour is in a run that waits or runs, or "
+            "one that failed a short while ago: it is looked at again."
+        )
     return f"Nothing to do: the newest entry is sequence {latest[1]}, of {latest[0]}, and no late one was found."

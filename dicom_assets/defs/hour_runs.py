@@ -13,6 +13,9 @@ from dicom_assets.defs.partitions import partition_key
 
 REASON_TAG = "dicom_assets/reason"
 ATTEMPT_TAG = "dicom_assets/attempt"
+HOURS_TAG = "hours"
+"""A run's range: the UI's list of runs shows single hours, but none of Dagster's own tags of a range. It is short:
+what is long is cut off there."""
 
 
 class Reason(StrEnum):
@@ -71,15 +74,18 @@ def build_request(span: Span, reason: Reason, attempt: int = 1) -> dg.RunRequest
     the first one, and goes on with them after a crash: none is lost, none comes twice. A run key would do more: it
     would refuse the same hours for ever, even where a person deleted what was materialised.
     """
-    tags = {REASON_TAG: reason.value, ATTEMPT_TAG: str(attempt)}
+    tags = {REASON_TAG: reason.value}
+    if attempt > 1:
+        tags[ATTEMPT_TAG] = str(attempt)
     if reason is not Reason.DUE:
         tags[PRIORITY_TAG] = "1"  # what is new need not wait behind what was missed
+    first, last = partition_key(span.start), partition_key(span.start + (span.hours - 1) * HOUR)
     if span.hours == 1:
-        return dg.RunRequest(partition_key=partition_key(span.start), tags=tags)
-    last = span.start + (span.hours - 1) * HOUR
+        return dg.RunRequest(partition_key=first, tags=tags)
     tags |= {
-        ASSET_PARTITION_RANGE_START_TAG: partition_key(span.start),
-        ASSET_PARTITION_RANGE_END_TAG: partition_key(last),
+        ASSET_PARTITION_RANGE_START_TAG: first,
+        ASSET_PARTITION_RANGE_END_TAG: last,
+        HOURS_TAG: str(span.window),
     }
     return dg.RunRequest(tags=tags)
 

@@ -45,6 +45,7 @@ def build_upkeep(lake: Lake, tables: Iterable[Table]) -> dg.ScheduleDefinition:
         execution_timezone="UTC",
         run_config={"dry_run": False},
         default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=maintain_lake.description,
     )
 
 

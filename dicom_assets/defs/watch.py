@@ -46,7 +46,11 @@ def build_watch(
     }
     return [
         dg.ScheduleDefinition(
-            job=job, cron_schedule=cron, execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING
+            job=job,
+            cron_schedule=cron,
+            execution_timezone="UTC",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=job.description,
         )
         for cron, job in jobs.items()
     ]

@@ -55,6 +55,8 @@ def test_hours_in_runs_that_wait_are_not_asked_for_again_and_only_so_many_runs_w
     world.set_clock(7.3)
     tick = world.tick("catch_up")
     assert tick.hours == [[key(5), key(6)], [key(3), key(4)]]
+    assert tick.requests[0].tags["hours"] == "2026-03-01 05:00–07:00Z"
+    assert not any("dicom_assets/attempt" in request.tags for request in tick.requests)
     runs = [create_run(world, request) for request in tick.requests]
     tick = world.tick("catch_up")
     assert tick.hours == []

@@ -58,6 +58,11 @@ def test_reading_the_service_has_a_pool_of_its_own_where_the_settings_name_one(t
     assert set(map(frozenset, pools.values())) == {frozenset({"dicom_lake"})}
 
 
+def test_a_run_is_one_process(definitions):
+    assert definitions.executor is dg.in_process_executor
+    assert definitions.resolve_job_def("hours").executor_def is dg.in_process_executor
+
+
 def test_partitions_begin_and_end_where_the_settings_say(tmp_path):
     env = {
         "DICOM_STORAGE_URL": str(tmp_path),
@@ -77,6 +82,11 @@ def test_every_table_shows_its_columns_and_place(definitions, tmp_path):
         columns = metadata["dagster/column_schema"].columns
         assert [column.name for column in columns] == list(table.schema.names)
         assert metadata["dagster/uri"] == str(tmp_path / "dicom" / table.name)
+    tags = {column.name: column.tags for column in by_name["study"].metadata["dagster/column_schema"].columns}
+    assert tags["studyDate"] == {"dicom_tag": "00080020", "from": "instance.studyDate"}
+    assert tags["modalitiesInStudy"] == {"from": "instance.modality"}
+    feed = {column.name: column.tags for column in by_name["change_feed"].metadata["dagster/column_schema"].columns}
+    assert feed["sequence"] == {}
 
 
 def test_kinds_owners_and_links(definitions):

@@ -83,7 +83,9 @@ def test_open_hour_in_a_run_is_not_asked_for_again_and_not_forgotten(world):
     run = world.instance.create_run_for_job(job, tags={**job.tags, **request.tags}, status=dg.DagsterRunStatus.STARTED)
     world.store(0.2, 2)
     set_minutes(world, 13)
-    assert world.look().hours == []
+    tick = world.look()
+    assert tick.hours == []
+    assert "Its hour is in a run that waits or runs" in tick.told
     world.instance.delete_run(run.run_id)
     set_minutes(world, 14)
     assert world.look().hours == [[key(0)]]
