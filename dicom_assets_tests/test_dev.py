@@ -150,8 +150,8 @@ def filled_hours(ui):
 
 @pytest.mark.deep
 @needs_proc
-def test_hours_turn_green_until_ctrl_c(tmp_path):
-    with running(tmp_path, signal.SIGINT, "--hours", "2", "--per-minute", "600") as (dev, log, ui, service):
+def test_hours_turn_green_until_it_is_stopped(tmp_path):
+    with running(tmp_path, signal.SIGTERM, "--hours", "2", "--per-minute", "600") as (dev, log, ui, service):
         # Starting takes 10 s, on a busy machine several times that.
         wait_for(lambda: "Ctrl-C stops" in log.read_text() or dev.poll() is not None, 120, "the UI")
         assert httpx.get(f"{ui}/server_info").json()["dagster_version"], log.read_text()
@@ -167,8 +167,8 @@ def test_hours_turn_green_until_ctrl_c(tmp_path):
 
 
 @needs_proc
-def test_dev_stops_on_sigterm_while_it_starts(tmp_path):
-    with running(tmp_path, signal.SIGTERM, "--hours", "1") as (_, log, _, _):
+def test_dev_stops_on_ctrl_c_while_it_starts(tmp_path):
+    with running(tmp_path, signal.SIGINT, "--hours", "1") as (_, log, _, _):
         wait_for((tmp_path / "dev" / "dagster" / "dagster.log").exists, 60, log.read_text())
         wait_for(lambda: len(processes_of(tmp_path / "dev")) > 1, 60, "a process of Dagster")
 

@@ -32,6 +32,7 @@ from dicom_assets.emulator.app import create_app
 from dicom_assets.emulator.history import write_history
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
+from dicom_assets_tests.defs.ticks import NO_OUTPUT
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables
 
@@ -307,7 +308,7 @@ def deploy(folder: Path, settings: Mapping[str, str] | None = None, **config: di
         deployed = Deployment(folder, service)
         url = stack.enter_context(serving(deployed))
         monitoring = {"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 1}
-        home = prepare(folder, run_monitoring=monitoring, **config)
+        home = prepare(folder, run_monitoring=monitoring, compute_logs=NO_OUTPUT, **config)
         ui = free_port()
         deployed.ui = f"http://127.0.0.1:{ui}"
         deployed.environment = {

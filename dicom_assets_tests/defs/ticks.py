@@ -25,6 +25,8 @@ from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+NO_OUTPUT = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+"""Where what steps print goes: nowhere. To keep it Dagster starts four processes for every step."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -148,9 +150,10 @@ class Automation:
 @contextmanager
 def open_automation(folder: Path):
     (folder / "dagster").mkdir()
+    config = {"telemetry": {"enabled": False}, "compute_logs": NO_OUTPUT}
     with (
         Service(seed=1) as service,
-        dg.DagsterInstance.local_temp(str(folder / "dagster"), {"telemetry": {"enabled": False}}) as instance,
+        dg.DagsterInstance.local_temp(str(folder / "dagster"), config) as instance,
     ):
         automation = Automation(folder, service, instance)
         with serve(service, intercept=automation.intercept) as automation.url:
