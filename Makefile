@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 # Of the versions around it, the first in which Delta's log can be listed; npm picks an older one by itself.
 AZURITE_VERSION := 3.37.0
 AZURITE := .cache/azurite/.ready-$(AZURITE_VERSION)
+CLUSTER_READY := $(VENV)/.cluster-ready
 BENCH_VENV := bench/.cache/peers-venv
 BENCH_READY := $(BENCH_VENV)/.ready
 
@@ -24,7 +25,7 @@ PYTEST := $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --maxproces
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-deep azurite spark bench bench-full check format lint types definitions docs docs-check notebooks screenshots clean clean-demo
+.PHONY: help demo dev test test-deep azurite spark cluster bench bench-full check format lint types definitions docs docs-check notebooks screenshots clean clean-demo
 .NOTPARALLEL: # the tests come last in `check`, so that their result is the last thing to be read
 
 help: ## List the targets
@@ -39,7 +40,7 @@ dev: $(READY) ## Run a made-up DICOM service that keeps changing, and Dagster on
 test: $(READY) azurite spark ## Run all tests but the deep ones
 	@$(PYTEST) $(TEST_ARGS)
 
-test-deep: $(READY) azurite spark ## Run the deep tests too: thousands of examples of the law (minutes)
+test-deep: $(READY) azurite spark cluster ## Run the deep tests too: thousands of examples of the law (minutes)
 	@$(PYTEST) -m "deep or not deep" $(TEST_ARGS)
 
 azurite: ## Fetch the storage emulator that some tests need, with npm; without it they are skipped
@@ -54,6 +55,8 @@ spark: $(READY) ## Fetch Apache Spark with Delta, for Java 17 or 21; without it 
 	@if command -v java > /dev/null; then $(BIN)/python -m dicom_assets_tests.spark.fetch; \
 		else echo "There is no java." >&2; false; fi || echo "make: no Apache Spark. Its tests are skipped." >&2
 
+cluster: $(CLUSTER_READY) ## Install what a cluster of this machine takes, beside Postgres and Redis, for the deep tests
+
 bench: $(BENCH_READY) ## Measure small hours, this project beside others (five minutes)
 	@$(BIN)/python -m bench.run --changes 5000 $(ARGS)
 	@$(BIN)/python -m bench.growth --rows 100000 500000 --scattered --changes 5000 --rounds 1
@@ -61,7 +64,7 @@ bench: $(BENCH_READY) ## Measure small hours, this project beside others (five m
 	@$(BIN)/python -m bench.deep --depths 10000 50000
 	@$(BIN)/python -m bench.headers
 
-bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
+bench-full: $(BENCH_READY) $(CLUSTER_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
 	@$(BIN)/python -m bench.orchestration --publish
 	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --scattered 100000 1000000 5000000 --publish
@@ -70,6 +73,7 @@ bench-full: $(BENCH_READY) ## Measure everything, and write docs/benchmarks.md (
 	@$(BIN)/python -m bench.deep --publish
 	@$(BIN)/python -m bench.million --publish
 	@$(BIN)/python -m bench.headers --publish
+	@$(BIN)/python -m bench.fan_out --kill --publish
 	@$(BIN)/python -m bench.report
 
 check: lint types definitions docs-check azurite spark ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
@@ -129,6 +133,15 @@ $(BENCH_READY): bench/peers/requirements.txt | $(READY)
 	fi
 	@touch $@
 
+# Of these nothing is needed on each change.
+$(CLUSTER_READY): $(READY)
+	@if command -v uv > /dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --editable '.[celery,cluster]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[celery,cluster]'; \
+	fi
+	@touch $@
+
 # Done again when pyproject.toml changes. A setup that is interrupted starts over.
 $(READY): pyproject.toml
 	@if command -v uv > /dev/null 2>&1; then \
@@ -150,6 +163,6 @@ $(READY): pyproject.toml
 		{ test -x $(BIN)/pip || $$python -m venv --clear $(VENV) || { \
 			echo "make: $$python cannot make a virtual environment; on Debian and Ubuntu, install python3-venv." >&2; \
 			exit 1; }; } && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'; \
 	fi
 	@touch $@

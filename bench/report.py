@@ -17,7 +17,7 @@ from bench.measure import LATEST, PUBLISHED, ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "images"
-_NAMES = ("hour", "orchestration", "growth", "month", "year", "deep", "million", "headers")
+_NAMES = ("hour", "orchestration", "growth", "month", "year", "deep", "million", "headers", "fan_out")
 _MISSING = "Not measured yet."
 
 Result = dict[str, Any]
@@ -195,6 +195,26 @@ def million_table(result: Result) -> str:
                 f"{case['wall_seconds']:.0f}",
                 f"{case['cpu_seconds']:.0f}",
                 *(f"{case['tables'][name]['cpu_seconds']:.1f} ({case['tables'][name]['commits']})" for name in tables),
+                "yes" if case["is_correct"] else "**no**",
+            )
+            for case in result["cases"]
+        ],
+    )
+
+
+def fan_out_table(result: Result) -> str:
+    """A month by more and more workers."""
+    slowest = result["cases"][0]
+    return _grid(
+        ("workers", "seconds", "× as fast", "reading at once", "s of reading", "s of merging", "correct"),
+        [
+            (
+                f"{case['workers']}{', one of them killed' * case['killed']}",
+                f"{case['seconds']:,.0f}",
+                f"{slowest['seconds'] / case['seconds']:.2f}",
+                str(case["reading_at_once"]),
+                f"{case['reading_seconds']:,.0f}",
+                f"{case['merging_seconds']:,.0f}",
                 "yes" if case["is_correct"] else "**no**",
             )
             for case in result["cases"]
@@ -397,6 +417,7 @@ def main() -> None:
         "deep": deep_table,
         "million": million_table,
         "headers": headers_table,
+        "fan_out": fan_out_table,
     }
     for name, build in builders.items():
         content = build(results[name]) if name in results else _MISSING

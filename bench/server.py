@@ -1,13 +1,13 @@
 """A DICOM service that has nothing to do: slices of a rendered feed, one `sendall` a page.
 
-    python -m bench.server FOLDER [SCANNED_PER_SECOND]
+    python -m bench.server FOLDER [SCANNED_PER_SECOND [LATENCY_SECONDS]]
 
 prints its URL and serves until its standard input ends. A page is one piece of `entries.bin`, whatever the window, the
 offset and the limit, so that a request costs the server a copy of its bytes. Without metadata it is a piece of every
 entry.
 
 The real service goes through all rows of the window before the offset. Here they are only counted, which `/scanned`
-tells; with a number of rows scanned a second, a page is that much later.
+tells; with a number of rows scanned a second, a page is that much later; and with a latency, every page.
 """
 
 import mmap
@@ -29,8 +29,8 @@ _FIELDS = 3  # of an entry in the index: where it begins, where its metadata beg
 class Pages:
     """The pages of a rendered feed."""
 
-    def __init__(self, folder: Path, scanned_per_second: float) -> None:
-        self._scanned_per_second = scanned_per_second
+    def __init__(self, folder: Path, scanned_per_second: float, latency_seconds: float) -> None:
+        self._scanned_per_second, self._latency_seconds = scanned_per_second, latency_seconds
         self._lock = threading.Lock()
         self.scanned = 0
         """Rows of the windows that were gone through for all pages so far."""
@@ -59,8 +59,11 @@ class Pages:
     def _scan(self, rows: int) -> None:
         with self._lock:
             self.scanned += rows
+        pause = self._latency_seconds
         if self._scanned_per_second:
-            time.sleep(rows / self._scanned_per_second)
+            pause += rows / self._scanned_per_second
+        if pause:
+            time.sleep(pause)
 
     def _envelope(self, number: int) -> bytes:
         begin, metadata = self._index[number * _FIELDS : number * _FIELDS + 2]
@@ -97,9 +100,9 @@ def _answer(connection: socket.socket, pages: Pages) -> None:
 
 
 @contextmanager
-def serving(folder: Path, scanned_per_second: float = 0) -> Iterator[str]:
+def serving(folder: Path, scanned_per_second: float = 0, latency_seconds: float = 0) -> Iterator[str]:
     """Serves a rendered feed from a process of its own until the block ends; gives its URL."""
-    command = [sys.executable, "-m", "bench.server", str(folder), str(scanned_per_second)]
+    command = [sys.executable, "-m", "bench.server", str(folder), str(scanned_per_second), str(latency_seconds)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
         assert process.stdin
         assert process.stdout
@@ -109,8 +112,8 @@ def serving(folder: Path, scanned_per_second: float = 0) -> Iterator[str]:
             process.stdin.close()
 
 
-def main(folder: str, scanned_per_second: str = "0") -> None:
-    pages = Pages(Path(folder), float(scanned_per_second))
+def main(folder: str, scanned_per_second: str = "0", latency_seconds: str = "0") -> None:
+    pages = Pages(Path(folder), float(scanned_per_second), float(latency_seconds))
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
 
     def accept() -> None:
@@ -124,4 +127,4 @@ def main(folder: str, scanned_per_second: str = "0") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:4])

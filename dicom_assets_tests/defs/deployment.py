@@ -5,6 +5,7 @@ Beside them the embedded service, whose answers a test may change, and a receive
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -39,7 +40,7 @@ from dicom_assets_tests.law.world import CHAIN, START, read_tables
 HOURS = 8
 KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
 LOCATION = "dicom_assets"
-PATIENCE_SECONDS = 120  # on a busy machine; seconds otherwise
+PATIENCE_SECONDS = 300  # on a busy machine; seconds otherwise
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
 JOB = {**REPOSITORY, "pipelineName": "__ASSET_JOB"}
 ERROR = "__typename ... on PythonError { message } ... on Error { message }"
@@ -68,51 +69,17 @@ class Held:
         assert self.reached.wait(PATIENCE_SECONDS)
 
 
-class Deployment:
-    """What a test may do with it."""
+class Dagster:
+    """What may be done with Dagster, where it runs."""
 
-    def __init__(self, folder: Path, service: Service) -> None:
-        self.folder, self.service, self.app = folder, service, create_app(service)
-        self.answer: Callable[[Request], Response | None] = lambda request: None
-        """Asked first for every request to the service."""
-        self.asked: list[str] = []
-        """First hour of every request for a page, in order."""
-        self.alerts: list[dict] = []
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.environment: dict[str, str] = {}
+        """The project's settings, and Dagster's home."""
+        self.surroundings: dict[str, str] = {}
+        """All that a process of it is given."""
         self.instance: dg.DagsterInstance
         self.ui = ""
-
-    async def __call__(self, scope, receive, send) -> None:
-        """The service as an ASGI application; a test's answer may take its time without holding up others."""
-        request = Request(scope, receive)
-        response = await run_in_threadpool(self.intercept, request)
-        await (response or self.app)(scope, receive, send)
-
-    def intercept(self, request: Request) -> Response | None:
-        if (start := request.query_params.get("startTime")) and request.query_params["offset"] == "0":
-            self.asked.append(start[11:16])
-        return self.answer(request)
-
-    @property
-    def lake(self) -> Lake:
-        return build_lake(load_settings(self.environment))
-
-    def check_law(self) -> None:
-        assert read_tables(self.lake) == reference.fold(self.service.change_feed(limit=10**6))
-
-    def wipe(self) -> None:
-        """An empty lake, and no hour of it materialised."""
-        self.answer = lambda request: None
-        self.instance.wipe_assets([dg.AssetKey(name) for name in CHAIN])
-        lake = Path(load_settings(self.environment).storage_url)
-        if lake.exists():
-            lake.rename(self.folder / f"lake-{time.monotonic_ns()}")
-        self.asked.clear()
-        self.alerts.clear()
-
-    def alert_of(self, run_id: str) -> dict:
-        """The alert that a run was worth, once it is there; those of earlier tests may come late."""
-        return wait_for(lambda: next((a for a in self.alerts if a["run_id"] == run_id), None), "the alert")
 
     def ask(self, query: str, **variables) -> dict:
         """The one answer to a GraphQL query or mutation."""
@@ -155,6 +122,11 @@ class Deployment:
         stop = "mutation($id: String!) { terminateRun(runId: $id) { " + ERROR + " } }"
         assert self.ask(stop, id=run_id)["__typename"] == "TerminateRunSuccess"
 
+    def kill(self, run_id: str) -> None:
+        """Kills the process that executes a run."""
+        said = " ".join(entry.message for entry in self.instance.all_logs(run_id))
+        os.kill(int(re.findall(r"\(pid: (\d+)\)", said)[-1]), signal.SIGKILL)
+
     def launch_backfill(self, *keys: str, assets=CHAIN) -> dict:
         """What GraphQL answers; has `backfillId` where it was accepted."""
         params = {"partitionNames": keys, "assetSelection": [{"path": [name]} for name in assets], "tags": []}
@@ -193,10 +165,10 @@ class Deployment:
     def status(self, run_id: str) -> str:
         return self.instance.get_run_by_id(run_id).status.value
 
-    def finish(self, *run_ids: str) -> list[str]:
+    def finish(self, *run_ids: str, patience_seconds: float = PATIENCE_SECONDS) -> list[str]:
         """Waits until the runs have ended, and gives their statuses."""
         ended = {"SUCCESS", "FAILURE", "CANCELED"}
-        wait_for(lambda: all(self.status(run) in ended for run in run_ids), "the runs to end")
+        wait_for(lambda: all(self.status(run) in ended for run in run_ids), "the runs to end", patience_seconds)
         return [self.status(run) for run in run_ids]
 
     def materialised(self, name: str) -> list[str]:
@@ -212,8 +184,53 @@ class Deployment:
         return sorted(spans)
 
 
-def wait_for(condition: Callable[[], object], what: str):
-    deadline = time.monotonic() + PATIENCE_SECONDS
+class Deployment(Dagster):
+    """What a test may do with it, and with the service."""
+
+    def __init__(self, folder: Path, service: Service) -> None:
+        super().__init__(folder)
+        self.service, self.app = service, create_app(service)
+        self.answer: Callable[[Request], Response | None] = lambda request: None
+        """Asked first for every request to the service."""
+        self.asked: list[str] = []
+        """First hour of every request for a page, in order."""
+        self.alerts: list[dict] = []
+
+    async def __call__(self, scope, receive, send) -> None:
+        """The service as an ASGI application; a test's answer may take its time without holding up others."""
+        request = Request(scope, receive)
+        response = await run_in_threadpool(self.intercept, request)
+        await (response or self.app)(scope, receive, send)
+
+    def intercept(self, request: Request) -> Response | None:
+        if (start := request.query_params.get("startTime")) and request.query_params["offset"] == "0":
+            self.asked.append(start[11:16])
+        return self.answer(request)
+
+    @property
+    def lake(self) -> Lake:
+        return build_lake(load_settings(self.environment))
+
+    def check_law(self) -> None:
+        assert read_tables(self.lake) == reference.fold(self.service.change_feed(limit=10**6))
+
+    def wipe(self) -> None:
+        """An empty lake, and no hour of it materialised."""
+        self.answer = lambda request: None
+        self.instance.wipe_assets([dg.AssetKey(name) for name in CHAIN])
+        lake = Path(load_settings(self.environment).storage_url)
+        if lake.exists():
+            lake.rename(self.folder / f"lake-{time.monotonic_ns()}")
+        self.asked.clear()
+        self.alerts.clear()
+
+    def alert_of(self, run_id: str) -> dict:
+        """The alert that a run was worth, once it is there; those of earlier tests may come late."""
+        return wait_for(lambda: next((a for a in self.alerts if a["run_id"] == run_id), None), "the alert")
+
+
+def wait_for(condition: Callable[[], object], what: str, patience_seconds: float = PATIENCE_SECONDS):
+    deadline = time.monotonic() + patience_seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.1)
@@ -307,28 +324,48 @@ def deploy(folder: Path, settings: Mapping[str, str] | None = None, **config: di
         write_history(service, start=START, hours=HOURS, instances=80, seed=3)
         deployed = Deployment(folder, service)
         url = stack.enter_context(serving(deployed))
+        needed = {
+            "DICOM_SERVICE_URL": url,
+            "DICOM_START_TIME": START.isoformat(),
+            "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+            "DICOM_FILE_SYSTEM_URL": "/files",
+            "DICOM_ALERT_WEBHOOK_URL": stack.enter_context(receiving(deployed.alerts)),
+        }
+        stack.enter_context(start(deployed, {**needed, **(settings or {})}, **config))
+        yield deployed
+
+
+@contextmanager
+def start(deployed: Dagster, settings: Mapping[str, str], *, quick: bool = True, **config: dict) -> Iterator[None]:
+    """Dagster's servers, until the block ends.
+
+    Args:
+        deployed: What is told of them.
+        settings: The project's, besides those that say where things are here.
+        quick: Retries come in a moment, and every hour is written at once; else all is as in production.
+        config: Sections of dagster.yaml.
+    """
+    with ExitStack() as stack:
+        folder = deployed.folder
         monitoring = {"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 1}
-        home = prepare(folder, run_monitoring=monitoring, compute_logs=NO_OUTPUT, **config)
-        ui = free_port()
+        if quick:
+            config["compute_logs"] = NO_OUTPUT
+        home = prepare(folder, run_monitoring=monitoring, **config)
+        code, ui = free_port(), free_port()
         deployed.ui = f"http://127.0.0.1:{ui}"
         deployed.environment = {
-            "DICOM_SERVICE_URL": url,
             "DICOM_AUTHENTICATION": "none",
             "DICOM_CATCH_UP_RUNS": "0",  # nothing runs but what a test launches
             "DICOM_SENSOR_INTERVAL_SECONDS": "0",
-            "DICOM_START_TIME": START.isoformat(),
-            "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
             "DICOM_STORAGE_URL": str(folder / "lake"),
-            "DICOM_FILE_SYSTEM_URL": "/files",
-            "DICOM_ALERT_WEBHOOK_URL": stack.enter_context(receiving(deployed.alerts)),
             "DICOM_DAGSTER_URL": deployed.ui,
             "DAGSTER_HOME": str(home),
-            **(settings or {}),
+            **settings,
         }
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
         env = clean | deployed.environment | {"DAGSTER_DISABLE_TELEMETRY": "1"}
-        code = free_port()
-        module = "dicom_assets_tests.defs.quick_definitions"
+        deployed.surroundings = env
+        module = "dicom_assets_tests.defs.quick_definitions" if quick else "dicom_assets.definitions"
         place = {"grpc_server": {"host": "127.0.0.1", "port": code, "location_name": LOCATION}}
         (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [place]}))
         where = ["-w", str(folder / "workspace.yaml")]
@@ -341,7 +378,7 @@ def deploy(folder: Path, settings: Mapping[str, str] | None = None, **config: di
         stack.enter_context(process(folder / "daemon.log", env, "dicom_assets_tests.defs.quick_daemon", "run", *where))
         wait_for(lambda: is_open(ui), "the webserver")
         wait_for(lambda: deployed.instance.get_daemon_statuses().get("BACKFILL") is not None, "the daemon")
-        yield deployed
+        yield
 
 
 def is_open(port: int) -> bool:

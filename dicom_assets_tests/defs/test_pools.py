@@ -1,8 +1,5 @@
 """Runs that write the tables take turns, and leave their place however they end."""
 
-import os
-import re
-import signal
 import threading
 from itertools import pairwise
 
@@ -93,8 +90,7 @@ def test_a_killed_run_fails_gives_its_place_back_and_is_told(lake):
         killed = lake.launch_run(KEYS[5])
         held.wait()
         queued = lake.launch_run(KEYS[6])
-        messages = " ".join(entry.message for entry in lake.instance.all_logs(killed))
-        os.kill(int(re.search(r"\(pid: (\d+)\)", messages)[1]), signal.SIGKILL)
+        lake.kill(killed)
         assert lake.finish(killed, queued) == ["FAILURE", "SUCCESS"]
     assert "it was killed, ran out of memory" in lake.alert_of(killed)["text"]
     assert lake.finish(lake.launch_run(KEYS[0], KEYS[-1])) == ["SUCCESS"]

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.instance.ref import InstanceRef
-from dagster_azure.blob import AzureBlobComputeLogManager
 from dagster_k8s.client import DagsterKubernetesClient
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import construct_dagster_k8s_job
@@ -153,9 +152,17 @@ def test_dagster_accepts_the_instance_that_the_values_describe(as_the_chart_says
     project = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     assert config["concurrency"]["pools"] == project["concurrency"]["pools"]
     ref = InstanceRef.from_dir(str(tmp_path))
-    assert isinstance(ref.compute_logs_data.rehydrate(as_type=AzureBlobComputeLogManager), AzureBlobComputeLogManager)
     assert values["dagsterDaemon"]["runCoordinator"]["enabled"] is False
     assert ref.run_coordinator_data.class_name == "QueuedRunCoordinator", "Dagster's own default"
+
+
+@pytest.mark.deep
+def test_dagster_azure_accepts_where_the_output_of_runs_is_kept(as_the_chart_says, tmp_path):
+    blob = pytest.importorskip("dagster_azure.blob", reason="`make cluster` installs it")
+    dagster_instance_config(write_home(tmp_path, as_the_chart_says))
+    kept = InstanceRef.from_dir(str(tmp_path)).compute_logs_data
+    manager = kept.rehydrate(as_type=blob.AzureBlobComputeLogManager)
+    assert isinstance(manager, blob.AzureBlobComputeLogManager)
 
 
 def test_job_of_a_run_is_valid_bound_to_the_identity_and_without_privileges(as_the_chart_says, tmp_path, values):
