@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
+import pyarrow as pa
+
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.dicom_service import DicomService
@@ -25,6 +27,7 @@ Cost = dict[str, float]
 
 
 choose_memory_pool()
+pa.array([0])  # the first list that Arrow sees imports pandas, where that is installed: here it is, for notebooks
 
 
 def open_lake(folder: str) -> Lake:

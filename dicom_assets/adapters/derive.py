@@ -16,7 +16,7 @@ from dicom_assets.core.instance import build_instances, is_live, newest_entries,
 from dicom_assets.core.merge import Desired, key_ids
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
 
-_OWN = (*INSTANCE.key, "sequence", "ingestedAt", "windowStart")
+_OWN = (*INSTANCE.key, "sequence", "windowStart")
 _DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
 _ENDLESS = 2**63 - 1
 _FILE = "_file"
@@ -97,7 +97,7 @@ class InstancesOfWindow:
 
     Of each key the newest entry ever extracted decides, from any window.
 
-    Entries outside the window are looked up from its least deciding sequence on. So an old window that runs again
+    Entries outside the window are looked up from its least sequence on. So an old window that runs again
     neither brings back what was deleted since, nor an older path; in the hourly run there is nothing to look up.
     """
 
@@ -128,7 +128,7 @@ class InstancesOfWindow:
         none = Desired(self._keys_of(CHANGE_FEED.schema.empty_table()), self._table.schema.empty_table())
         if feed is None:
             return none
-        own = newest_entries(read_window(feed, self._hours.window, _OWN, self._hours.studies))
+        own = read_window(feed, self._hours.window, _OWN, self._hours.studies)
         if not len(own):
             return none
         least, studies, ids = pc.min(own["sequence"]), pc.unique(own["studyInstanceUid"]), key_ids(own, INSTANCE.key)

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
@@ -11,12 +13,15 @@ import pyarrow as pa
 from dicom_assets.adapters.delta import Given
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.change_feed import Entry, Window, build_change_feed
+from dicom_assets.core.dicom_json import build_attributes, split_metadata
 from dicom_assets.core.errors import FeedEntryError, ServiceError
-from dicom_assets.core.instance import read_attributes
 from dicom_assets.core.schema import CHANGE_FEED, Table
 
 BATCH_TIME = timedelta(minutes=1)
 """Time of reading, about, after which rows are given out however few they are: a run that is stopped loses no more."""
+
+SPLIT_ROWS = 2_000
+"""Entries, about, whose metadata is decoded at a time, beside the reading of pages."""
 
 
 class Feed(Protocol):
@@ -75,13 +80,17 @@ class Extraction:
             FeedEntryError: an entry has no place in the tables.
             ServiceError: the service refused, was not reached, or answered with something else than pages.
         """
-        held = _Held(self.instance)
+        with ThreadPoolExecutor(1, thread_name_prefix="metadata") as splitter:
+            yield from self._read(partial(_Held, self.instance, splitter))
+
+    def _read(self, hold: Callable[[], "_Held"]) -> Iterator[Given]:
+        held = hold()
         for hour in self.window.hours():
             if held.since and self.now() - held.since >= BATCH_TIME:
                 yield held.take()
             read_at = self.now()
             read = HourRead(hour, Counter(), Counter(), 0)
-            of_hour = _Held(self.instance)
+            of_hour = hold()
             try:
                 for entries in self.feed.fetch_pages(hour):
                     of_hour.add(build_change_feed(entries, read_at))
@@ -106,19 +115,24 @@ class Extraction:
 class _Held:
     """Rows that wait to be written."""
 
-    def __init__(self, instance: Table | None) -> None:
+    def __init__(self, instance: Table | None, splitter: ThreadPoolExecutor) -> None:
         self._instance = instance
+        self._splitter = splitter
+        self._clear()
+
+    def _clear(self) -> None:
         self._rows: list[pa.Table] = []
-        self._attributes: list[pa.Table] = []
+        self._whole: list[pa.Table] = []
+        self._elements: list[Future[pa.Table]] = []
         self.size_bytes = 0
         self.since: datetime | None = None
         """Time at which the first whole hour among them was read."""
 
     def add(self, rows: pa.Table) -> None:
         self._rows.append(rows)
-        if self._instance is not None:
-            self._attributes.append(read_attributes(rows, self._instance))
         self.size_bytes += rows.nbytes
+        self._whole.append(rows)
+        self._split(at_least=SPLIT_ROWS)
 
     @property
     def reached(self) -> datetime:
@@ -127,13 +141,30 @@ class _Held:
         return time
 
     def add_all(self, others: "_Held", read_at: datetime) -> None:
+        if others._elements:  # in the order of the rows
+            self._split()
         self._rows += others._rows
-        self._attributes += others._attributes
+        self._whole += others._whole
+        self._elements += others._elements
         self.size_bytes += others.size_bytes
         self.since = self.since or read_at
+        self._split(at_least=SPLIT_ROWS)
 
     def take(self) -> Given:
+        self._split()
         rows = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._rows])
-        attributes = pa.concat_tables(self._attributes) if self._attributes else None
-        self._rows, self._attributes, self.size_bytes, self.since = [], [], 0, None
+        attributes = None
+        if self._instance is not None and self._elements:
+            elements = pa.concat_tables(part.result() for part in self._elements)
+            attributes = build_attributes(elements, self._instance.attributes)
+        self._clear()
         return Given(rows, CHANGE_FEED, attributes)
+
+    def _split(self, at_least: int = 1) -> None:
+        """Has the elements found in metadata that is whole yet, while more is read; where it is of so many entries."""
+        if sum(map(len, self._whole)) < at_least:
+            return
+        if self._instance is not None:
+            metadata = pa.chunked_array([chunk for rows in self._whole for chunk in rows["metadata"].chunks])
+            self._elements.append(self._splitter.submit(split_metadata, metadata, self._instance.attributes))
+        self._whole = []

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Annotated
 
 import msgspec
@@ -123,7 +124,7 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
         pa.array(of["sequence"], pa.int64()),
         timestamps,
         *(pa.array(of[name], pa.string()) for name in ("action", "state", "file_path")),
-        pa.array(list(map(_text_or_none, of["metadata"])), pa.binary()).cast(pa.string()),
+        _build_texts(of["metadata"]),
         pc.floor_temporal(timestamps, unit="hour"),
         pa.repeat(pa.scalar(read_at, TIMESTAMP), len(entries)),
     ]
@@ -152,8 +153,13 @@ def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
 
 
 _MEMBERS = Entry.__struct_fields__
+_NULL = b"null"
 
 
-def _text_or_none(metadata: msgspec.Raw) -> bytes | None:
-    text = bytes(metadata)
-    return None if text in (b"", b"null") else text
+def _build_texts(metadata: Sequence[msgspec.Raw]) -> pa.StringArray:
+    """The texts, in one copy of a page that was found to be UTF-8; null where there is none."""
+    sizes = [len(memoryview(text)) for text in metadata]
+    is_text = [size > len(_NULL) or bytes(text) not in (b"", _NULL) for size, text in zip(sizes, metadata, strict=True)]
+    valid = pa.array(is_text, pa.bool_()).buffers()[1]
+    ends = pa.py_buffer(array("i", accumulate(sizes, initial=0)))
+    return pa.StringArray.from_buffers(len(sizes), ends, pa.py_buffer(b"".join(metadata)), valid)

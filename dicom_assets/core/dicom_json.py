@@ -7,7 +7,7 @@ Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 6.2 (value represen
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -16,8 +16,10 @@ from typing import Any, TypedDict
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dicom_assets.core.element_path import Step
+from dicom_assets.core.elements import UNDECODABLE, UNREADABLE, split_elements, tag_in, values_of
 from dicom_assets.core.schema import TIMESTAMP, Column
 
 METADATA = "metadata"
@@ -26,21 +28,25 @@ METADATA = "metadata"
 FAILURES = "_failures"
 """The column of `build_attributes` that names, for each row, the columns whose values could not be converted."""
 
-_FIRST_BLOCK = "10"
-"""Of the 240 blocks of a private group; the number of the element that reserves it is the block's own."""
-
-_UNDECODABLE = (msgspec.DecodeError, RecursionError)
-"""What the decoder raises for a text that is no JSON, has another shape, or is nested without end."""
-
-_UNCONVERTIBLE = (*_UNDECODABLE, ValueError, TypeError, OverflowError)
+_UNCONVERTIBLE = (*UNDECODABLE, ValueError, TypeError, OverflowError)
 """What is raised for an element or a value that has no place in its column."""
 
 
-def build_attributes(metadata: Iterable[bytes | None], columns: Sequence[Column]) -> pa.Table:
+def split_metadata(metadata: pa.ChunkedArray, columns: Sequence[Column]) -> pa.Table:
+    """One row per metadata text: the texts of the elements that the columns are made from.
+
+    Args:
+        metadata: DICOM JSON objects as strings; null where the service gave none.
+        columns: with a path.
+    """
+    return split_elements(metadata, list(dict.fromkeys(map(_first, columns))))
+
+
+def build_attributes(elements: pa.Table, columns: Sequence[Column]) -> pa.Table:
     """One row per metadata text: the value of each column's element, in the column's type.
 
     Args:
-        metadata: DICOM JSON objects in UTF-8; None where the service gave none.
+        elements: what `split_metadata` gave for these columns.
         columns: with a path. A column of a list type takes all values of its element, another the first or that of the
             path's index.
 
@@ -50,11 +56,10 @@ def build_attributes(metadata: Iterable[bytes | None], columns: Sequence[Column]
         counts under `metadata`.
     """
     failures: dict[int, list[str]] = {}
-    elements = list(dict.fromkeys(map(_first, columns)))
-    rows = _split(metadata, elements, failures)
-    texts = dict(zip(elements, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(elements, ())
-    arrays = [_convert([bytes(text or b"") for text in texts[_first(column)]], column, failures) for column in columns]
-    failed = pa.array([failures.get(row) for row in range(len(rows))], pa.list_(pa.string()))
+    if pc.any(elements[UNREADABLE]).as_py():
+        failures = {row: [METADATA] for row, is_one in enumerate(elements[UNREADABLE].to_pylist()) if is_one}
+    arrays = [_convert(elements[str(_first(column))], column, failures) for column in columns]
+    failed = pa.array([failures.get(row) for row in range(len(elements))], pa.list_(pa.string()))
     return pa.Table.from_arrays([*arrays, failed], schema=attributes_schema(columns))
 
 
@@ -68,102 +73,55 @@ def _first(column: Column) -> Step:
     return replace(column.path[0], index=None)
 
 
-def _split(
-    metadata: Iterable[bytes | None], steps: list[Step], failures: dict[int, list[str]]
-) -> list[tuple[msgspec.Raw | None, ...]]:
-    """For each metadata text the texts of these elements; None for one that is missing."""
-    tags = [step.tag for step in steps]
-    has_private = any(step.creator for step in steps)
-    rows: list[tuple[msgspec.Raw | None, ...]] = []
-    for text in metadata:
-        elements: dict[str, msgspec.Raw] = {}
-        if text is not None:
-            try:
-                elements = _split_elements(text)
-            except _UNDECODABLE:
-                failures[len(rows)] = [METADATA]
-        if has_private:  # their tags differ from text to text
-            tags = [_tag_in(elements, step) for step in steps]
-        rows.append(tuple(map(elements.get, tags)))
-    return rows
+def _convert(texts: pa.ChunkedArray, column: Column, failures: dict[int, list[str]]) -> pa.Array:
+    encoded = (
+        texts.combine_chunks().dictionary_encode()
+    )  # instances of a series share most texts, and each is decoded once
+    converter = _Converter(column)
+    converted = list(map(converter.convert, encoded.dictionary.cast(pa.binary()).to_pylist()))
+    if any(failed for _, failed in converted):
+        for row, place in enumerate(encoded.indices.to_pylist()):
+            if place is not None and (failed := converted[place][1]):
+                failures.setdefault(row, []).extend([column.name] * failed)
+    return pa.array([value for value, _ in converted], column.type).take(encoded.indices)
 
 
-_split_elements = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-"""The text of each element by tag; none is decoded."""
-
-
-def _tag_in(members: Mapping[str, object], step: Step) -> str:
-    """The step's tag in a data set or an item: a private element lies in the block that its creator reserved there."""
-    if step.creator is None:
-        return step.tag
-    group, number = step.tag[:4], step.tag[6:]
-    for tag, reservation in members.items():
-        if tag.startswith(f"{group}00") and tag[6:] >= _FIRST_BLOCK and _creator(reservation) == step.creator:
-            return f"{group}{tag[6:]}{number}"
-    return ""
-
-
-def _creator(reservation: object) -> str | None:
-    """Who reserved a block of private elements; None where that cannot be read."""
-    try:
-        element = msgspec.json.decode(reservation) if isinstance(reservation, msgspec.Raw) else reservation
-        creator = next(iter(_values_of(element) or ()), None)
-    except _UNCONVERTIBLE:
-        return None
-    return creator.strip() if isinstance(creator, str) else None
-
-
-def _convert(texts: list[bytes], column: Column, failures: dict[int, list[str]]) -> pa.Array:
-    values = _Values(column)
-    converted = [values[text] for text in texts]
-    if values.failures:
-        for row, text in enumerate(texts):
-            if text in values.failures:
-                failures.setdefault(row, []).extend([column.name] * values.failures[text])
-    return pa.array(converted, column.type)
-
-
-class _Values(dict[bytes, Any]):
-    """Values of a column by the element's text: instances of a series share most texts, and each is decoded once."""
+class _Converter:
+    """Makes a column's values from the texts of its element."""
 
     def __init__(self, column: Column) -> None:
-        super().__init__()
-        self.failures: dict[bytes, int] = {}
-        """How many of its values could not be converted, for those texts that have such."""
         self._path = column.path
         self._decode = _way_decoder(column.path).decode
         self._is_list = pa.types.is_list(column.type)
         self._to_type = _CONVERTERS[column.type.value_type if self._is_list else column.type]
 
-    def __missing__(self, text: bytes) -> Any:
-        values, failed, converted = None, 0, []
+    def convert(self, text: bytes) -> tuple[Any, int]:
+        """The value, and how many could not be converted: of a list any number."""
         try:
             values = self._find(text)
         except _UNCONVERTIBLE:
-            failed = 1
+            return None, 1
+        if values is None:
+            return None, 0
+        failed, converted = 0, []
         index = self._path[-1].index or 0
-        for value in values or () if self._is_list else (values or ())[index : index + 1]:
+        for value in values if self._is_list else values[index : index + 1]:
             try:
                 converted.append(None if value is None else self._to_type(value))
             except _UNCONVERTIBLE:
                 converted.append(None)
                 failed += 1
-        if failed:
-            self.failures[text] = failed
-        self[text] = (None if values is None else converted) if self._is_list else next(iter(converted), None)
-        return self[text]
+        return converted if self._is_list else next(iter(converted), None), failed
 
     def _find(self, text: bytes) -> list[Any] | None:
         """The values of the element; below the top level, of the item that the path means of each sequence."""
-        if not text:
-            return None
         try:
-            values = _values_of(self._decode(text))
+            values = values_of(self._decode(text))
         except msgspec.ValidationError:  # something beside the way is malformed, and need not matter
-            values = _values_of(msgspec.json.decode(text))
+            values = values_of(msgspec.json.decode(text))
         for sequence, step in pairwise(self._path):
             index = sequence.index or 0
-            values = _values_of(_member(values[index], step)) if values and index < len(values) else None
+            values = values_of(_member(values[index], step)) if values and index < len(values) else None
         return values
 
 
@@ -181,20 +139,6 @@ def _way_decoder(path: tuple[Step, ...]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-def _values_of(element: object) -> list[Any] | None:
-    """The values of a DICOM JSON element; None for an element that is missing or has none.
-
-    Raises:
-        TypeError: this is no DICOM JSON element.
-    """
-    if element is None:
-        return None
-    values = element.get("Value") if isinstance(element, dict) else element
-    if values is None or (isinstance(values, list) and isinstance(element, dict)):
-        return values
-    raise TypeError
-
-
 def _member(item: object, step: Step) -> object:
     """An element of a sequence's item; None where either is missing.
 
@@ -205,7 +149,7 @@ def _member(item: object, step: Step) -> object:
         return None
     if not isinstance(item, dict):
         raise TypeError
-    return item.get(_tag_in(item, step))
+    return item.get(tag_in(item, step))
 
 
 def _text(value: object) -> str | None:

@@ -5,7 +5,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.dicom_json import FAILURES, build_attributes
+from dicom_assets.core.dicom_json import FAILURES, build_attributes, split_metadata
 from dicom_assets.core.fold import newest_rows
 from dicom_assets.core.schema import INSTANCE, Table
 
@@ -32,7 +32,7 @@ def read_attributes(entries: pa.Table, table: Table = INSTANCE) -> pa.Table:
         entries: rows of `change_feed`, at least its `metadata`.
         table: `instance`, with the users' columns if they have any.
     """
-    return build_attributes(entries["metadata"].cast(pa.binary()).to_pylist(), table.attributes)
+    return build_attributes(split_metadata(entries["metadata"], table.attributes), table.attributes)
 
 
 def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:

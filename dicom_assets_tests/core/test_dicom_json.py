@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from dicom_assets.core.dicom_json import FAILURES, METADATA
+from dicom_assets.core.dicom_json import FAILURES, METADATA, split_metadata
 from dicom_assets.core.dicom_json import build_attributes as build_rows
 from dicom_assets.core.schema import Column, type_names
 
@@ -20,7 +20,8 @@ def column(type_name: str, tag: str = TAG, name: str = "value") -> Column:
 
 def build_attributes(texts: list[bytes | None], columns: list[Column]) -> tuple[pa.Table, Counter]:
     """The attributes, and how often each column failed."""
-    table = build_rows(texts, columns)
+    metadata = pa.chunked_array([pa.array(texts, pa.binary()).view(pa.string())])
+    table = build_rows(split_metadata(metadata, columns), columns)
     failures = Counter(name for names in table[FAILURES].to_pylist() for name in names or ())
     return table.drop([FAILURES]), failures
 
@@ -74,9 +75,19 @@ def test_metadata_that_is_no_object_is_a_row_of_nulls_and_counted(text):
     )
 
 
-@pytest.mark.parametrize("inside", [b'{"ffffffff":%s}', b'{"00080060":{"vr":"SQ","Value":%s}}'])
-def test_metadata_nested_without_end_is_counted(inside):
-    assert build(inside % (b"[" * 100_000 + b"]" * 100_000), column("string")) == ({"value": None}, {METADATA: 1})
+@pytest.mark.parametrize(("tag", "failures"), [("ffffffff", {}), (TAG, {"value": 1})])
+def test_element_nested_without_end_is_counted_where_it_is_wanted(tag, failures):
+    text = b'{"%s":%s}' % (tag.encode(), b"[" * 100_000 + b"]" * 100_000)
+    assert build(text, column("string")) == ({"value": None}, failures)
+
+
+@pytest.mark.parametrize("path", [TAG, "(0019,xx0C:A)"])
+def test_wrong_bytes_in_a_text_are_counted_where_they_matter(path):
+    text = b'{"00080060":{"Value":["\xff"]},"00190010":{"Value":["A"]},"0019100C":{"Value":["\xff"]}}'
+    assert build(text, column("string", path), column("string", "00080070", "other")) == (
+        {"value": None, "other": None},
+        {"value": 1},
+    )
 
 
 @pytest.mark.parametrize("element", ["CT", 7, True, ["CT"], {"Value": "CT"}, {"Value": {"0": "CT"}}, {"Value": 7}])
