@@ -18,6 +18,8 @@ from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
 
 _OWN = (*INSTANCE.key, "sequence", "windowStart")
 _DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
+_SUMMED_UP = ("seriesInstanceUid", "sequence", "modality")
+"""What makes series and studies of instances, beside the columns that both have."""
 _ENDLESS = 2**63 - 1
 _FILE = "_file"
 
@@ -210,7 +212,8 @@ class AggregateOfWindow:
             return Desired(keys, self._table.schema.empty_table())
         studies = pc.unique(keys["studyInstanceUid"])
         of_studies = partial(_holds, column="studyInstanceUid", values=studies)
-        instances = instance.read_table(files=instance.files_of_studies(studies), where=of_studies)
+        names = [name for name in instance.schema.names if name in self._table.schema.names or name in _SUMMED_UP]
+        instances = instance.read_table(names, files=instance.files_of_studies(studies), where=of_studies)
         concerned = pc.is_in(key_ids(instances, self._table.key), value_set=key_ids(keys, self._table.key))
         return Desired(keys, self._build_rows(instances.filter(concerned)))
 
