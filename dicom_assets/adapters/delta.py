@@ -29,7 +29,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.adapters.decoded import Decoded
-from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, group_small_files
+from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, decode, group_small_files
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.adapters.study_index import StudyIndex
 from dicom_assets.adapters.users_columns import check_users_columns
@@ -532,9 +532,15 @@ class _Plan:
     def prepare(self, desired: Desired) -> None:
         """Writes the files that the commit will name."""
         snapshot, table = self._snapshot, self._snapshot.table
+        candidates = snapshot.candidates(desired)
+        if desired.encoded and not candidates and snapshot.schema.names == table.schema.names:
+            self.inserted = len(desired.rows)
+            self.adds.extend(snapshot.folder.store(desired.encoded, attributes=desired.attributes))
+            return
+        desired = decode(desired)
         places = pa.array(range(len(desired.rows)), pa.int64())
         found = [places.slice(0, 0)]
-        for file in snapshot.candidates(desired):
+        for file in candidates:
             concerned = snapshot.concerned(desired.rows, file)
             part = Desired(desired.keys.filter(snapshot.concerned(desired.keys, file)), desired.rows.filter(concerned))
             if not len(part.keys):

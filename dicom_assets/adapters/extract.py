@@ -1,27 +1,29 @@
 """The change feed of a window, hour by hour, as rows for the lake."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
 
 from dicom_assets.adapters.delta import Given
 from dicom_assets.adapters.memory import MemoryLimit
+from dicom_assets.adapters.parquet import Spool, decode
 from dicom_assets.core.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.dicom_json import build_attributes, split_metadata
 from dicom_assets.core.errors import FeedEntryError, ServiceError
+from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import CHANGE_FEED, Table
 
 BATCH_TIME = timedelta(minutes=1)
 """Time of reading, about, after which rows are given out however few they are: a run that is stopped loses no more."""
-
-SPLIT_ROWS = 2_000
-"""Entries, about, whose metadata is decoded at a time, beside the reading of pages."""
+ENCODED_ROWS = 2_000
+"""Entries, about, that are encoded at a time, beside the reading of pages."""
+ENCODED_BYTES = 16 * 2**20
+"""Size of entries that is enough too."""
 
 
 class Feed(Protocol):
@@ -73,98 +75,130 @@ class Extraction:
     advance: Callable[[HourRead, datetime], None] | None = None
     """Told of every page: what was read of its hour so far, and the time that was reached."""
 
-    def __iter__(self) -> Iterator[Given]:
+    def __iter__(self) -> "Iterator[Given | Read]":
         """Rows of `change_feed`, each sequence once, in the order of the hours.
 
         Raises:
             FeedEntryError: an entry has no place in the tables.
             ServiceError: the service refused, was not reached, or answered with something else than pages.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="metadata") as splitter:
-            yield from self._read(partial(_Held, self.instance, splitter))
+        with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
+            yield from self._read(_Held(self.instance, encoder))
 
-    def _read(self, hold: Callable[[], "_Held"]) -> Iterator[Given]:
-        held = hold()
+    def _read(self, held: "_Held") -> "Iterator[Given | Read]":
         for hour in self.window.hours():
             if held.since and self.now() - held.since >= BATCH_TIME:
                 yield held.take()
             read_at = self.now()
             read = HourRead(hour, Counter(), Counter(), 0)
-            of_hour = hold()
+            rows_before, bytes_before = held.rows, held.size_bytes
             try:
                 for entries in self.feed.fetch_pages(hour):
-                    of_hour.add(build_change_feed(entries, read_at))
+                    page = build_change_feed(entries, read_at)
+                    held.add(page)
                     read = read.with_page(entries)
                     if self.advance is not None:
-                        self.advance(read, of_hour.reached)
-                    if of_hour.size_bytes >= self.batch_bytes:
-                        if held.size_bytes:
-                            yield held.take()
-                        yield of_hour.take()
+                        self.advance(read, page["timestamp"][-1].as_py())
+                    if held.size_bytes - bytes_before >= self.batch_bytes:
+                        yield held.take()
+                        rows_before = bytes_before = 0
             except (ServiceError, FeedEntryError):
                 if held.since:
-                    yield held.take()  # the hours before are whole, and need not be read again
+                    yield held.take(rows_before)  # the hours before are whole, and need not be read again
                 raise
-            held.add_all(of_hour, read_at)
+            held.since = held.since or read_at
             self.report(read)
             if held.size_bytes >= self.batch_bytes:
                 yield held.take()
         yield held.take()
 
 
-class _Held:
-    """Rows that wait to be written."""
+@dataclass(frozen=True)
+class Read:
+    """A derivation from nothing: entries of the feed, encoded as the files of `change_feed` that they are to be."""
 
-    def __init__(self, instance: Table | None, splitter: ThreadPoolExecutor) -> None:
+    rows: pa.Table
+    """All of them, without `metadata`."""
+    encoded: Sequence[pa.Buffer]
+    attributes: pa.Table | None = None
+    """What their metadata says, row beside row, where that is wanted next."""
+
+    def build(self) -> Desired:
+        """The entries, each once."""
+        keys = self.rows.select(["sequence", "ingestedAt"])
+        return Desired(keys, self.rows, self.attributes, self.encoded)
+
+    def is_current(self) -> bool:
+        """Always: there is no source that could move."""
+        return True
+
+
+class _Held:
+    """Entries that wait to be written: the last pages as they came, those before encoded, without their metadata."""
+
+    def __init__(self, instance: Table | None, encoder: ThreadPoolExecutor) -> None:
         self._instance = instance
-        self._splitter = splitter
+        self._encoder = encoder
         self._clear()
 
     def _clear(self) -> None:
-        self._rows: list[pa.Table] = []
-        self._whole: list[pa.Table] = []
-        self._elements: list[Future[pa.Table]] = []
+        self._pages: list[pa.Table] = []
+        self._page_rows = self._page_bytes = 0
+        self._narrow: list[pa.Table] = []
+        self._elements: list[Future[pa.Table | None]] = []
+        self._spool = Spool(CHANGE_FEED.schema)
+        self.rows = 0
         self.size_bytes = 0
+        """Before they were encoded."""
         self.since: datetime | None = None
         """Time at which the first whole hour among them was read."""
 
-    def add(self, rows: pa.Table) -> None:
-        self._rows.append(rows)
-        self.size_bytes += rows.nbytes
-        self._whole.append(rows)
-        self._split(at_least=SPLIT_ROWS)
+    def add(self, page: pa.Table) -> None:
+        self._pages.append(page)
+        self._page_rows += len(page)
+        self._page_bytes += page.nbytes
+        self.rows += len(page)
+        self.size_bytes += page.nbytes
+        if self._page_rows >= ENCODED_ROWS or self._page_bytes >= ENCODED_BYTES:
+            self._encode()
 
-    @property
-    def reached(self) -> datetime:
-        """The time of the last row."""
-        time: datetime = self._rows[-1]["timestamp"][-1].as_py()
-        return time
-
-    def add_all(self, others: "_Held", read_at: datetime) -> None:
-        if others._elements:  # in the order of the rows
-            self._split()
-        self._rows += others._rows
-        self._whole += others._whole
-        self._elements += others._elements
-        self.size_bytes += others.size_bytes
-        self.since = self.since or read_at
-        self._split(at_least=SPLIT_ROWS)
-
-    def take(self) -> Given:
-        self._split()
-        rows = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._rows])
-        attributes = None
-        if self._instance is not None and self._elements:
-            elements = pa.concat_tables(part.result() for part in self._elements)
-            attributes = build_attributes(elements, self._instance.attributes)
+    def take(self, rows: int | None = None) -> Given | Read:
+        """Gives out so many of the rows, all by default, and forgets the others."""
+        given: Given | Read
+        if self._narrow:
+            self._encode()
+            attributes = self._build_attributes([part.result() for part in self._elements])
+            given = Read(pa.concat_tables(self._narrow), self._spool.take(), attributes)
+            if rows is not None and rows < self.rows:
+                whole = decode(given.build()).rows
+                given = Given(whole[:rows], CHANGE_FEED, None if attributes is None else attributes[:rows])
+        else:
+            whole = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._pages])[:rows]
+            given = Given(whole, CHANGE_FEED, self._build_attributes([_split(whole, self._instance)]))
         self._clear()
-        return Given(rows, CHANGE_FEED, attributes)
+        return given
 
-    def _split(self, at_least: int = 1) -> None:
-        """Has the elements found in metadata that is whole yet, while more is read; where it is of so many entries."""
-        if sum(map(len, self._whole)) < at_least:
-            return
-        if self._instance is not None:
-            metadata = pa.chunked_array([chunk for rows in self._whole for chunk in rows["metadata"].chunks])
-            self._elements.append(self._splitter.submit(split_metadata, metadata, self._instance.attributes))
-        self._whole = []
+    def _build_attributes(self, elements: Sequence[pa.Table | None]) -> pa.Table | None:
+        found = [part for part in elements if part is not None]
+        return (
+            build_attributes(pa.concat_tables(found), self._instance.attributes) if self._instance and found else None
+        )
+
+    def _encode(self) -> None:
+        """Has the pages encoded, while more are read."""
+        if self._pages:
+            rows = pa.concat_tables(self._pages)
+            self._narrow.append(rows.drop_columns(["metadata"]))
+            self._elements.append(self._encoder.submit(_encode, rows, self._spool, self._instance))
+        self._pages = []
+        self._page_rows = self._page_bytes = 0
+
+
+def _encode(rows: pa.Table, spool: Spool, instance: Table | None) -> pa.Table | None:
+    spool.add(rows)
+    return _split(rows, instance)
+
+
+def _split(rows: pa.Table, instance: Table | None) -> pa.Table | None:
+    """The elements that `instance` is made from, where it is wanted."""
+    return None if instance is None else split_metadata(rows["metadata"], instance.attributes)

@@ -3,11 +3,12 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.merge import align_rows
+from dicom_assets.core.merge import Desired, align_rows
 
 ROWS_PER_FILE = 20_000
 """About an hour of a large hospital: what a merge rewrites when it touches one row."""
@@ -129,13 +130,23 @@ class Files:
         step = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // row_bytes))
         parts = -(-len(rows) // step)
         edges = [len(rows) * part // parts for part in range(parts + 1)]
-        spans = [(start, end - start) for start, end in pairwise(edges)]
+        contents = [partial(_encode, rows.slice(start, end - start)) for start, end in pairwise(edges)]
+        yield from self._store_all(contents, attributes, data_change)
+
+    def store(self, encoded: Sequence[pa.Buffer], *, attributes: pa.Table | None = None) -> Iterator[AddAction]:
+        """The same for rows that were encoded already: each content becomes a file."""
+        yield from self._store_all([partial(_given, content) for content in encoded], attributes, True)
+
+    def _store_all(
+        self, contents: Sequence[Callable[[], pa.Buffer]], attributes: pa.Table | None, data_change: bool
+    ) -> Iterator[AddAction]:
+        start = 0
         with ThreadPoolExecutor(CONCURRENT_FILES) as pool:
-            write_all = pool.map if parts > 1 else map
-            actions = write_all(lambda span: self._write_file(rows.slice(*span), data_change), spans)
-            for span, action in zip(spans, actions, strict=True):
+            store_all = pool.map if len(contents) > 1 else map
+            for action, rows in store_all(lambda content: self._put(content(), data_change), contents):
                 if attributes is not None:
-                    self._decoded.keep(action.path, attributes.slice(*span))
+                    self._decoded.keep(action.path, attributes.slice(start, rows))
+                start += rows
                 yield action
 
     def attributes_of(self, file: DataFile, schema: pa.Schema) -> pa.Table | None:
@@ -210,16 +221,56 @@ class Files:
         with suppress(FileNotFoundError):
             obstore.delete(self._store, name)
 
-    def _write_file(self, rows: pa.Table, data_change: bool) -> AddAction:
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, rows.schema, compression="zstd", compression_level=1) as writer:
-            writer.write_table(rows, row_group_size=len(rows))
-        content = sink.getvalue()
+    def _put(self, content: pa.Buffer, data_change: bool) -> tuple[AddAction, int]:
+        """Stores a file; the log's action for it, and its number of rows."""
         name = f"part-{uuid.uuid4()}.parquet"
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
-        statistics = _statistics(pq.read_metadata(pa.BufferReader(content)), columns_with_statistics(rows.schema))
-        return AddAction(name, content.size, {}, int(time.time() * 1000), data_change, json.dumps(statistics))
+        footer = pq.read_metadata(pa.BufferReader(content))
+        statistics = json.dumps(_statistics(footer, columns_with_statistics(footer.schema.to_arrow_schema())))
+        return AddAction(name, content.size, {}, int(time.time() * 1000), data_change, statistics), footer.num_rows
+
+
+class Spool:
+    """Rows on their way into files, encoded as they come: an hour's metadata is never held as text."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._contents: list[pa.Buffer] = []
+        self._sink: pa.BufferOutputStream | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self._rows = self._bytes = 0
+
+    def add(self, rows: pa.Table) -> None:
+        """Adds rows; some thousand at a time, since each call makes a group of them in a file."""
+        if self._rows + len(rows) > ROWS_PER_FILE or self._bytes + rows.nbytes > BYTES_PER_FILE:
+            self._close()
+        if self._writer is None:
+            self._sink = pa.BufferOutputStream()
+            self._writer = _open_writer(self._sink, self._schema)
+        self._writer.write_table(rows, row_group_size=len(rows))
+        self._rows += len(rows)
+        self._bytes += rows.nbytes
+
+    def take(self) -> list[pa.Buffer]:
+        """The files' contents, with all rows in the order in which they came. No more can be added."""
+        self._close()
+        return self._contents
+
+    def _close(self) -> None:
+        if self._writer is not None and self._sink is not None:
+            self._writer.close()
+            self._contents.append(self._sink.getvalue())
+        self._sink = self._writer = None
+        self._rows = self._bytes = 0
+
+
+def decode(desired: Desired) -> Desired:
+    """The same with rows that lack no column."""
+    if not desired.encoded:
+        return desired
+    rows = pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in desired.encoded])
+    return replace(desired, rows=rows, encoded=())
 
 
 def group_small_files(files: Sequence[DataFile]) -> list[list[DataFile]]:
@@ -247,18 +298,37 @@ def columns_with_statistics(schema: pa.Schema) -> list[str]:
     ]
 
 
+def _encode(rows: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with _open_writer(sink, rows.schema) as writer:
+        writer.write_table(rows, row_group_size=len(rows))
+    return sink.getvalue()
+
+
+def _given(content: pa.Buffer) -> pa.Buffer:
+    return content
+
+
+def _open_writer(sink: pa.BufferOutputStream, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(sink, schema, compression="zstd", compression_level=1)
+
+
 def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, Any]:
     """The log's statistics of a file."""
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
-    group = metadata.row_group(0)
-    for column in map(group.column, range(group.num_columns)):
-        name, statistics = column.path_in_schema, column.statistics
-        if name in columns:
-            nulls[name] = statistics.null_count
-            if statistics.has_min_max:
-                least[name], greatest[name] = _statistic(statistics.min), _statistic(statistics.max)
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    for place in range(metadata.num_columns):
+        name = metadata.schema.column(place).path
+        if name not in columns:
+            continue
+        of_groups = [group.column(place).statistics for group in groups]
+        nulls[name] = sum(statistics.null_count for statistics in of_groups)
+        ranges = [statistics for statistics in of_groups if statistics.has_min_max]
+        if ranges and all(statistics.has_min_max or not statistics.num_values for statistics in of_groups):
+            least[name] = _statistic(min(statistics.min for statistics in ranges))
+            greatest[name] = _statistic(max(statistics.max for statistics in ranges))
     return {"numRecords": metadata.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
 
 

@@ -23,6 +23,7 @@ from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.adapters.delta import Derivation, Effect, Lake, Snapshot, Written, timed
 from dicom_assets.adapters.merge_statement import build_merge
+from dicom_assets.adapters.parquet import decode
 from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
 from dicom_assets.adapters.staging import Staging
 from dicom_assets.adapters.storage import Storage
@@ -90,7 +91,7 @@ class SparkLake(Lake):
         table = snapshot.table
         staging = self._staging(table)
         with timed(seconds, "derive"):
-            desired = derivation.build()
+            desired = decode(derivation.build())
         if not len(desired.keys):
             return Effect()
         self._isolate(snapshot)

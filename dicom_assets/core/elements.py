@@ -39,7 +39,7 @@ def split_elements(metadata: pa.ChunkedArray, steps: Sequence[Step]) -> pa.Table
         A table with a column for each step, named as the step is written, and `_unreadable`.
     """
     names = [*map(str, steps), UNREADABLE]
-    if any(step.creator for step in steps):  # whose tags differ from text to text
+    if not steps or any(step.creator for step in steps):  # the tags of private ones differ from text to text
         return pa.table(_read_elements(metadata, steps), names)
     *texts, is_read = _find_elements(metadata, [step.tag for step in steps])
     others = pc.if_else(is_read, pa.scalar(None, metadata.type), metadata)
@@ -117,11 +117,10 @@ def _read_elements(metadata: pa.ChunkedArray, steps: Sequence[Step]) -> list[pa.
 
 @lru_cache
 def _query(tags: tuple[str, ...]) -> str:
-    paths = ", ".join(f"""'$."{tag}"'""" for tag in tags)
-    columns = "".join(f"elements[{place}], " for place in range(1, len(tags) + 1))
+    structure = msgspec.json.encode(dict.fromkeys(tags, "JSON")).decode()
+    found = f"SELECT metadata, try(from_json(metadata, '{structure}')) AS elements FROM rows"  # noqa: S608  # tags alone
     is_read = "metadata IS NULL OR elements IS NOT NULL AND starts_with(metadata, '{')"
-    found = f"SELECT metadata, try(json_extract(metadata, [{paths}])) AS elements FROM rows"  # noqa: S608  # of digits
-    return f"SELECT {columns}{is_read} FROM ({found})"  # noqa: S608
+    return f"SELECT unnest(elements), {is_read} FROM ({found})"  # noqa: S608
 
 
 @cache

@@ -19,6 +19,8 @@ class Desired:
     """The rows, at most one per key and each of one of the keys."""
     attributes: pa.Table | None = None
     """What the rows' metadata says, row beside row, where it was decoded already. It is not stored."""
+    encoded: Sequence[pa.Buffer] = ()
+    """Parquet files with these rows in their order, where they were encoded already: `rows` lack columns then."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Derivation, Given
+from dicom_assets.adapters.delta import Derivation
 from dicom_assets.adapters.extract import Extraction, HourRead
 from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.change_feed import Entry, Window
@@ -105,7 +105,7 @@ class Reading:
         """How many entries were read, by the start of their hour."""
         return {start: read.entries for start, (read, _) in self._hours.items()}
 
-    def __iter__(self) -> Iterator[Given]:
+    def __iter__(self) -> Iterator[Derivation]:
         batches = iter(self._extraction)
         while True:
             began = time.perf_counter()

@@ -71,10 +71,10 @@ def test_an_hour_larger_than_a_batch_is_written_in_parts():
     assert [read.entries for read in reports] == [3, 0, 1]
 
 
-def test_hours_before_a_large_one_are_written_first():
+def test_hours_before_a_large_one_are_written_with_its_first_part():
     feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)], [(3, CREATE)]]})
     one_row = next(iter(Extraction(feed, hours(0), lambda: START, lambda read: None))).rows.nbytes
-    assert run(feed, hours(0, 2), batch_bytes=1.5 * one_row)[0] == [[1], [2, 3], []]
+    assert run(feed, hours(0, 2), batch_bytes=1.5 * one_row)[0] == [[1, 2, 3], []]
 
 
 def test_small_hours_share_a_batch():

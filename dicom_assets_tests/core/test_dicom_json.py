@@ -378,6 +378,22 @@ def test_no_metadata_raises(metadata):
     assert set(failures) <= {*row, METADATA}
 
 
+@given(
+    st.lists(
+        st.none()
+        | st.dictionaries(st.sampled_from(["00080060", "00400275", "0008103e", "g"]), json_values, max_size=4),
+        max_size=4,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_many_texts_at_a_time_give_what_they_give_one_by_one(metadata):
+    plain = [each for each in ALL_TYPES if each.path[0].creator is None]
+    texts = [None if elements is None else json.dumps(elements).encode() for elements in metadata]
+    together, _ = build_attributes(texts, plain)
+    one_by_one, _ = build_attributes(texts, [column("string", "(0019,xx0C:A)", "private"), *plain])
+    assert together.to_pylist() == one_by_one.drop(["private"]).to_pylist()
+
+
 @given(st.binary(max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_no_bytes_raise(text):
