@@ -21,9 +21,8 @@ from dicom_assets.core.schema import CHANGE_FEED, Table
 BATCH_TIME = timedelta(minutes=1)
 """Time of reading, about, after which rows are given out however few they are: a run that is stopped loses no more."""
 ENCODED_ROWS = 2_000
-"""Entries, about, that are encoded at a time, beside the reading of pages."""
 ENCODED_BYTES = 16 * 2**20
-"""Size of entries that is enough too."""
+"""Size of entries that are encoded at a time, about, however few they are."""
 
 
 class Feed(Protocol):
@@ -74,8 +73,10 @@ class Extraction:
     this comes in parts, so that memory does not grow with it."""
     advance: Callable[[HourRead, datetime], None] | None = None
     """Told of every page: what was read of its hour so far, and the time that was reached."""
+    encoded_rows: int = ENCODED_ROWS
+    """Entries, about, that are encoded at a time, beside the reading of pages; hours of fewer are held as they are."""
 
-    def __iter__(self) -> "Iterator[Given | Read]":
+    def __iter__(self) -> "Iterator[Given | EncodedEntries]":
         """Rows of `change_feed`, each sequence once, in the order of the hours.
 
         Raises:
@@ -83,9 +84,9 @@ class Extraction:
             ServiceError: the service refused, was not reached, or answered with something else than pages.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
-            yield from self._read(_Held(self.instance, encoder))
+            yield from self._read(_Held(self.instance, encoder, self.encoded_rows))
 
-    def _read(self, held: "_Held") -> "Iterator[Given | Read]":
+    def _read(self, held: "_Held") -> "Iterator[Given | EncodedEntries]":
         for hour in self.window.hours():
             if held.since and self.now() - held.since >= BATCH_TIME:
                 yield held.take()
@@ -114,7 +115,7 @@ class Extraction:
 
 
 @dataclass(frozen=True)
-class Read:
+class EncodedEntries:
     """A derivation from nothing: entries of the feed, encoded as the files of `change_feed` that they are to be."""
 
     rows: pa.Table
@@ -136,9 +137,10 @@ class Read:
 class _Held:
     """Entries that wait to be written: the last pages as they came, those before encoded, without their metadata."""
 
-    def __init__(self, instance: Table | None, encoder: ThreadPoolExecutor) -> None:
+    def __init__(self, instance: Table | None, encoder: ThreadPoolExecutor, encoded_rows: int) -> None:
         self._instance = instance
         self._encoder = encoder
+        self._encoded_rows = encoded_rows
         self._clear()
 
     def _clear(self) -> None:
@@ -159,16 +161,16 @@ class _Held:
         self._page_bytes += page.nbytes
         self.rows += len(page)
         self.size_bytes += page.nbytes
-        if self._page_rows >= ENCODED_ROWS or self._page_bytes >= ENCODED_BYTES:
+        if self._page_rows >= self._encoded_rows or self._page_bytes >= ENCODED_BYTES:
             self._encode()
 
-    def take(self, rows: int | None = None) -> Given | Read:
+    def take(self, rows: int | None = None) -> Given | EncodedEntries:
         """Gives out so many of the rows, all by default, and forgets the others."""
-        given: Given | Read
+        given: Given | EncodedEntries
         if self._narrow:
             self._encode()
             attributes = self._build_attributes([part.result() for part in self._elements])
-            given = Read(pa.concat_tables(self._narrow), self._spool.take(), attributes)
+            given = EncodedEntries(pa.concat_tables(self._narrow), self._spool.take(), attributes)
             if rows is not None and rows < self.rows:
                 whole = decode(given.build()).rows
                 given = Given(whole[:rows], CHANGE_FEED, None if attributes is None else attributes[:rows])

@@ -143,7 +143,7 @@ class Files:
         start = 0
         with ThreadPoolExecutor(CONCURRENT_FILES) as pool:
             store_all = pool.map if len(contents) > 1 else map
-            for action, rows in store_all(lambda content: self._put(content(), data_change), contents):
+            for action, rows in store_all(lambda content: self._write_file(content(), data_change), contents):
                 if attributes is not None:
                     self._decoded.keep(action.path, attributes.slice(start, rows))
                 start += rows
@@ -221,7 +221,7 @@ class Files:
         with suppress(FileNotFoundError):
             obstore.delete(self._store, name)
 
-    def _put(self, content: pa.Buffer, data_change: bool) -> tuple[AddAction, int]:
+    def _write_file(self, content: pa.Buffer, data_change: bool) -> tuple[AddAction, int]:
         """Stores a file; the log's action for it, and its number of rows."""
         name = f"part-{uuid.uuid4()}.parquet"
         with self.explained("write"):

@@ -1,12 +1,16 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.extract import Extraction, HourRead
+from dicom_assets.adapters.delta import Given
+from dicom_assets.adapters.extract import EncodedEntries, Extraction, HourRead
+from dicom_assets.adapters.parquet import decode
 from dicom_assets.core.change_feed import HOUR, Entry, Window
 from dicom_assets.core.errors import FeedEntryError, ServiceUnreachableError
-from dicom_assets.core.schema import CHANGE_FEED
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CREATE, DELETE = ("Create", "Current"), ("Delete", "Deleted")
@@ -32,10 +36,15 @@ class Feed:
             ]
 
 
+def whole(given: Given | EncodedEntries) -> pa.Table:
+    """The rows that are to be stored."""
+    return decode(given.build()).rows
+
+
 def run(feed: Feed, window: Window, **options) -> tuple[list[list[int]], list[HourRead]]:
     reports: list[HourRead] = []
     clock = iter(START + timedelta(days=1, seconds=second) for second in range(99))
-    batches = [given.rows for given in Extraction(feed, window, lambda: next(clock), reports.append, **options)]
+    batches = [whole(given) for given in Extraction(feed, window, lambda: next(clock), reports.append, **options)]
     for rows in batches:
         assert rows.schema.equals(CHANGE_FEED.schema)
     return [rows["sequence"].to_pylist() for rows in batches], reports
@@ -155,3 +164,48 @@ def test_every_page_is_told_with_the_time_that_it_reached():
         (hours(0), 2, 3, START),
         (hours(1), 1, 1, START + HOUR),
     ]
+
+
+PAGES = {0: [[(1, CREATE), (2, CREATE)], [(3, DELETE)]], 1: [[(4, CREATE)]], 3: [[(5, CREATE), (6, CREATE)]]}
+
+
+@pytest.mark.parametrize("encoded_rows", [1, 2, 3, 4, 99])
+def test_rows_are_the_same_however_many_are_encoded_at_a_time(encoded_rows):
+    plain, read = run(Feed(PAGES), hours(0, 4))
+    assert run(Feed(PAGES), hours(0, 4), encoded_rows=encoded_rows) == (plain, read)
+
+
+@pytest.mark.parametrize("encoded_rows", [1, 2, 99])
+def test_what_metadata_says_lies_row_beside_row(encoded_rows):
+    class Described(Feed):
+        def fetch_pages(self, window: Window):
+            for page in super().fetch_pages(window):
+                for entry in page:
+                    entry.metadata = msgspec.Raw(b'{"00200013":{"Value":[%d]}}' % entry.sequence)
+                yield page
+
+    extraction = Extraction(
+        Described(PAGES), hours(0, 4), lambda: START, lambda read: None, INSTANCE, encoded_rows=encoded_rows
+    )
+    (given,) = extraction
+    assert given.attributes["instanceNumber"].to_pylist() == whole(given)["sequence"].to_pylist() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("encoded_rows", [1, 2, 3, 99])
+def test_of_an_hour_that_cannot_be_read_nothing_is_given_out_though_it_was_encoded(encoded_rows):
+    feed = Feed({0: [[(1, CREATE)], [(2, CREATE)]], 1: [[(3, CREATE)], [(4, CREATE)], [(5, CREATE)]]})
+    read = feed.fetch_pages
+
+    def broken(window: Window):
+        for page in read(window):
+            if page[0].sequence == 5:
+                raise ServiceUnreachableError("no answer")
+            yield page
+
+    feed.fetch_pages = broken
+    batches = iter(Extraction(feed, hours(0, 3), lambda: START, lambda read: None, INSTANCE, encoded_rows=encoded_rows))
+    given = next(batches)
+    assert whole(given)["sequence"].to_pylist() == [1, 2]
+    assert len(given.attributes) == 2
+    with pytest.raises(ServiceUnreachableError):
+        next(batches)

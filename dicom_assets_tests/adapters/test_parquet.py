@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dicom_assets.adapters import parquet
-from dicom_assets.adapters.parquet import DataFile, Files
+from dicom_assets.adapters.parquet import DataFile, Files, Spool
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.core.schema import TIMESTAMP
@@ -139,6 +139,54 @@ def test_files_are_compressed_and_have_one_row_group(files, tmp_path):
     metadata = pq.read_metadata(tmp_path / "study" / file.name)
     assert metadata.num_row_groups == 1
     assert metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_spooled_rows_become_files_in_their_order_as_large_as_others(files, monkeypatch):
+    monkeypatch.setattr(parquet, "ROWS_PER_FILE", 5)
+    spool = Spool(SCHEMA)
+    for start in range(0, 9, 2):
+        spool.add(rows_of(9)[start : start + 2])
+    attributes = pa.table({"value": range(9)})
+    stored = [DataFile(add.path, add.size, 0) for add in files.store(spool.take(), attributes=attributes)]
+    assert [files.read(file, SCHEMA) for file in stored] == [rows_of(9)[:4], rows_of(9)[4:]]
+    kept = [files.attributes_of(file, attributes.schema) for file in stored]
+    assert kept == [attributes[:4], attributes[4:]]
+
+
+def test_large_spooled_rows_are_split_by_their_size(files, monkeypatch):
+    monkeypatch.setattr(parquet, "BYTES_PER_FILE", rows_of(9)[:4].nbytes)
+    spool = Spool(SCHEMA)
+    for start in range(9):
+        spool.add(rows_of(9)[start : start + 1])
+    assert [pq.read_metadata(pa.BufferReader(content)).num_rows for content in spool.take()] == [4, 4, 1]
+
+
+def test_nothing_spooled_is_no_file():
+    assert Spool(SCHEMA).take() == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "ranges", "nulls"),
+    [
+        ([["1.5", None], ["1.3"]], ("1.3", "1.5"), 1),
+        ([[None], ["1.3", "1.4"], [None]], ("1.3", "1.4"), 2),
+        ([[None], [None]], (None, None), 2),
+        ([["1"], ["2\ufffd" * 999]], ("1", "2\ufffd" * 999), 0),
+    ],
+)
+def test_log_tells_ranges_and_nulls_of_all_groups_of_a_file(files, groups, ranges, nulls):
+    schema = pa.schema([("studyInstanceUid", pa.string())])
+    spool = Spool(schema)
+    for values in groups:
+        spool.add(pa.table([values], schema=schema))
+    (add,) = files.store(spool.take())
+    statistics = json.loads(add.stats)
+    assert statistics["numRecords"] == sum(map(len, groups))
+    assert (
+        statistics["minValues"].get("studyInstanceUid"),
+        statistics["maxValues"].get("studyInstanceUid"),
+        statistics["nullCount"]["studyInstanceUid"],
+    ) == (*ranges, nulls)
 
 
 def test_deleted_files_are_gone(files, tmp_path):

@@ -29,7 +29,7 @@ SECOND_HOUR = [
 
 
 def build_world(service: Service, folder: str) -> World:
-    return World(service, build_lake(folder))
+    return World(service, build_lake(folder), encoded_rows=2)
 
 
 def play(service: Service, changes) -> None:

@@ -148,11 +148,19 @@ def law(examples: int):
 def check(history, order, shard: int) -> None:
     joined_files, decodes_early = (2, 8)[shard % 2], shard % 4 < 2
     entries_at_once = 1 if shard % 4 in (1, 2) else 10**6
+    encoded_rows = 2 if shard % 4 in (0, 3) else 10**6
     extra = EXTRA if shard % 2 else ()
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
         lake = build_lake(folder)
         lake.retention_hours = 0  # nobody else is there: all that is not live may go
-        world = World(service, lake, decodes_early=decodes_early, entries_at_once=entries_at_once, extra=extra)
+        world = World(
+            service,
+            lake,
+            decodes_early=decodes_early,
+            encoded_rows=encoded_rows,
+            entries_at_once=entries_at_once,
+            extra=extra,
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", joined_files)
             patch.setattr(study_index, "UNKNOWN_FILES", joined_files)

@@ -67,6 +67,8 @@ class World:
     page_size: int = 3
     decodes_early: bool = True
     """Whether attributes are decoded at extraction, or when they are wanted."""
+    encoded_rows: int = 10**6
+    """Entries that are encoded at a time while pages arrive."""
     entries_at_once: int = 10**6
     """That a table is derived from."""
     extra: tuple[tuple[Column, Grain], ...] = ()
@@ -92,7 +94,7 @@ class World:
             base = datetime.now(UTC)
             clock = lambda: base + timedelta(microseconds=next(now))  # noqa: E731
             early = tables["instance"] if self.decodes_early else None
-            for given in Extraction(self, window, clock, lambda read: None, early):
+            for given in Extraction(self, window, clock, lambda read: None, early, encoded_rows=self.encoded_rows):
                 self.lake.write(table, given)
         else:
             for part in derivation(self.lake, name, window, self.extra).in_parts(self.entries_at_once):
