@@ -188,7 +188,7 @@ class _Held:
 
     def _encode(self) -> None:
         """Has the pages encoded, while more are read."""
-        if self._pages:
+        if self._page_rows:
             rows = pa.concat_tables(self._pages)
             self._narrow.append(rows.drop_columns(["metadata"]))
             self._elements.append(self._encoder.submit(_encode, rows, self._spool, self._instance))
