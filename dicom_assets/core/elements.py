@@ -94,7 +94,8 @@ def _find_elements(metadata: pa.ChunkedArray, tags: Sequence[str]) -> list[pa.Ch
     Of a tag that is there twice, which DICOM JSON does not allow, the first counts.
     """
     rows = pa.table({"metadata": metadata})
-    found: pa.Table = _engine().cursor().from_arrow(rows).query("rows", _query(tuple(tags))).to_arrow_table()
+    with _engine().cursor() as connection:
+        found: pa.Table = connection.from_arrow(rows).query("rows", _query(tuple(tags))).to_arrow_table()
     return list(found.itercolumns())
 
 
