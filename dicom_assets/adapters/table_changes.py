@@ -123,9 +123,12 @@ class TableChanges:
         elif not self._added:
             yield from (mark_rows(rows, ChangeType.DELETE, self.version) for rows in self._rows(self._removed))
         else:
-            for part in self._parts():
-                old, new = (pa.concat_tables([self._empty, *self._rows(each, part)]) for each in self._both)
-                yield build_changes(old, new, self.table.key, self.version)
+            yield from map(self._compare, self._parts())
+
+    def _compare(self, part: "_Part | None") -> pa.Table:
+        """The changes of a part, whose rows are let go before those of the next are read."""
+        old, new = (pa.concat_tables([self._empty, *self._rows(each, part)]) for each in self._both)
+        return build_changes(old, new, self.table.key, self.version)
 
     @property
     def _empty(self) -> pa.Table:

@@ -46,8 +46,13 @@ def build_changes(old: pa.Table, new: pa.Table, key: tuple[str, ...], version: i
     deleted = old.filter(pc.invert(pc.is_in(old_ids, value_set=new_ids)))
     place = pc.index_in(new_ids, value_set=old_ids)
     inserted = new.filter(pc.is_null(place))
-    kept, place = new.filter(pc.is_valid(place)), place.drop_null()
-    updated = kept.filter(rows_differ(old.take(place), kept, [name for name in new.schema.names if name not in key]))
+    stays, place = pc.is_valid(place).combine_chunks(), place.drop_null()
+    differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(place))])
+    for name in new.schema.names:  # one by one: whole rows, put beside one another, would be in memory twice
+        if name not in key:
+            pair = old.select([name]).take(place), new.select([name]).filter(stays)
+            differs = pc.or_(differs, rows_differ(*pair, [name]))
+    updated = new.filter(pc.replace_with_mask(stays, stays, differs.combine_chunks()))
     marked = (
         mark_rows(deleted, ChangeType.DELETE, version),
         mark_rows(updated, ChangeType.UPDATE, version),
