@@ -99,8 +99,8 @@ class Settings(BaseModel):
         int, _whole(LEAST_MEGABYTES, 1_000_000, "the process alone takes most of 512, and some must be left for work")
     ] = Field(
         DEFAULT_MEGABYTES,
-        description="Megabytes of memory that a run should do with, at least 768: hours and ranges that need more are "
-        "stored in parts.",
+        description="Megabytes of memory that a run or a query should do with, at least 768: hours and ranges that "
+        "need more are stored in parts.",
     )
     start_time: _Hour = Field(
         None,

@@ -12,6 +12,7 @@ from deltalake.exceptions import DeltaError
 
 from dicom_assets.adapters.catalogue import list_columns, list_tables
 from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.adapters.sql_errors import Schemas, explain_error
 from dicom_assets.adapters.time_travel import open_at
 from dicom_assets.core.errors import LakeQueryError, LakeUnavailableError, VersionGoneError
@@ -83,9 +84,13 @@ class _Question:
     statement: Statement
     tables: Sequence[Table]
     snapshots: Mapping[str, Snapshot]
+    memory: MemoryLimit
 
     def execute(self, sql: str) -> pa.RecordBatchReader:
         builder = QueryBuilder(_ENGINE)
+        # Its configuration does not take this one. Without it all rows of a sorted answer would be in memory.
+        limit = f"SET datafusion.runtime.memory_limit = '{self.memory.work_bytes // 2**20}M'"
+        pa.RecordBatchReader.from_stream(builder.execute(limit)).read_all()
         for name, snapshot in self.snapshots.items():
             builder = builder.register(name, snapshot.delta)
         return pa.RecordBatchReader.from_stream(builder.execute(sql))
@@ -117,7 +122,14 @@ class _Question:
         return explain_error(reason, self.statement, Schemas(stored, self.tables), at_rows=at_rows)
 
 
-def ask(lake: Lake, sql: str, *, tables: Sequence[Table] = TABLES, as_of: AsOf | None = None) -> Answer:
+def ask(
+    lake: Lake,
+    sql: str,
+    *,
+    tables: Sequence[Table] = TABLES,
+    as_of: AsOf | None = None,
+    memory: MemoryLimit | None = None,
+) -> Answer:
     """The answer to a statement that reads.
 
     Args:
@@ -125,6 +137,7 @@ def ask(lake: Lake, sql: str, *, tables: Sequence[Table] = TABLES, as_of: AsOf |
         sql: one statement. Names of columns need no quotes, and their capitals count.
         tables: of the lake, with the users' columns.
         as_of: versions of the tables.
+        memory: to do with; rows that are sorted or grouped and do not fit go to disk meanwhile.
 
     Raises:
         LakeQueryError: it cannot be understood, would write, or names a table that there is not. The message shows the
@@ -151,7 +164,7 @@ def ask(lake: Lake, sql: str, *, tables: Sequence[Table] = TABLES, as_of: AsOf |
                     statement.find(table.name),
                     known={table.name},
                 )
-    question = _Question(lake, statement, tables, snapshots)
+    question = _Question(lake, statement, tables, snapshots, memory or MemoryLimit())
     if keywords == ["SHOW", "TABLES"]:
         return Answer(question, list_tables(lake, snapshots.values()).to_reader())
     if keywords[:-1] in (["DESCRIBE"], ["DESC"]) and described is not None:

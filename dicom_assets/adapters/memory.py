@@ -24,15 +24,16 @@ class MemoryLimit:
     @property
     def batch_bytes(self) -> int:
         """Size of the feed's rows that are held before they are stored."""
-        return self._work_bytes // _COPIES
+        return self.work_bytes // _COPIES
 
     @property
     def entries(self) -> int:
         """Entries of the feed that a table is derived from at a time."""
-        return self._work_bytes // _ENTRY_BYTES
+        return self.work_bytes // _ENTRY_BYTES
 
     @property
-    def _work_bytes(self) -> int:
+    def work_bytes(self) -> int:
+        """What the process itself leaves for its work."""
         return (self.megabytes - _PROCESS_MEGABYTES) * 2**20
 
 

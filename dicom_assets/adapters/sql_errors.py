@@ -3,15 +3,16 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dicom_assets.core.errors import LakeQueryError
 from dicom_assets.core.schema import Table
-from dicom_assets.core.sql import Statement, suggest
+from dicom_assets.core.sql import Statement, Token, suggest
 
 _NAME = r'(?:"([^"]+)"|(\w+))'
 _LONGEST_REASON = 300
 _HIDDEN_NAME = "such column"
-_HARMLESS = re.compile(r"Divide by zero|Scalar subquery returned more than one row|(?i:overflow)|Resources exhausted")
+_HARMLESS = re.compile(r"Divide by zero|Scalar subquery returned more than one row|(?i:overflow)")
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,21 @@ def explain_error(reason: str, statement: Statement, schemas: Schemas, *, at_row
     if at_rows:
         harmless = _HARMLESS.search(reason)
         why = f": {harmless[0]}" if harmless else ""
-        return LakeQueryError(
+        return statement.refuse(
             f"The query failed at a row{why}. A value is not what the query takes it for: look at its casts and "
-            "calculations. TRY_CAST(… AS …) gives NULL for what cannot be cast, NULLIF(…, 0) for a division by zero."
+            "calculations. TRY_CAST(… AS …) gives NULL for what cannot be cast, NULLIF(…, 0) for a division by zero.",
+            _only([token for token in statement.tokens if token.text in "/%"]) if "by zero" in why else None,
+            known=schemas.names(),
         )
     text = reason.rpartition("caused by\n")[2].partition("\n")[0]
     text = re.sub(r"^((External|Schema|Internal|Arrow|Execution) error|Error during planning): ", "", text)
     text = statement.hide_values(text, known=schemas.names())[:_LONGEST_REASON].rstrip(".")
     return LakeQueryError(f"The lake could not answer the query: {text}.")
+
+
+def _only(tokens: Sequence[Token]) -> Token | None:
+    """The engine names no place in what it computes; where there is but one that it can be, this."""
+    return tokens[0] if len(tokens) == 1 else None
 
 
 def _column(found: re.Match[str], statement: Statement, schemas: Schemas) -> LakeQueryError:
@@ -146,14 +154,25 @@ def _value(found: re.Match[str], statement: Statement, schemas: Schemas) -> Lake
     token = statement.find(found[1].replace("'", "''"), kinds=("text",))
     kind = {"Date32": "a date, such as '2026-03-01'", "Int64": "a whole number"}.get(found[2], found[2])
     if token is None:
-        return LakeQueryError(
-            f"A value of the tables cannot be read as {found[2]}. TRY_CAST(… AS …) gives NULL for those that cannot."
+        pairs = pairwise(statement.tokens)
+        return statement.refuse(
+            f"A value of the tables cannot be read as {found[2]}. TRY_CAST(… AS …) gives NULL for those that cannot.",
+            _only([one for one, other in pairs if one.keyword == "CAST" or one.text == other.text == ":"]),
+            known=schemas.names(),
         )
     return statement.refuse(f"This text cannot be read as {kind}.", token, known=schemas.names())
 
 
+def _memory(*_: object) -> LakeQueryError:
+    return LakeQueryError(
+        "The query has to hold more at once than DICOM_MAX_MEMORY_MB lets it. Raise that, ask for fewer rows or "
+        "columns, or ask with one of the tools in docs/readers.md."
+    )
+
+
 _Explain = Callable[[re.Match[str], Statement, Schemas], LakeQueryError]
 _EXPLANATIONS: tuple[tuple[str, _Explain], ...] = (
+    (r"Resources exhausted", _memory),
     (rf"No field named (?:{_NAME}\.)?{_NAME}\.", _column),
     (r"table '(?:datafusion\.)?(?:public\.)?(.+?)' not found", _table),
     (r"Invalid function '(\w+)'", _function),

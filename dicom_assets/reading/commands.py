@@ -68,6 +68,7 @@ def sql(
     Exit code 1: the query failed, 2: the options do not go together.
     """
     from dicom_assets.adapters.lake_sql import ask
+    from dicom_assets.adapters.memory import MemoryLimit
     from dicom_assets.connections import build_lake
     from dicom_assets.reading.grid import show_plan, show_rows
     from dicom_assets.settings import load_settings
@@ -76,7 +77,8 @@ def sql(
     chosen = _choose_format(kind, output)
     settings = load_settings(os.environ)
     versions = _parse_versions(as_of, table_version or [], [table.name for table in settings.tables])
-    answer = ask(build_lake(settings), text, tables=settings.tables, as_of=versions)
+    memory = MemoryLimit(settings.max_memory_mb)
+    answer = ask(build_lake(settings), text, tables=settings.tables, as_of=versions, memory=memory)
     if chosen is Format.TABLE and answer.is_plan:
         show_plan(_console(), answer)
     elif chosen is Format.TABLE:

@@ -12,6 +12,7 @@ from deltalake.schema import PrimitiveType
 
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.lake_sql import AsOf, ask
+from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.errors import LakeQueryError, LakeUnavailableError, VersionGoneError
 from dicom_assets.core.schema import INSTANCE, STUDY, TABLES, Column
 from dicom_assets_tests.adapters.lakes import build_lake, instance_of, store, study
@@ -137,11 +138,14 @@ def test_missing_table_says_what_to_do_at_its_place(lake):
         ("SELECT studyInstanceUid FROM study, instance", "More than one table has the column", "studyInstanceUid"),
         ("SELECT modality, count(*) FROM instance", "The column modality is neither grouped nor", "modality"),
         ("SELECT 1 FROM study WHERE studyDate > 'Doe^Jo'", "read as a date, such as '2026-03-01'", "'………………'"),
+        ("SELECT CAST(patientName AS int) FROM study", "A value of the tables cannot be read as Int32. TRY", "CAST"),
+        ("SELECT patientName::int FROM study", "A value of the tables cannot be read as Int32. TRY_CAST", ":"),
+        ("SELECT 1 / (seriesCount - 1) FROM study", "failed at a row: Divide by zero", "/"),
     ],
 )  # fmt: skip
 def test_error_says_why_and_shows_the_place(lake, sql, reason, marked):
     with pytest.raises(LakeQueryError) as caught:
-        ask(lake, sql)
+        answer(lake, sql)
     said, _, excerpt = str(caught.value).partition("\n\n")
     shown, mark = excerpt.split("\n")
     assert reason in said
@@ -155,15 +159,16 @@ def test_error_says_why_and_shows_the_place(lake, sql, reason, marked):
     [
         ("SELECT * FROM study LIMIT 'Doe^Jo'", "could not answer the query: Expected LIMIT to be an integer"),
         ("SELECT $1", "Placeholder '…' was not provided"),
-        ("SELECT CAST(patientName AS int) FROM study", "A value of the tables cannot be read as Int32. TRY_CAST"),
+        ("SELECT CAST(patientName AS int) + CAST(1 AS int) FROM study", "A value of the tables cannot be read as"),
         ("SELECT date_trunc(patientName, lastModifiedTimestamp) FROM study", "failed at a row. A value is not"),
-        ("SELECT 1 / (seriesCount - 1) FROM study", "failed at a row: Divide by zero"),
+        ("SELECT 1 / (seriesCount - 1) / 2 FROM study", "failed at a row: Divide by zero"),
     ],
 )
 def test_error_without_a_place_says_why_without_values(lake, sql, reason):
     with pytest.raises(LakeQueryError) as caught:
         answer(lake, sql)
     assert reason in str(caught.value)
+    assert "^" not in str(caught.value)
     assert not re.search("Doe|Roe", str(caught.value))
 
 
@@ -171,3 +176,18 @@ def test_file_that_was_vacuumed_is_told(lake):
     next(Path(lake.uri(STUDY)).glob("*.parquet")).unlink()
     with pytest.raises(LakeUnavailableError, match=r"A file of the tables is gone .* vacuumed"):
         answer(lake, "SELECT * FROM study")
+
+
+LARGE = "SELECT value, repeat('x', 200) AS text FROM generate_series(1, 200000) ORDER BY value % 1000, value"
+"""Sorted, more than 40 MB."""
+
+
+def test_what_memory_may_not_hold_is_sorted_all_the_same(lake):
+    found = ask(lake, LARGE, memory=MemoryLimit(512 + 16))
+    values = [value for batch in found for value in batch["value"].to_pylist()]
+    assert values == sorted(range(1, 200_001), key=lambda value: (value % 1000, value))
+
+
+def test_query_that_the_limit_is_too_small_for_says_which_setting_it_is(lake):
+    with pytest.raises(LakeQueryError, match="more at once than DICOM_MAX_MEMORY_MB lets it"):
+        answer(lake, LARGE, memory=MemoryLimit(512 + 1))
