@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Of the versions around it, the first in which Delta's log can be listed; npm picks an older one by itself.
 AZURITE_VERSION := 3.37.0
 AZURITE := .cache/azurite/.ready-$(AZURITE_VERSION)
@@ -142,7 +143,8 @@ $(CLUSTER_READY): $(READY)
 	fi
 	@touch $@
 
-# Done again when pyproject.toml changes. A setup that is interrupted starts over.
+# Done again when pyproject.toml changes. A setup that is interrupted starts over. Without uv, pip fetches it, since that
+# is ten times as fast as pip; where uv cannot do it (it does not read pip's configuration), pip does it itself.
 $(READY): pyproject.toml
 	@if command -v uv > /dev/null 2>&1; then \
 		echo "Setting up $(VENV) with uv (once, about a minute) …"; \
@@ -159,10 +161,11 @@ $(READY): pyproject.toml
 			echo "make: no Python 3.11 to 3.14 was found. Install one, or uv, or name it: make PYTHON=/path/to/python3.11" >&2; \
 			exit 1; \
 		fi; \
-		echo "Setting up $(VENV) with $$($$python --version) and pip (once, a minute or two) …"; \
+		echo "Setting up $(VENV) with $$($$python --version) (once, a minute or two) …"; \
 		{ test -x $(BIN)/pip || $$python -m venv --clear $(VENV) || { \
 			echo "make: $$python cannot make a virtual environment; on Debian and Ubuntu, install python3-venv." >&2; \
 			exit 1; }; } && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'; \
+		$(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' || \
+			$(PIP) --no-compile --editable '.[dev]'; \
 	fi
 	@touch $@
