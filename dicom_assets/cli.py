@@ -298,12 +298,12 @@ def doctor(
     surroundings = Surroundings(
         lambda: load_settings(os.environ), lambda: datetime.now(UTC), dagster_home=os.environ.get("DAGSTER_HOME")
     )
-    console, findings = Console(), []
-    for finding in examine(surroundings, chosen):
-        findings.append(finding)
-        if not as_json:
-            console.print(report.describe(finding), highlight=False, soft_wrap=True)
-    typer.echo(report.to_json(findings) if as_json else f"\n{report.summarize(findings)}")
+    found = examine(surroundings, chosen)
+    if as_json:
+        findings = list(found)
+        typer.echo(report.to_json(findings))
+    else:
+        findings = report.tell(found, Console())
     sys.exit(0 if report.is_healthy(findings) else 1)
 
 

@@ -105,6 +105,15 @@ _WHAT_IT_NEEDS = {
     Authentication.AZURE_CLI: "Install the Azure CLI and sign in (az login) to the service's tenant.",
     Authentication.NONE: "",
 }
+_ENTRA_WAS_ASKED = (
+    "Check the network and the proxy between here and Microsoft Entra, and that this machine trusts the certificates "
+    "on the way."
+)
+_WHO_WAS_ASKED = {
+    Authentication.MANAGED_IDENTITY: "A managed identity is asked for on the machine itself. This one is not in Azure "
+    "(choose another DICOM_AUTHENTICATION), or has no identity (give it one), or the address of its metadata is "
+    "blocked.",
+}
 
 
 class Tokens:
@@ -177,8 +186,7 @@ class Tokens:
             if (silence := _silence_behind(error)) is not None:
                 raise ServiceUnreachableError(
                     f"No token for {self._scope}: nobody who hands them out could be reached "
-                    f"({type(silence).__name__}). Check the network and the proxy between here and Microsoft Entra, "
-                    "and that this machine trusts the certificates on the way."
+                    f"({type(silence).__name__}). {_WHO_WAS_ASKED.get(self._authentication, _ENTRA_WAS_ASKED)}"
                 ) from error
             code = _ENTRA_CODE.search(str(error))
             reason = f"{type(error).__name__}, {code[0]}" if code else type(error).__name__

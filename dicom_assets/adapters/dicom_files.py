@@ -7,42 +7,37 @@ ever larger pieces, and only as long as the file is still the same.
 
 import io
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import obstore
-from obstore.exceptions import BaseError, PreconditionError
+from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import ObjectStore
 
 from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.errors import InstanceFileGoneError, LakeUnavailableError
+from dicom_assets.adapters.storage_errors import FILES, explain_refusal
+from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError, LakeUnavailableError
 
 FIRST_BYTES = 16 * 2**10
 """Holds the header of most files."""
 LEAST_BYTES = 64 * 2**10
 MOST_BYTES = 4 * 2**20
 """Pieces beyond the first bytes: each twice the one before, between these."""
-STORE_SECONDS = 240
-"""For how long a store is used again: the token in it is good for five minutes at least."""
 
 
 class FileSystem:
     """Where DICOM files lie; may be used by many threads."""
 
-    def __init__(self, storage: Storage, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, storage: Storage) -> None:
         """A file system.
 
         Args:
             storage: a folder, or a file system of an account.
-            clock: seconds.
         """
         self._storage = storage
-        self._clock = clock
         self._lock = threading.Lock()
-        self._store: ObjectStore | None = None
-        self._opened_at = 0.0
+        self._opened: ObjectStore | None = None
 
     def url(self, path: str) -> str:
         """Full location of a file."""
@@ -63,37 +58,49 @@ class FileSystem:
         try:
             if self._storage.is_local:
                 return io.FileIO(Path(self._storage.url) / path)
-            return RangedFile(self.store, path)
+            return RangedFile(self._store(), path, lambda error: self._refused(path, error))
         except FileNotFoundError:
             raise
         except (OSError, BaseError) as error:
-            raise _refused(self.url(path), error) from error
+            raise self._refused(path, error) from None
 
-    def store(self) -> ObjectStore:
-        """A store with a token that is good for some minutes, and connections that were used before."""
+    def _store(self) -> ObjectStore:
+        """One store for all files, so that connections are used again; it signs in anew as often as need be."""
         with self._lock:
-            now = self._clock()
-            if self._store is None or now - self._opened_at > STORE_SECONDS:
-                self._store, self._opened_at = self._storage.open_store(""), now
-            return self._store
+            if self._opened is None:
+                self._opened = self._storage.open_store("")
+            return self._opened
+
+    def _refused(self, path: str, error: Exception) -> LakeUnavailableError:
+        """What storage's refusal means. The native error may hold requests: only its kind and code are told."""
+        doing = f"Could not read the DICOM file {self.url(path)}"
+        if self._storage.is_local:
+            return LakeUnavailableError(
+                f"{doing}: {type(error).__name__}. Check DICOM_FILE_SYSTEM_URL, and that this user may read the folder."
+            )
+        refusal = explain_refusal(str(error) or type(error).__name__, self._storage.signing(), FILES)
+        kind = LakeRefusedError if refusal.is_final else LakeUnavailableError
+        return kind(f"{doing}: {refusal.reason}. {refusal.advice}")
 
 
 class RangedFile(io.RawIOBase):
     """A file of a store. Everything read of it is of the version that was opened.
 
     Args:
-        store: gives the store; asked before every request, since tokens expire.
+        store: where it lies.
         path: in the store.
+        explain: what a refusal means that comes later on.
 
     Raises:
         FileNotFoundError: there is none.
         obstore.exceptions.BaseError: storage refuses.
     """
 
-    def __init__(self, store: Callable[[], ObjectStore], path: str) -> None:
+    def __init__(self, store: ObjectStore, path: str, explain: Callable[[Exception], LakeUnavailableError]) -> None:
         super().__init__()
-        self._get_store = store
+        self._store = store
         self._path = path
+        self._explain = explain
         self.name = path
         """As other files have; pydicom asks for it."""
         self._place = self._start = 0
@@ -101,11 +108,13 @@ class RangedFile(io.RawIOBase):
         self.requests = 1
         """Sent so far."""
         try:
-            answer = obstore.get(store(), path, options={"range": (0, FIRST_BYTES)})
+            answer = obstore.get(store, path, options={"range": (0, FIRST_BYTES)})
             self._size, self._etag = answer.meta["size"], answer.meta["e_tag"]
             self._bytes = memoryview(answer.bytes().to_bytes())
+        except (FileNotFoundError, PermissionDeniedError, UnauthenticatedError):
+            raise  # with the reason, which the answer to a HEAD has not
         except BaseError:
-            if obstore.head(store(), path)["size"]:  # a range of an empty file is refused
+            if obstore.head(store, path)["size"]:  # a range of an empty file is refused
                 raise
             self._size, self._etag, self._bytes = 0, None, memoryview(b"")
 
@@ -152,22 +161,12 @@ class RangedFile(io.RawIOBase):
         self._piece_bytes = min(2 * self._piece_bytes, MOST_BYTES)
         self.requests += 1
         try:
-            answer = obstore.get(
-                self._get_store(), self._path, options={"range": (self._place, end), "if_match": self._etag}
-            )
+            answer = obstore.get(self._store, self._path, options={"range": (self._place, end), "if_match": self._etag})
             self._bytes, self._start = memoryview(answer.bytes().to_bytes()), self._place
-        except (FileNotFoundError, PreconditionError) as error:
+        except (FileNotFoundError, PreconditionError):
             raise InstanceFileGoneError(
                 f"The file {self._path} was replaced or deleted while it was read, at byte {self._place:,}: the "
                 "service keeps an instance's newest version alone. Open the instance again."
-            ) from error
+            ) from None
         except (OSError, BaseError) as error:
-            raise _refused(self._path, error) from error
-
-
-def _refused(where: str, error: Exception) -> LakeUnavailableError:
-    return LakeUnavailableError(
-        f"Could not read the DICOM file {where}: {type(error).__name__}. Check DICOM_FILE_SYSTEM_URL, and that the "
-        'identity has the "Storage Blob Data Reader" role on the account of the service\'s files; locally, that this '
-        "user may read the folder."
-    )
+            raise self._explain(error) from None

@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from dicom_assets.adapters.credentials import Tokens
-from dicom_assets.adapters.storage_errors import Signing, explain_refusal
+from dicom_assets.adapters.storage_errors import LAKE, Signing, explain_refusal
 from dicom_assets.core.errors import (
     LakeRefusedError,
     LakeUnavailableError,
@@ -180,10 +180,14 @@ class Storage:
                     f"Could not {doing} {self.uri(path)}: {_reason(error)}. Check that DICOM_STORAGE_URL names a "
                     "folder this user may write to, with space left."
                 ) from error
-            refusal = explain_refusal(str(error) or type(error).__name__, _signing(self.options()) or Signing.IDENTITY)
+            refusal = explain_refusal(str(error) or type(error).__name__, self.signing(), LAKE)
             kind = LakeRefusedError if refusal.is_final else LakeUnavailableError
             # The native error's text may hold requests: it does not travel along.
             raise kind(f"Could not {doing} {self.uri(path)}: {refusal.reason}. {refusal.advice}") from None
+
+    def signing(self) -> Signing:
+        """What signs the requests to the account."""
+        return _signing(self.options()) or Signing.IDENTITY
 
     def _credential(self) -> "AzureCredential":
         """What signs obstore's next request. It is asked for each, since each is said to expire at once."""

@@ -26,14 +26,42 @@ class Signing(Enum):
     SAS = "AZURE_STORAGE_SAS_TOKEN"
 
 
+class Place(NamedTuple):
+    """What was to be reached: the words of the advice that depend on it."""
+
+    role: str
+    """That the identity needs."""
+    url: str
+    """Setting that names the account."""
+    container: str
+    """Setting that names the container."""
+    settings: str
+    """Both."""
+    rights: str
+    """That a SAS token needs."""
+
+
+LAKE = Place(
+    role="Storage Blob Data Contributor",
+    url="DICOM_STORAGE_URL",
+    container="DICOM_CONTAINER_NAME",
+    settings="DICOM_STORAGE_URL and DICOM_CONTAINER_NAME",
+    rights="read, add, create, write, delete and list (racwdl)",
+)
+FILES = Place(
+    role="Storage Blob Data Reader",
+    url="DICOM_FILE_SYSTEM_URL",
+    container="DICOM_FILE_SYSTEM_URL",
+    settings="DICOM_FILE_SYSTEM_URL",
+    rights="read (r)",
+)
+"""The service's own file system, which is only read."""
+
 _ROLE = (
-    'Grant the identity the "Storage Blob Data Contributor" role on the account or the container (Owner and '
+    'Grant the identity the "{role}" role on the account or the container (Owner and '
     "Contributor do not include it), and wait up to ten minutes until it holds."
 )
-_SAS_RIGHTS = (
-    "AZURE_STORAGE_SAS_TOKEN lacks a right: it needs read, add, create, write, delete and list (racwdl) on blobs, for "
-    "containers and objects."
-)
+_SAS_RIGHTS = "AZURE_STORAGE_SAS_TOKEN lacks a right: it needs {rights} on blobs, for containers and objects."
 _NOT_ACCEPTED = {
     Signing.IDENTITY: "The account does not accept the identity's token: it was issued by another tenant than the "
     "account's (check AZURE_TENANT_ID, or `az login --tenant`), or the clock of this machine is wrong.",
@@ -47,7 +75,7 @@ _FORBIDDEN = {
     "a private endpoint.",
     Signing.KEY: "AZURE_STORAGE_ACCOUNT_KEY is wrong, the account forbids keys, or its firewall keeps this machine "
     "out.",
-    Signing.SAS: "AZURE_STORAGE_SAS_TOKEN has expired or lacks a right (it needs racwdl), or the account's firewall "
+    Signing.SAS: "AZURE_STORAGE_SAS_TOKEN has expired or lacks a right (it needs {rights}), or the account's firewall "
     "keeps this machine out.",
 }
 _FIREWALL = {
@@ -60,12 +88,12 @@ _FIREWALL = {
 }
 _ADDRESS = "AZURE_STORAGE_SAS_TOKEN is not good for this machine's address or for https: make one that is."
 _NO_CONTAINER = (
-    "The container does not exist: create it (`az storage container create`), or set DICOM_CONTAINER_NAME to one that "
+    "The container does not exist: create it (`az storage container create`), or set {container} to one that "
     "does. If it was deleted by mistake, restore it: soft delete keeps it for some days."
 )
 _BEING_DELETED = (
     "The container was deleted, and its name is not free yet. If that was a mistake, restore it (soft delete keeps it "
-    "for some days); else wait a minute and create it anew, or set DICOM_CONTAINER_NAME to another."
+    "for some days); else wait a minute and create it anew, or set {container} to another."
 )
 _BUSY = "The account is busy: try again later."
 
@@ -107,15 +135,12 @@ _BY_WORDS: dict[str, str] = {
     "the PEM file of your network's authority.",
     "InvalidCertificate": "This machine does not trust the certificate of whoever answered: set SSL_CERT_FILE to the "
     "PEM file of your network's authority.",
-    "dns error": "The account's name is not known here: check DICOM_STORAGE_URL, and the private endpoint's DNS.",
-    "Connect)": "The account cannot be reached: check DICOM_STORAGE_URL, the network and the proxy.",
+    "dns error": "The account's name is not known here: check {url}, and the private endpoint's DNS.",
+    "Connect)": "The account cannot be reached: check {url}, the network and the proxy.",
 }
 _FINAL_STATUSES = frozenset({"400", "401", "403", "404", "409"})
 _FINAL_WORDS = frozenset({"Invalid Access Key", "SAS query pair"})
-_OTHERWISE = (
-    "Check DICOM_STORAGE_URL and DICOM_CONTAINER_NAME, and that the identity has the "
-    '"Storage Blob Data Contributor" role on the account.'
-)
+_OTHERWISE = 'Check {settings}, and that the identity has the "{role}" role on the account.'
 
 
 class Refusal(NamedTuple):
@@ -129,12 +154,13 @@ class Refusal(NamedTuple):
     """Whether asking again would not help."""
 
 
-def explain_refusal(text: str, signing: Signing) -> Refusal:
+def explain_refusal(text: str, signing: Signing, place: Place) -> Refusal:
     """What a native client's error means.
 
     Args:
         text: of the error.
         signing: what signed the request.
+        place: what was to be reached.
     """
     code = next(iter(_CODE.findall(text)), None)
     status = next(iter(_STATUS.findall(text)), None)
@@ -142,9 +168,11 @@ def explain_refusal(text: str, signing: Signing) -> Refusal:
         advice = _BY_CODE.get(code or "") or _BY_STATUS.get(status or "", _OTHERWISE)
         is_final = status in _FINAL_STATUSES and advice != _BEING_DELETED
         reason = " ".join(filter(None, (status, code)))
-        return Refusal(reason, advice if isinstance(advice, str) else advice[signing], is_final)
+        told = advice if isinstance(advice, str) else advice[signing]
+        return Refusal(reason, told.format(**place._asdict()), is_final)
     words = next((words for words in _BY_WORDS if words in text), None)
-    return Refusal(_innermost(text), _BY_WORDS.get(words or "", _OTHERWISE), words in _FINAL_WORDS)
+    told = _BY_WORDS.get(words or "", _OTHERWISE)
+    return Refusal(_innermost(text), told.format(**place._asdict()), words in _FINAL_WORDS)
 
 
 def _innermost(text: str) -> str:

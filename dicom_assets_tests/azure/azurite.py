@@ -88,7 +88,7 @@ def run_azurite(authority: trustme.CA) -> Iterator[Azurite]:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        watchdog = threading.Timer(60, process.kill)
+        watchdog = threading.Timer(180, process.kill)
         watchdog.start()
         try:
             address = _address(process)

@@ -3,10 +3,11 @@
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from azure.core.pipeline.transport import RequestsTransport
 from starlette.responses import Response
 
 from dicom_assets.adapters.credentials import DICOM_SCOPE
@@ -210,17 +211,40 @@ def test_federated_token_that_is_missing_is_explained(hospital, workload, tmp_pa
     check_says(caught.value, "FileNotFoundError", "AZURE_FEDERATED_TOKEN_FILE")
 
 
-def test_entra_out_of_reach_is_no_wrong_secret(hospital, client_secret):
-    with socket.socket() as taken:  # bound, not listening: connections are refused
+@pytest.fixture
+def _no_waiting(monkeypatch) -> None:
+    """Between azure-identity's own tries."""
+    monkeypatch.setattr(RequestsTransport, "sleep", lambda *_: None)
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """Where connections are refused."""
+    with socket.socket() as taken:  # bound, not listening
         taken.bind(("127.0.0.1", 0))
-        nobody = f"https://127.0.0.1:{taken.getsockname()[1]}"
-        with hospital.client({**client_secret, "AZURE_AUTHORITY_HOST": nobody}) as client:
-            with pytest.raises(ServiceUnreachableError) as caught:
-                client.fetch_latest()
-    check_says(caught.value, "could be reached", "network")
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_entra_out_of_reach_is_no_wrong_secret(hospital, client_secret, nobody):
+    with hospital.client({**client_secret, "AZURE_AUTHORITY_HOST": f"https://{nobody}"}) as client:
+        with pytest.raises(ServiceUnreachableError) as caught:
+            client.fetch_latest()
+    check_says(caught.value, "could be reached", "network", "Microsoft Entra")
     assert "AZURE_CLIENT_SECRET" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.parametrize("place", [serves_app_service, serves_metadata])
+def test_machine_that_hands_out_nothing_may_not_be_in_azure(hospital, nobody, monkeypatch, place):
+    place(TokenServer(url=f"http://{nobody}"), monkeypatch)
+    with hospital.client({"DICOM_AUTHENTICATION": "managed_identity"}) as client:
+        with pytest.raises(ServiceUnreachableError) as caught:
+            client.fetch_latest()
+    check_says(caught.value, "could be reached", "not in Azure", "choose another DICOM_AUTHENTICATION")
+
+
+@pytest.mark.usefixtures("_no_waiting")
 def test_token_is_used_as_long_as_it_lives_while_nobody_hands_out_another(hospital, machine, monkeypatch, caplog):
     serves_app_service(machine, monkeypatch)
     machine.life_seconds = 200

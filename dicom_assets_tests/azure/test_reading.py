@@ -37,6 +37,7 @@ def rows(ran: subprocess.CompletedProcess[str]) -> list[dict]:
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
+@pytest.mark.parametrize("signing", ["account_key"], indirect=True)
 def test_lake_in_azure_is_asked_with_sql_now_and_as_it_was(environment):
     sql = ("sql", "SELECT studyInstanceUid AS uid, patientName AS name FROM study ORDER BY 1", "--format", "jsonl")
     assert rows(run(environment, *sql)) == [{"uid": "1.1", "name": "Roe^Jo"}, {"uid": "1.3", "name": None}]
@@ -46,6 +47,7 @@ def test_lake_in_azure_is_asked_with_sql_now_and_as_it_was(environment):
     ]
 
 
+@pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
 def test_changes_of_a_lake_in_azure_go_on_from_a_state_file(environment, tmp_path):
     state = ("--state", str(tmp_path / "study.cursor"), "--format", "jsonl")
     first = rows(run(environment, "changes", "study", "--until", "1", *state))

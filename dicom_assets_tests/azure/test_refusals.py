@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import dagster as dg
 import pytest
 
-from dicom_assets.adapters.storage_errors import Signing, explain_refusal
+from dicom_assets.adapters.storage_errors import LAKE, Signing, explain_refusal
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.definitions import build_definitions, build_lake
 from dicom_assets.defs.failure import heals
@@ -231,7 +231,7 @@ def test_no_secret_reaches_dagster(azurite):
 )
 @pytest.mark.parametrize("signing", Signing)
 def test_reason_is_short_and_has_no_query(text, reason, advice, signing):
-    found = explain_refusal(text, signing)
+    found = explain_refusal(text, signing, LAKE)
     assert found[0].startswith(reason)
     assert advice in found[1]
     assert "sig" not in found[0]

@@ -16,6 +16,7 @@ import trustme
 
 TENANT = "11111111-1111-1111-1111-111111111111"
 CLIENT = "22222222-2222-2222-2222-222222222222"
+OBJECT = "44444444-4444-4444-4444-444444444444"
 SECRET = "hidden-secret"
 HEADER = "hidden-header"
 ASSERTION = "hidden-assertion"
@@ -112,7 +113,7 @@ class TokenServer:
         """A token as Entra would write it, for the audience, from now on."""
         now = time.time()
         claims = {"aud": audience, "iss": self.issuer, "iat": int(now) - 5, "nbf": int(now) - 5}
-        claims |= {"exp": int(now + self.life_seconds), "tid": TENANT, "jti": f"hidden-{number}"}
+        claims |= {"exp": int(now + self.life_seconds), "tid": TENANT, "oid": OBJECT, "jti": f"hidden-{number}"}
         parts = [json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, claims)] + [b"hidden"]
         return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 

@@ -1,11 +1,13 @@
 """Which checks run, and what becomes of those whose ground is gone."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor import examination, report
@@ -30,7 +32,7 @@ def test_all_is_well_but_for_the_daemon_which_does_not_run(ward):
     assert {line.split()[1] for line in lines[:-1]} == {"green"}, result.stdout
     assert "red     dagster.daemons   The daemon never ran." in lines[-1]
     assert "Start it (`dagster-daemon run`" in result.stdout
-    assert result.stdout.rstrip().endswith(f"{len(NAMES) - 1} green, 1 red")
+    assert result.stdout.endswith(f"\n{len(NAMES) - 1} green, 1 red: mend dagster.daemons, or runs will fail.\n")
     assert (result.returncode, result.stderr) == (1, "")
     assert not (ward.folder / "lake" / "_doctor").exists()
 
@@ -110,10 +112,59 @@ def test_error_that_was_not_foreseen_is_told_without_its_text(ward, name, told):
     assert told in finding.remedy
 
 
+def told(*findings, **console):
+    """What a person sees, and whether all findings came back."""
+    stream = io.StringIO()
+    console = Console(file=stream, color_system=None, **console)
+    assert report.tell(iter(findings), console) == list(findings)
+    return stream.getvalue()
+
+
+LONG = Finding("a.b", Status.YELLOW, "It is so " + 10 * "and so ", why="It may be", remedy="Do it!")
+
+
 def test_description_has_the_reason_and_what_to_do():
-    finding = Finding("a.b", Status.YELLOW, "It is so", why="It may be", remedy="Do it!")
-    assert report.describe(finding).plain == (
-        "! yellow  a.b               It is so.\n      why  It may be.\n       do  Do it!"
+    assert told(LONG, width=40) == (
+        f"! yellow  a.b               It is so {10 * 'and so '}.\n"
+        "                       why  It may be.\n"
+        "                        do  Do it!\n"
+        "\n1 yellow.\n"
+    ), "lines stay whole where no terminal breaks them"
+
+
+def test_terminal_breaks_lines_between_words_and_keeps_the_columns():
+    shown = told(LONG, width=60, force_terminal=True).splitlines()
+    assert [line.rstrip() for line in shown] == [
+        "! yellow  a.b               It is so and so and so and so",
+        "                            and so and so and so and so and",
+        "                            so and so and so .",
+        "                       why  It may be.",
+        "                        do  Do it!",
+        "",
+        "1 yellow.",
+    ]
+
+
+def test_checks_skipped_in_a_row_for_one_reason_take_one_line():
+    red = [Finding(name, Status.RED, "No") for name in ("a", "f")]
+    skipped = [Finding(name, Status.SKIPPED, "Not checked: a must be green first") for name in "bcd"]
+    other = Finding("e", Status.SKIPPED, "There is nothing to check")
+    shown = told(red[0], *skipped, other, red[1])
+    assert shown == (
+        "✗ red     a                 No.\n"
+        "– skipped b                 Not checked: a must be green first; the same for c, d.\n"
+        "– skipped e                 There is nothing to check.\n"
+        "✗ red     f                 No.\n"
+        "\n2 red, 4 skipped: mend a, f, or runs will fail.\n"
     )
-    assert report.is_healthy([finding])
-    assert report.summarize([finding, finding]) == "2 yellow"
+
+
+def test_findings_are_told_as_they_come():
+    stream = io.StringIO()
+
+    def findings():
+        yield Finding("a", Status.GREEN, "First")
+        assert "First" in stream.getvalue()
+        yield Finding("b", Status.GREEN, "Second")
+
+    assert report.is_healthy(report.tell(findings(), Console(file=stream)))
