@@ -59,17 +59,17 @@ def describe(finding: Finding, width: int | None = None) -> Text | Table:
         width: of the terminal, where long lines are to be broken between words; None leaves them whole.
     """
     sign = (f"{_SIGNS[finding.status]} {finding.status.value:8}", _STYLES[finding.status])
-    told = [(Text.assemble(sign, (f"{finding.check:18}", "bold")), finding.found)]
+    lines = [(Text.assemble(sign, (f"{finding.check:18}", "bold")), finding.found)]
     for label, text in (("why", finding.why), ("do", finding.remedy)):
         if text:
-            told.append((Text(f"{label:>26}  ", "dim"), text))
+            lines.append((Text(f"{label:>26}  ", "dim"), text))
     if width is None:
-        return Text("\n").join(label + _sentence(text) for label, text in told)
+        return Text("\n").join(head + _sentence(text) for head, text in lines)
     rows = Table.grid()
     rows.add_column(width=28, no_wrap=True)
     rows.add_column(overflow="fold", width=max(width - 28, 20))
-    for label, text in told:
-        rows.add_row(label, _sentence(text))
+    for head, text in lines:
+        rows.add_row(head, _sentence(text))
     return rows
 
 

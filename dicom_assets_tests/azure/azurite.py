@@ -45,7 +45,7 @@ class Azurite:
     def change_container(self, method: str, name: str) -> None:
         headers = {"Authorization": f"Bearer {TokenServer().issue(AUDIENCE)}", "x-ms-version": "2021-12-02"}
         url = f"{self.url}/{name}"
-        httpx.request(method, url, params={"restype": "container"}, headers=headers).raise_for_status()
+        httpx.request(method, url, params={"restype": "container"}, headers=headers, timeout=60).raise_for_status()
 
     def sas_token(self, *, rights: str = "racwdl", until: str = "2099-01-01T00:00:00Z") -> str:
         """A SAS token of the account, for its blobs.
