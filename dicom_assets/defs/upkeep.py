@@ -59,8 +59,8 @@ def _build_op(lake: Lake, table: Table) -> dg.OpDefinition:
         if done is None:
             context.log.info("%s has no table yet.", table.name)
             return dg.Output(None, metadata={"dry_run": config.dry_run})
-        metadata = describe(done)
-        context.log.info("%s: %s", table.name, metadata)
+        metadata = describe(done, dry_run=config.dry_run)
+        context.log.info("%s: %s", table.name, metadata["summary"])
         if not done.is_complete:
             context.log.warning("Writers were quicker: what is left of %s is done the next time.", table.name)
         if not config.dry_run:
@@ -70,27 +70,42 @@ def _build_op(lake: Lake, table: Table) -> dg.OpDefinition:
     return maintain_table
 
 
-def describe(done: Upkeep) -> dict[str, Any]:
-    """What was done, in numbers; of the table under the names that the events of runs have."""
+def describe(done: Upkeep, *, dry_run: bool) -> dict[str, Any]:
+    """What was done, in a sentence and in numbers; of the table under the names that the events of runs have.
+
+    The UI shows the first seven before one asks for more.
+    """
     before, after = done.before, done.after
     return {
-        "table_version": after.version,
+        "summary": _summarize(done, dry_run=dry_run),
+        "oldest_version": done.oldest_version,
         "table_files": after.live_files,
-        "table_files_before": before.live_files,
         "table_size_bytes": after.live_bytes,
+        "stored_files": after.stored_files,
+        "stored_size_bytes": after.stored_bytes,
+        "log_files": after.log_files,
+        "table_version": after.version,
+        "table_files_before": before.live_files,
         "table_size_bytes_before": before.live_bytes,
+        "stored_files_before": before.stored_files,
+        "stored_size_bytes_before": before.stored_bytes,
+        "log_files_before": before.log_files,
         "files_joined": done.joined_files,
         "files_joined_into": done.joined_into,
         "files_removed": done.removed_files,
         "bytes_removed": done.removed_bytes,
-        "stored_files": after.stored_files,
-        "stored_files_before": before.stored_files,
-        "stored_size_bytes": after.stored_bytes,
-        "stored_size_bytes_before": before.stored_bytes,
-        "log_files": after.log_files,
-        "log_files_before": before.log_files,
         "log_files_removed": done.removed_log_files,
-        "oldest_version": done.oldest_version,
         "oldest_version_since": done.oldest_since.isoformat(timespec="seconds"),
         "is_complete": done.is_complete,
     }
+
+
+def _summarize(done: Upkeep, *, dry_run: bool) -> str:
+    joined = f"{done.joined_files} files joined into {done.joined_into}" if done.joined_files else "no files joined"
+    removed = (
+        f"{done.removed_files} files ({done.removed_bytes:,} bytes) and {done.removed_log_files} log entries removed"
+    )
+    return (
+        f"{'Dry run, nothing was changed. It would be: ' if dry_run else ''}{joined}; {removed}. Versions can be read "
+        f"from {done.oldest_version} on, which is of {done.oldest_since:%Y-%m-%d %H:%MZ}."
+    )

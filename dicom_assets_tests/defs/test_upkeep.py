@@ -59,6 +59,12 @@ def test_launched_by_hand_it_is_a_dry_run(lake, instance, tmp_path):
     told = found["maintain_study"]
     assert (told["dry_run"], told["files_joined"], told["files_joined_into"]) == (True, 3, 1)
     assert (told["table_files_before"], told["table_files"]) == (3, 1)
+    summary = (
+        "Dry run, nothing was changed. It would be: 3 files joined into 1; 0 files (0 bytes) and 0 log entries removed."
+    )
+    assert told["summary"].startswith(f"{summary} Versions can be read from 0 on, which is of 20")
+    assert list(told)[:4] == ["dry_run", "summary", "oldest_version", "table_files"]
+    assert any(entry.user_message == f"study: {told['summary']}" for entry in instance.all_logs(result.run_id))
     assert observations(instance) == []
 
 
@@ -67,6 +73,7 @@ def test_what_it_did_shows_at_the_asset(lake, instance):
     assert result.success
     assert len(live_files(lake)) == 1
     (observed,) = observations(instance)
+    assert observed["summary"].startswith("3 files joined into 1; 0 files (0 bytes)")
     assert observed["table_version"] == lake.version(STUDY)
     assert observed["table_files"] == 1
     assert observed["stored_files"] == len(data_files(lake)) == 4
