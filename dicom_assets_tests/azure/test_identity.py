@@ -163,7 +163,7 @@ def test_token_for_another_audience_is_refused_with_the_setting_that_names_it(ho
     with hospital.client({**client_secret, "DICOM_TOKEN_SCOPE": "https://other.example/.default"}) as client:
         with pytest.raises(ServiceRefusedError) as caught:
             client.fetch_latest()
-    check_says(caught.value, "401", "DICOM_TOKEN_SCOPE")
+    check_says(caught.value, "401", "DICOM_TOKEN_SCOPE", "the service's tenant")
     assert {asked.audience for asked in entra.requests} == {"https://other.example"}
     assert len(hospital.seen) == 2
 
