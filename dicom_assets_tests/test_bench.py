@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import deep, headers, million, run
+from bench import deep, headers, million, orchestration, run
 from bench import feed as feeds
 from bench.check import count_rows, expected_counts, is_correct
 from bench.feed import Feed, Spec, open_feed
 from bench.history import ROWS_PER_HOUR, build_history
 from bench.measure import ROOT, measure
-from bench.report import deep_table, headers_table, hour_table, million_table, targets_of_headers
+from bench.report import (
+    deep_table,
+    headers_table,
+    hour_table,
+    million_table,
+    orchestration_table,
+    targets_of_headers,
+    targets_of_orchestration,
+)
 from bench.server import serving
 
 pytestmark = pytest.mark.benchmark
@@ -147,3 +155,22 @@ def test_headers_are_reported_with_the_ratio_to_each_of_the_others():
         ("60 headers sooner than adlfs", "3.00 × as fast", True),
         ("60 headers sooner than azure-storage-blob", "0.50 × as fast", False),
     ]
+
+
+def test_what_dagster_adds_is_reported_with_the_imports_ratio(monkeypatch):
+    monkeypatch.setattr(orchestration, "IMPORTS", dict.fromkeys(orchestration.IMPORTS, "pass"))
+    imports = orchestration.measure_imports(1)
+    two = {"median": 2.0, "min": 1.0, "max": 3.0}
+    names = ("until_start_seconds", "run_seconds", "launch_to_success_seconds")
+    result = {
+        "changes_per_hour": 200,
+        "imports": imports,
+        "import_ratio": 1.6,
+        "slowest_imports_milliseconds": {"dagster": 421.4},
+        "chain": {"work_seconds": two, "orchestration_seconds": two},
+        "launches": {executor: dict.fromkeys(names, two) for executor in orchestration.EXECUTORS},
+    }
+    table = orchestration_table(result)
+    assert "where numpy is installed" in table
+    assert table.count(" | 2.00 | 1.00–3.00 |") == 8
+    assert [target.is_met for target in targets_of_orchestration(result)] == [True, False]
