@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from dicom_assets_tests.spark.server import share_spark
+from dicom_assets_tests.spark.server import open_session, share_spark
 
 databases = count(1)
 QUICK_ROOMS = {"adapters", "core", "doctor", "emulator", "golden", "reading"}
@@ -24,15 +24,15 @@ def spark_url(tmp_path_factory, worker_id) -> Iterator[str]:
 @pytest.fixture
 def spark(spark_url, worker_id):
     """A session of real Apache Spark with Delta; the tables it creates are in a database of its own."""
-    from pyspark.sql import SparkSession
+    with open_session(spark_url, f"{worker_id}_{next(databases)}") as session:
+        yield session
 
-    session = SparkSession.builder.remote(spark_url).create()
-    database = f"{worker_id}_{next(databases)}"
-    session.sql(f"CREATE DATABASE {database}")
-    session.sql(f"USE {database}")
-    yield session
-    session.sql(f"DROP DATABASE {database} CASCADE")
-    session.stop()
+
+@pytest.fixture(scope="module")
+def shared_spark(spark_url, worker_id):
+    """The same for all tests of a file."""
+    with open_session(spark_url, f"{worker_id}_{next(databases)}") as session:
+        yield session
 
 
 def pytest_collection_modifyitems(items):

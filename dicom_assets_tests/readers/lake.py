@@ -1,27 +1,23 @@
-"""A lake with a past, as the project's own runs leave it, and what its tables must hold."""
+"""A lake with a past, as the project's own writers leave it, and what its tables must hold."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import dagster as dg
 import pytest
 from deltalake import DeltaTable
 
 from dicom_assets.adapters import parquet
 from dicom_assets.core.schema import TABLES
-from dicom_assets.definitions import build_definitions
 from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.sources import synthesize
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
+from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.reference import KEY, value_of
-from dicom_assets_tests.law.world import START
+from dicom_assets_tests.law.world import START, World, hours
 
 HOURS = 10
 """As many runs, and one more."""
@@ -103,39 +99,26 @@ def build_lake_with_past(folder: Path) -> LakeWithPast:
     """Hours one by one, delta-rs's compaction among them; then columns are added, and one more hour changes rows."""
     columns = folder / "columns.toml"
     columns.write_text(COLUMNS)
-    with _service(folder / "files") as (service, url):
-        environment = {
-            "DICOM_SERVICE_URL": url,
-            "DICOM_AUTHENTICATION": "none",
-            "DICOM_START_TIME": START.isoformat(),
-            "DICOM_END_TIME": (START + timedelta(hours=HOURS + 1)).isoformat(),
-            "DICOM_STORAGE_URL": str(folder / "data"),
-            "DICOM_FILE_SYSTEM_URL": "/files",
-        }
+    with Service(seed=1, file_store=folder / "files") as service:
+        write_history(service, start=START, hours=HOURS, instances=260, seed=39)
+        world = World(service, build_lake(folder / "data/dicom"), page_size=200)
         for hour in range(COMPACTED_AFTER):
-            _run(environment, hour)
+            world.run_chain(hours(hour))
         files = {name: _compact(folder / "data/dicom" / name) for name in NAMES}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", 3)
             for hour in range(COMPACTED_AFTER, HOURS):
-                _run(environment, hour)
+                world.run_chain(hours(hour))
         before = expect(service.change_feed(limit=10**6))
         versions = {name: DeltaTable(folder / "data/dicom" / name).version() for name in NAMES}
         sequence = max(row["sequence"] for row in before["change_feed"])
         _change(service, before["study"])
-        _run(environment | {"DICOM_EXTRA_COLUMNS": str(columns)}, HOURS)
+        world.extra = load_settings({"DICOM_EXTRA_COLUMNS": str(columns)}).extra_columns
+        world.run_chain(hours(HOURS))
         # What the feed says of older entries has changed too, and is read again with the hours they lie in.
-        _run(environment | {"DICOM_EXTRA_COLUMNS": str(columns)}, *range(HOURS), only="change_feed")
+        world.run("change_feed", hours(0, HOURS))
         expected = expect(service.change_feed(limit=10**6), added_from=sequence + 1)
     return LakeWithPast(folder, expected, before, versions, files)
-
-
-@contextmanager
-def _service(files: Path) -> Iterator[tuple[Service, str]]:
-    with Service(seed=1, file_store=files) as service:
-        write_history(service, start=START, hours=HOURS, instances=260, seed=39)
-        with serve(service) as url:
-            yield service, url
 
 
 def _change(service: Service, studies: list[dict]) -> None:
@@ -154,12 +137,3 @@ def _compact(path: Path) -> tuple[int, int]:
     before = len(table.file_uris())
     table.optimize.compact()
     return before, len(table.file_uris())
-
-
-def _run(environment: dict[str, str], *hours: int, only: str | None = None) -> None:
-    job = build_definitions(load_settings(environment)).resolve_implicit_global_asset_job_def()
-    first, last = (f"2026-03-01-{hour:02}:00" for hour in (hours[0], hours[-1]))
-    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-    selection = [dg.AssetKey(only)] if only else None
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert job.execute_in_process(instance=instance, asset_selection=selection, tags=tags).success

@@ -26,40 +26,42 @@ def lake(tmp_path_factory) -> LakeWithPast:
     return build_lake_with_past(tmp_path_factory.mktemp("lake"))
 
 
-@pytest.fixture
-def at_home(lake, monkeypatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def at_home(lake) -> Iterator[None]:
     """Where `data/dicom` is the lake; what DuckDB installs stays there too."""
-    monkeypatch.chdir(lake.folder)
-    monkeypatch.setenv("HOME", str(lake.folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(lake.folder)
+        patch.setenv("HOME", str(lake.folder))
+        patch.setenv("RUST_LOG", "error")
+        yield
 
 
-@pytest.fixture
-def spark_names(at_home, spark) -> dict[str, Any]:
-    return execute(snippets()["Apache Spark"][0], {"spark": spark})
+@pytest.fixture(scope="module")
+def spark_names(at_home, shared_spark) -> dict[str, Any]:
+    return execute(snippets()["Apache Spark"][0], {"spark": shared_spark})
 
 
-@pytest.fixture
-def sail_names(at_home, monkeypatch) -> Iterator[dict[str, Any]]:
-    monkeypatch.setenv("RUST_LOG", "error")
+@pytest.fixture(scope="module")
+def sail_names(at_home) -> Iterator[dict[str, Any]]:
     start, stop, _ = snippets()["Sail: Spark SQL without Java"]
     names = execute(start, {})
     yield names
     execute(stop, names)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def duckdb_names(at_home) -> Iterator[dict[str, Any]]:
     names = execute(snippets()["DuckDB"][0], {})
     yield names
     names["connection"].close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def polars_names(at_home) -> dict[str, Any]:
     return execute(snippets()["Polars"][0], {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def deltalake_names(at_home) -> dict[str, Any]:
     return execute(snippets()["deltalake"][0], {})
 
@@ -73,7 +75,7 @@ ASK: dict[str, Callable[[dict[str, Any]], Sql]] = {
 }
 
 
-@pytest.fixture(params=list(ASK))
+@pytest.fixture(scope="module", params=list(ASK))
 def reader(request) -> tuple[dict[str, Any], Sql]:
     """What the snippet of a reader leaves behind, and how to ask it."""
     names = request.getfixturevalue(f"{request.param}_names")
@@ -234,7 +236,7 @@ def test_reader_gives_the_rows_of_an_older_version(kind, request, lake):
     check_every_row(read, lake.before)
 
 
-def test_pyarrow_gives_every_row_and_filters_by_text_and_dates(at_home, lake):
+def test_pyarrow_gives_every_row_and_filters_by_text_and_dates(lake):
     names = execute(snippets()["pyarrow"][0], {})
     check_every_row(lambda name: DeltaTable(lake.path(name)).to_pyarrow_dataset().to_table(), lake.expected)
     old = {name: DeltaTable(lake.path(name), version=lake.versions[name]) for name in NAMES}

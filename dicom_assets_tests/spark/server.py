@@ -9,10 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dicom_assets_tests.spark.fetch import HOME, READY
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 REQUIRED = "REQUIRE_SPARK"
 STARTED = re.compile(r"Spark Connect server started at: (\S+)")
@@ -43,6 +47,19 @@ def share_spark(folder: Path) -> Iterator[str]:
     find_java()
     with share_process(folder, spark_command(folder)) as address:
         yield f"sc://{address}"
+
+
+@contextmanager
+def open_session(url: str, database: str) -> Iterator["SparkSession"]:
+    """A session whose tables are in a database of this name, which goes with it."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.builder.remote(url).create()
+    session.sql(f"CREATE DATABASE {database}")
+    session.sql(f"USE {database}")
+    yield session
+    session.sql(f"DROP DATABASE {database} CASCADE")
+    session.stop()
 
 
 def spark_command(folder: Path) -> list[str]:
