@@ -1,7 +1,7 @@
 """Dagster assets that keep five Delta tables in step with the change feed of a DICOM service.
 
 From Python: `open_instance`, `iter_instances` and `read_header` give DICOM files by UID or by query, and `changes` the
-rows of a table that changed.
+rows of a table that changed; where there are several services, `load_service` gives the settings of one.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     from dicom_assets.adapters.table_changes import TableChanges
     from dicom_assets.instances import InstanceFile, iter_instances, open_instance, read_header
     from dicom_assets.reading.change_data import changes
+    from dicom_assets.services import load_service
 
-__all__ = ["InstanceFile", "TableChanges", "changes", "iter_instances", "open_instance", "read_header"]
+__all__ = ["InstanceFile", "TableChanges", "changes", "iter_instances", "load_service", "open_instance", "read_header"]
 
-_MODULES = {"TableChanges": "dicom_assets.adapters.table_changes", "changes": "dicom_assets.reading.change_data"}
+_MODULES = {
+    "TableChanges": "dicom_assets.adapters.table_changes",
+    "changes": "dicom_assets.reading.change_data",
+    "load_service": "dicom_assets.services",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
 from dicom_assets.defs.adoption import Adoption, find_busy, find_known, forget, tell
 from dicom_assets.defs.hour_runs import Span, build_spans
+from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours
 from dicom_assets.doctor.orchestration import check_home
 from dicom_assets.doctor.surroundings import Surroundings
@@ -87,6 +88,8 @@ def run_adopt(
     if forgetting and (since or until):
         raise SettingsError("--forget is about every hour: Dagster cannot forget some of them. Leave the range out.")
     window = _choose_window(settings, now(), since, until)
+    naming = Naming(settings.service_name)
+    console.print(f"Hours of the lake{naming.words}, {window}:")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         plan = make_plan(settings, instance, window, now(), forgetting=forgetting)
         _show(console, plan)
@@ -94,7 +97,7 @@ def run_adopt(
             console.print("Nothing was told: this was a dry run.")
             return
         if forgetting:
-            forget(instance, [table.name for table in settings.tables])
+            forget(instance, [naming.key(table) for table in settings.tables])
             console.print("Dagster has forgotten what it knew of hours.")
         if plan.told:
             with Progress(console=console) as progress:
@@ -116,9 +119,9 @@ def make_plan(
     lake = build_lake(settings)
     kept = settings.tables
     names = [table.name for table in kept]
-    known = find_known(instance, [] if forgetting else names)
-    known = {name: known.get(name, set()) for name in names}
-    busy = find_busy(instance, names, now)
+    keys = {name: Naming(settings.service_name).key(name) for name in names}
+    known = {name: set[datetime]() if forgetting else find_known(instance, key) for name, key in keys.items()}
+    busy = find_busy(instance, list(keys.values()), now)
     if forgetting and busy:
         raise CommitConflictError(
             f"{len(busy):,} hours are in runs that wait or run, and what these store would be forgotten. Wait until "
@@ -148,7 +151,7 @@ def make_plan(
     entries = {hour: of_hour.entries for hour, of_hour in stored.items()}
     adoptions = [
         Adoption(
-            name,
+            keys[name],
             frozenset(complete - held[name] - known[name]),
             snapshot.version,
             snapshot.table_id,
@@ -221,7 +224,6 @@ def _show(console: Console, plan: Plan) -> None:
     for hours, what in rows:
         if hours:
             grid.add_row(f"{len(hours):,}", _describe(hours), what)
-    console.print(f"Hours of the lake, {plan.window}:")
     console.print(grid)
     for name, studies in plan.disagreeing.items():
         console.print(

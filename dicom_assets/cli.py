@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.core.errors import DicomAssetsError, SettingsError
 from dicom_assets.reading.commands import commands as reading_commands
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from dicom_assets.core.finding import Finding
     from dicom_assets.emulator.store import Service
+    from dicom_assets.settings import Settings
 
 app = typer.Typer(
     name="dicom-assets",
@@ -142,6 +146,9 @@ def _announce(service: "Service", url: str, files: Path | None, token: str | Non
     sys.stdout.flush()
 
 
+_Service = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which of the services that DICOM_SERVICES lists; else all of them.")
+]
 _Folder = Annotated[Path, typer.Option(help="Folder where the embedded service keeps its state.", file_okay=False)]
 _Home = Annotated[Path, typer.Option(help="Folder where Dagster keeps its history.", file_okay=False)]
 _Hours = Annotated[int, typer.Option(help="Hours of history of a new service.", min=1, max=720)]
@@ -205,6 +212,20 @@ def dev(
     )
 
 
+def _for_each(services: "Iterable[Settings]", do: "Callable[[Settings], int]") -> int:
+    """Does something for every service, and gives the greatest exit code; the trouble of one holds up no other."""
+    code = 0
+    for settings in services:
+        try:
+            code = max(code, do(settings))
+        except DicomAssetsError as error:
+            if settings.service_name is None:
+                raise
+            typer.echo(f"Error: {settings.service_name}: {error}", err=True)
+            code = 1
+    return code
+
+
 @app.command()
 def fabric_shortcuts(
     *,
@@ -217,6 +238,7 @@ def fabric_shortcuts(
         str | None, typer.Option(help="Tables, such as instance,series=ct_series; else DICOM_FABRIC_TABLES.")
     ] = None,
     schema: Annotated[str | None, typer.Option(help="Schema in the lakehouse; else DICOM_FABRIC_SCHEMA.")] = None,
+    service: _Service = None,
     files: Annotated[
         bool, typer.Option(help="With a shortcut to the DICOM files, where DICOM_FILE_SYSTEM_URL is in Azure.")
     ] = True,
@@ -230,7 +252,7 @@ def fabric_shortcuts(
     from rich.table import Table
 
     from dicom_assets.fabric import bring_shortcuts
-    from dicom_assets.settings import load_settings
+    from dicom_assets.services import choose_services
 
     given = {
         "DICOM_FABRIC_WORKSPACE_ID": workspace,
@@ -239,22 +261,27 @@ def fabric_shortcuts(
         "DICOM_FABRIC_TABLES": tables,
         "DICOM_FABRIC_SCHEMA": schema,
     }
-    settings = load_settings({**os.environ, **{name: value for name, value in given.items() if value is not None}})
-    outcomes = bring_shortcuts(settings, replace=replace, dry_run=dry_run, with_files=files)
-    table = Table("shortcut", "target", "dry run" if dry_run else "result")
-    for outcome in outcomes:
-        shortcut, color = outcome.step.shortcut, "red" if outcome.problem else "green"
-        table.add_row(shortcut.path, shortcut.target.place, f"[{color}]{outcome.done(dry_run=dry_run)}[/]")
-    Console().print(table)
-    problems = [outcome.problem for outcome in outcomes if outcome.problem]
-    for problem in problems:
-        typer.echo(f"Error: {problem}", err=True)
-    sys.exit(1 if problems else 0)
+    environment = {**os.environ, **{name: value for name, value in given.items() if value is not None}}
+
+    def bring(settings: "Settings") -> int:
+        outcomes = bring_shortcuts(settings, replace=replace, dry_run=dry_run, with_files=files)
+        table = Table("shortcut", "target", "dry run" if dry_run else "result")
+        for outcome in outcomes:
+            shortcut, color = outcome.step.shortcut, "red" if outcome.problem else "green"
+            table.add_row(shortcut.path, shortcut.target.place, f"[{color}]{outcome.done(dry_run=dry_run)}[/]")
+        Console().print(table)
+        problems = [outcome.problem for outcome in outcomes if outcome.problem]
+        for problem in problems:
+            typer.echo(f"Error: {problem}", err=True)
+        return 1 if problems else 0
+
+    sys.exit(_for_each(choose_services(service, environment), bring))
 
 
 @app.command()
 def maintain(
     *,
+    service: _Service = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
 ) -> None:
     """Join small files of the tables, and delete files and log entries older than DICOM_RETENTION_HOURS."""
@@ -263,11 +290,17 @@ def maintain(
     from rich.console import Console
 
     from dicom_assets.connections import build_lake
-    from dicom_assets.settings import load_settings
+    from dicom_assets.services import choose_services
     from dicom_assets.upkeep import maintain_all
 
-    settings = load_settings(os.environ)
-    sys.exit(maintain_all(Console(), build_lake(settings), settings.tables, dry_run=dry_run))
+    console = Console()
+
+    def maintain_lake(settings: "Settings") -> int:
+        return maintain_all(
+            console, build_lake(settings), settings.tables, dry_run=dry_run, of=settings.service_name or ""
+        )
+
+    sys.exit(_for_each(choose_services(service, os.environ), maintain_lake))
 
 
 @app.command()
@@ -276,18 +309,21 @@ def doctor(
     checks: Annotated[
         list[str] | None, typer.Argument(help="Only these, and what they need: token, service, lake.write, …")
     ] = None,
+    service: _Service = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False,
 ) -> None:
     """Check what runs need: settings, tokens, the service, the lake, the files, Dagster. Exit code 1 if one is red."""
     import logging
     import os
+    from dataclasses import replace
+    from functools import partial
 
     from rich.console import Console
 
     from dicom_assets.doctor import report
     from dicom_assets.doctor.examination import CHECKS, choose, examine
     from dicom_assets.doctor.surroundings import Surroundings
-    from dicom_assets.settings import load_settings
+    from dicom_assets.services import choose_services, load_service
 
     chosen = choose(checks or [])
     if not chosen:
@@ -295,15 +331,26 @@ def doctor(
         raise typer.BadParameter(f"there is no such check; there are {', '.join(names)}", param_hint="CHECKS")
     for name in ("azure", "deltalake", "dicom_assets.adapters"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # their refusals are told by the checks
-    surroundings = Surroundings(
-        lambda: load_settings(os.environ), lambda: datetime.now(UTC), dagster_home=os.environ.get("DAGSTER_HOME")
-    )
-    found = examine(surroundings, chosen)
+    try:
+        services = [each.service_name for each in choose_services(service, os.environ)]
+    except SettingsError:
+        services = [service]  # which the first check tells
+
+    def look() -> "Iterator[Finding]":
+        for name in services:
+            surroundings = Surroundings(
+                partial(load_service, name, os.environ),
+                lambda: datetime.now(UTC),
+                dagster_home=os.environ.get("DAGSTER_HOME"),
+            )
+            for finding in examine(surroundings, chosen):
+                yield replace(finding, check=f"{name}/{finding.check}") if name else finding
+
     if as_json:
-        findings = list(found)
+        findings = list(look())
         typer.echo(report.to_json(findings))
     else:
-        findings = report.tell(found, Console())
+        findings = report.tell(look(), Console())
     sys.exit(0 if report.is_healthy(findings) else 1)
 
 
@@ -315,6 +362,7 @@ def adopt(
     *,
     since: _Hour = None,
     until: _Hour = None,
+    service: _Service = None,
     forget: Annotated[
         bool, typer.Option("--forget", help="First have Dagster forget every hour: the lake was lost or is older.")
     ] = False,
@@ -328,13 +376,15 @@ def adopt(
     from rich.console import Console
 
     from dicom_assets.adopt import run_adopt
-    from dicom_assets.settings import load_settings
+    from dicom_assets.services import choose_services
 
     range_ = [None if text is None else _full_hour(text, name) for text, name in ((since, "since"), (until, "until"))]
-    try:
+    console = Console()
+
+    def adopt_lake(settings: "Settings") -> int:
         run_adopt(
-            Console(),
-            load_settings(os.environ),
+            console,
+            settings,
             home=os.environ.get("DAGSTER_HOME"),
             now=lambda: datetime.now(UTC),
             since=range_[0],
@@ -342,6 +392,10 @@ def adopt(
             forgetting=forget,
             dry_run=dry_run,
         )
+        return 0
+
+    try:
+        sys.exit(_for_each(choose_services(service, os.environ), adopt_lake))
     except KeyboardInterrupt:
         typer.echo("Stopped half-way. Run it again (without --forget), and it goes on with the rest.", err=True)
         sys.exit(130)

@@ -106,18 +106,20 @@ def build_spark(settings: Settings) -> Spark | None:
 def build_storage(settings: Settings, url: str) -> Storage:
     """A folder, or a file system of an account (`abfss://…`); nobody signs in before it is used.
 
-    Of the account in the settings their key, SAS token and emulator count; other accounts see the identity.
+    Of the account in the settings their key, SAS token and emulator count; other accounts see the identity. Of several
+    services each has an identity, for its own requests and files, and the lake's account sees that of none of them.
     """
     if "://" not in url:
         return Storage(url)
     account = str(urlsplit(url).hostname).split(".")[0]
+    signer = settings.of_lake if account == settings.storage_account else settings
 
     @cache
     def tokens() -> Tokens | None:
-        credential = build_identity(settings)
+        credential = build_identity(signer)
         if credential is None:
             return None
-        return Tokens(credential, STORAGE_SCOPE, authentication=settings.authentication)
+        return Tokens(credential, STORAGE_SCOPE, authentication=signer.authentication)
 
     endpoint = key = sas = None
     if account == settings.storage_account:

@@ -17,6 +17,7 @@ from dicom_assets.defs.catch_up import Limits
 from dicom_assets.defs.doctor import build_doctor_job
 from dicom_assets.defs.fabric import build_fabric_jobs
 from dicom_assets.defs.io_manager import DeltaIOManager
+from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.same_lake import require_same_lake
@@ -25,7 +26,8 @@ from dicom_assets.defs.watch import build_watch
 from dicom_assets.doctor.examination import CHECKS, examine
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.fabric import bring_shortcuts, has_lakehouse
-from dicom_assets.settings import Settings, load_settings
+from dicom_assets.services import load_services
+from dicom_assets.settings import Settings
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
@@ -38,19 +40,34 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     return [build_alert_sensor(partial(post_alert, url), settings.dagster_url)]
 
 
-def build_fabric(settings: Settings) -> list[dg.JobDefinition]:
+def build_fabric(settings: Settings, naming: Naming) -> list[dg.JobDefinition]:
     """The job that makes shortcuts, where there is a lakehouse to make them in."""
-    return build_fabric_jobs(partial(bring_shortcuts, settings)) if has_lakehouse(settings) else []
+    return build_fabric_jobs(partial(bring_shortcuts, settings), naming) if has_lakehouse(settings) else []
 
 
-def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> dg.Definitions:
-    """Everything Dagster is to know, for these settings.
+def build_definitions(
+    settings: Settings, *others: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> dg.Definitions:
+    """Everything Dagster is to know: each service by itself, and what tells of failed runs.
+
+    Args:
+        settings: of the lake and the service.
+        others: those of the other services, where there are several.
+        now: the time, with a zone.
+    """
+    services = [build_service(each, now) for each in (settings, *others)]
+    return dg.Definitions.merge(*services, dg.Definitions(sensors=build_alerts(settings)))
+
+
+def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definitions:
+    """The assets of a service, and all that keeps them going; nothing in it is another service's.
 
     Args:
         settings: of the lake and the service.
         now: the time, with a zone.
     """
     choose_memory_pool()
+    naming = Naming(settings.service_name)
     lake = build_lake(settings)
     memory = MemoryLimit(settings.max_memory_mb)
     tables = {table.name: table for table in settings.tables}
@@ -68,6 +85,7 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
             delay=delay,
             memory=memory,
             feed_pool=settings.change_feed_pool,
+            naming=naming,
         )
     auth = cache(lambda: build_auth(settings))
     job, sensors = build_automation(
@@ -81,20 +99,24 @@ def build_definitions(settings: Settings, now: Callable[[], datetime] = lambda: 
         ),
         lambda: open_impatient_client(settings, auth()),
         now,
-        partial(require_same_lake, lake=lake, tables=settings.tables),
+        partial(require_same_lake, lake=lake, tables=settings.tables, naming=naming),
+        naming=naming,
     )
     return dg.Definitions(
         assets=assets,
         jobs=[
             job,
-            build_doctor_job([check.name for check in CHECKS], partial(_examine, settings, now)),
-            *build_fabric(settings),
+            build_doctor_job([check.name for check in CHECKS], partial(_examine, settings, now), naming),
+            *build_fabric(settings, naming),
         ],
-        schedules=[*build_watch(lake, settings.tables, partitions, delay, now), build_upkeep(lake, settings.tables)],
-        sensors=[*sensors, *build_alerts(settings)],
+        schedules=[
+            *build_watch(lake, settings.tables, partitions, delay, now, naming=naming),
+            build_upkeep(lake, settings.tables, naming),
+        ],
+        sensors=sensors,
         resources={
-            "delta": DeltaIOManager(lake, tables, memory),
-            "dicom_service": DicomServiceResource(lambda: open_client(settings), now),
+            naming.name("delta"): DeltaIOManager(lake, tables, memory),
+            naming.name("dicom_service"): DicomServiceResource(lambda: open_client(settings), now),
         },
         executor=dg.in_process_executor,
     )
@@ -104,4 +126,4 @@ def _examine(settings: Settings, now: Callable[[], datetime], instance: dg.Dagst
     return examine(Surroundings(lambda: settings, now, instance=instance))
 
 
-defs = build_definitions(load_settings())
+defs = build_definitions(*load_services())

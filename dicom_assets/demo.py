@@ -24,6 +24,7 @@ from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.adoption import forget
 from dicom_assets.defs.io_manager import numbers_of_run
+from dicom_assets.defs.naming import PLAIN
 from dicom_assets.defs.partitions import PARTITION_FORMAT
 from dicom_assets.defs.same_lake import require_same_lake
 from dicom_assets.embedded import Day, fill, open_service, point_at, prepare_home, refuse_foreign_tables
@@ -197,7 +198,7 @@ def _forget_other_tables(instance: dg.DagsterInstance, settings: Settings) -> No
     try:
         require_same_lake(instance, build_lake(settings), settings.tables)
     except LakeLostError:
-        forget(instance, [table.name for table in TABLES])
+        forget(instance, [PLAIN.key(table) for table in settings.tables])
 
 
 def _versions(lake: Lake) -> list[int | None]:

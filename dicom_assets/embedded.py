@@ -100,6 +100,7 @@ def point_at(url: str, folder: Path, start: datetime, end: datetime | None, env:
     """
     return {
         **env,
+        "DICOM_SERVICES": "",
         "DICOM_SERVICE_URL": url,
         "DICOM_AUTHENTICATION": "none",
         "DICOM_START_TIME": start.isoformat(),

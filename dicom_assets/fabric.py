@@ -63,7 +63,7 @@ def table_shortcuts(settings: Settings) -> list[Shortcut]:
         except ValueError as error:
             raise SettingsError(f"DICOM_{table.upper()}_TABLE_PATH: {error}") from error
         target = Target(settings.storage_url, f"/{settings.container_name}/{path}", connection)
-        shortcuts.append(Shortcut(folder, name, target))
+        shortcuts.append(Shortcut(folder, _name(settings, name), target))
     return shortcuts
 
 
@@ -86,21 +86,26 @@ def file_shortcut(settings: Settings) -> Shortcut | None:
             "is not set. Set it to the id of a Fabric connection for that account, or leave the files out (--no-files)."
         )
     target = Target(location, f"/{file_system.username}/{settings.fabric_files_folder}", connection)
-    return Shortcut("Files", settings.fabric_files_name, target)
+    return Shortcut("Files", _name(settings, settings.fabric_files_name), target)
+
+
+def _name(settings: Settings, name: str) -> str:
+    """The shortcut's name; of several services with the service before it."""
+    return f"{settings.service_name}_{name}" if settings.service_name else name
 
 
 def _open_lakehouse(settings: Settings) -> "Lakehouse":
     from dicom_assets.adapters.fabric import Lakehouse
     from dicom_assets.adapters.token_auth import TokenAuth
 
-    credential = build_identity(settings)
+    credential = build_identity(settings.of_lake)
     return Lakehouse(
         _required("DICOM_FABRIC_WORKSPACE_ID", settings.fabric_workspace_id),
         _required("DICOM_FABRIC_LAKEHOUSE_ID", settings.fabric_lakehouse_id),
         base_url=settings.fabric_url,
         auth=None
         if credential is None
-        else TokenAuth(credential, settings.fabric_token_scope, authentication=settings.authentication),
+        else TokenAuth(credential, settings.fabric_token_scope, authentication=settings.of_lake.authentication),
     )
 
 

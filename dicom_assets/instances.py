@@ -33,7 +33,8 @@ from dicom_assets.core.errors import (
     SettingsError,
 )
 from dicom_assets.core.schema import FILE_INDEX, KEY
-from dicom_assets.settings import Settings, load_settings
+from dicom_assets.services import load_service
+from dicom_assets.settings import Settings
 
 if TYPE_CHECKING:
     from pydicom import FileDataset
@@ -282,7 +283,7 @@ def open_instance(
         LakeUnavailableError: storage refuses.
         SettingsError: it is not known where the files lie.
     """
-    return _archive(settings or load_settings()).open(
+    return _archive(settings or load_service()).open(
         sop_instance_uid,
         studyInstanceUid=study_instance_uid,
         seriesInstanceUid=series_instance_uid,
@@ -313,7 +314,7 @@ def iter_instances(
     """
     if read_ahead < 1:
         raise ValueError("read_ahead is at least 1")
-    return _archive(settings or load_settings()).iterate(query, read_ahead=read_ahead, missing=missing)
+    return _archive(settings or load_service()).iterate(query, read_ahead=read_ahead, missing=missing)
 
 
 def read_header(

@@ -232,6 +232,12 @@ def check_table_path(value: str) -> str:
     return value
 
 
+def do_overlap(path: str, other: str) -> bool:
+    """Whether a folder is another, or lies in it, or the other in it; capitals do not tell folders apart everywhere."""
+    one, two = f"{path}/".casefold(), f"{other}/".casefold()
+    return one.startswith(two) or two.startswith(one)
+
+
 def check_file_system_url(value: str) -> str:
     """A folder as a path; a file system as `abfss://FILESYSTEM@HOST`."""
     if "://" not in value:

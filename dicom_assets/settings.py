@@ -1,7 +1,8 @@
 """The environment as validated settings: every variable once, with its default and its meaning.
 
-Only this module, `definitions.py` and `cli.py` read the environment. Pydantic walks the fields; the rules and their
-messages are ours (`setting_rules.py`), since a message must say what is wrong, why, and what to do, in plain words.
+Only this module, `services.py`, `definitions.py` and `cli.py` read the environment. Pydantic walks the fields; the
+rules and their messages are ours (`setting_rules.py`), since a message must say what is wrong, why, and what to do, in
+plain words.
 """
 
 import difflib
@@ -10,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -62,7 +63,10 @@ def _variable(field: str) -> str:
 
 
 class Settings(BaseModel):
-    """Every setting, valid. Fields are in the documentation's order; a rule sees the fields above its own."""
+    """Every setting, valid. Fields are in the documentation's order; a rule sees the fields above its own.
+
+    A field without a description is no variable: `services.py` fills it in.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -73,10 +77,19 @@ class Settings(BaseModel):
         hide_input_in_errors=True,
     )
 
+    service_name: str | None = None
+    """Of one of several services; None where there is one alone."""
+    environment: "Settings | None" = None
+    """Of one of several services: what they have in common, and the identity that opens their lake."""
     service_url: Annotated[str | None, _text(rules.check_service_url)] = Field(
         None,
         description="Base URL of the DICOM service, without `/v2`. Without it the definitions load, and materialising "
         "fails with a hint to `make demo`.",
+    )
+    services: str | None = Field(
+        None,
+        description="TOML or YAML file that lists several DICOM services, instead of `DICOM_SERVICE_URL`; see "
+        "docs/services.md.",
     )
     authentication: Annotated[Authentication, BeforeValidator(rules.parse_authentication)] = Field(
         Authentication.DEFAULT,
@@ -273,10 +286,8 @@ class Settings(BaseModel):
     @field_validator(*(f"{table.name}_table_path" for table in (*TABLES, HEALTHCARE_INSTANCE)))
     @classmethod
     def _folder_of_its_own(cls, value: str, info: ValidationInfo) -> str:
-        path = f"{value}/".casefold()
         for field, other in info.data.items():
-            taken = f"{other}/".casefold()
-            if field.endswith("_table_path") and (path.startswith(taken) or taken.startswith(path)):
+            if field.endswith("_table_path") and rules.do_overlap(value, other):
                 raise ValueError(
                     f"{value!r} overlaps {other!r}, the path in {_variable(field)}: one table's maintenance would "
                     "delete the other's files. Give each table a folder of its own."
@@ -306,13 +317,19 @@ class Settings(BaseModel):
         if value is not None and key is not None:
             raise ValueError("is set, and AZURE_STORAGE_ACCOUNT_KEY too. Unset one of them, or both for the identity.")
         in_account = "://" in info.data.get("storage_url", "")
-        without_identity = info.data.get("authentication") is Authentication.NONE
+        common = info.data.get("environment")  # of several services, whose identity is not the lake's
+        without_identity = not common and info.data.get("authentication") is Authentication.NONE
         if value is None and key is None and in_account and without_identity:
             raise ValueError(
                 "is not set, nor is AZURE_STORAGE_ACCOUNT_KEY, and DICOM_AUTHENTICATION=none: there is nothing to sign "
                 "in to the account in DICOM_STORAGE_URL with. Choose an identity, or set one of the two."
             )
         return value
+
+    @property
+    def of_lake(self) -> "Settings":
+        """The settings whose identity opens the lake; of several services that of none of them."""
+        return self.environment or self
 
     @property
     def first_hour(self) -> datetime:
@@ -386,15 +403,32 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     environment = os.environ if env is None else env
     variables = [row.variable for row in describe_settings()]
     _warn_of_misspellings(environment, variables)
-    try:
-        return Settings.model_validate(
-            {name: value for name in variables if (value := environment.get(name, "").strip())}
-        )
-    except ValidationError as error:
-        problems = [_problem(details) for details in error.errors()]
-    # Raised out here, so that pydantic's error, which holds the values, does not travel along as the context.
+    settings, problems = check_settings(read_variables(environment))
+    if settings is not None:
+        return settings
     count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
-    raise SettingsError("\n".join([f"{count} cannot be used:", *problems]))
+    lines = [f"- {Settings.model_fields[field].alias}: {text}" for field, text in problems]
+    raise SettingsError("\n".join([f"{count} cannot be used:", *lines]))
+
+
+def read_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """What is set in an environment, by the field's name."""
+    return {
+        name: value
+        for name, field in Settings.model_fields.items()
+        if field.description and (value := environment.get(str(field.alias), "").strip())
+    }
+
+
+def check_settings(values: Mapping[str, object]) -> tuple[Settings | None, list[tuple[str, str]]]:
+    """The settings with these values by the fields' names; or None, and each field at fault with what is wrong."""
+    try:
+        return Settings.model_validate(values), []
+    except ValidationError as error:
+        problems = [(str(details["loc"][0]), details["msg"]) for details in error.errors()]
+    # Pydantic's error holds the values; it names the field or, where none was given, its variable.
+    fields = {str(field.alias): name for name, field in Settings.model_fields.items()}
+    return None, [(fields.get(name, name), text.removeprefix("Value error, ")) for name, text in problems]
 
 
 class SettingRow(NamedTuple):
@@ -411,14 +445,8 @@ def describe_settings() -> list[SettingRow]:
     return [
         SettingRow(str(field.alias), str(field.default) if field.default else "", str(field.description))
         for field in Settings.model_fields.values()
+        if field.description
     ]
-
-
-def _problem(details: Mapping[str, Any]) -> str:
-    """A line of the message. Pydantic names the variable where a value was given, and the field where none was."""
-    name = str(details["loc"][0])
-    field = Settings.model_fields.get(name)
-    return f"- {field.alias if field else name}: {details['msg'].removeprefix('Value error, ')}"
 
 
 def _warn_of_misspellings(environment: Mapping[str, str], variables: list[str]) -> None:

@@ -12,11 +12,20 @@ from dicom_assets.core.errors import DicomAssetsError
 from dicom_assets.core.schema import Table
 
 
-def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_run: bool) -> int:
-    """Maintains one table after the other, and tells what that did; gives the exit code."""
+def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_run: bool, of: str = "") -> int:
+    """Maintains one table after the other, and tells what that did; gives the exit code.
+
+    Args:
+        console: to tell it on.
+        lake: of the tables.
+        tables: all of them.
+        dry_run: whether to tell only what would be done.
+        of: whose tables they are, where that is not clear.
+    """
     listing = Listing(
         "table", "files joined", "files removed", "files", "size", "on disk", "log entries", "readable since",
-        title="Dry run: this would be done" if dry_run else None, title_justify="left",
+        title=": ".join(filter(None, [of, "Dry run: this would be done" if dry_run else ""])) or None,
+        title_justify="left",
     )  # fmt: skip
     problems = []
     for table in tables:

@@ -1,27 +1,37 @@
 """Which tables a lake has, and which columns these have, as tables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
 from dicom_assets.adapters.delta import Lake, Snapshot
-from dicom_assets.core.schema import Table, type_names
+from dicom_assets.core.schema import SERVICE, Table, type_names
 
 
-def list_tables(lake: Lake, snapshots: Iterable[Snapshot]) -> pa.Table:
-    """One row for each table: its name, rows, version and place."""
-    rows = [(each.table.name, each.row_count, each.version, lake.uri(each.table)) for each in snapshots]
+def list_tables(lakes: Mapping[str, Lake], tables: Iterable[Mapping[str, Snapshot]]) -> pa.Table:
+    """One row for each table, of several services `SERVICE.TABLE`: its name, rows, version and place."""
+    rows = [
+        (
+            ".".join(filter(None, [service, each.table.name])),
+            each.row_count,
+            each.version,
+            lakes[service].uri(each.table),
+        )
+        for by_service in tables
+        for service, each in by_service.items()
+    ]
     schema = pa.schema(
         [("table", pa.string()), ("rows", pa.int64()), ("version", pa.int64()), ("location", pa.string())]
     )
     return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
 
 
-def list_columns(snapshot: Snapshot, table: Table) -> pa.Table:
+def list_columns(by_service: Mapping[str, Snapshot], table: Table) -> pa.Table:
     """One row for each stored column: its name, type, DICOM tag and meaning."""
-    declared = {column.name: column for column in table.columns}
+    declared = {column.name: column for column in (SERVICE, *table.columns)}
+    stored = pa.unify_schemas([each.schema.remove_metadata() for each in by_service.values()])
     rows = []
-    for field in snapshot.schema:
+    for field in stored if "" in by_service else [SERVICE.arrow, *stored]:
         column = declared.get(field.name)
         kind = next((name for name, known in type_names.items() if known == field.type), str(field.type))
         meaning = column.description if column else None

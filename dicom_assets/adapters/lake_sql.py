@@ -16,11 +16,12 @@ from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.adapters.sql_errors import Schemas, explain_error
 from dicom_assets.adapters.time_travel import open_at
 from dicom_assets.core.errors import LakeQueryError, LakeUnavailableError, VersionGoneError
-from dicom_assets.core.schema import TABLES, Table
+from dicom_assets.core.schema import SERVICE, TABLES, Table
 from dicom_assets.core.sql import Statement, parse_statement
 
 _ENGINE = {"datafusion.catalog.information_schema": "true"}
 _FAILURES = (DeltaError, pa.ArrowInvalid, ValueError, OSError)
+_SERVICE = SERVICE.name
 _OF_STORAGE = re.compile(r"Object Store error|ObjectStore|Generic (MicrosoftAzure|LocalFileSystem)")
 
 
@@ -80,20 +81,36 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Question:
-    lake: Lake
+    lakes: Mapping[str, Lake]
+    """By service; by nothing where there is one."""
     statement: Statement
     tables: Sequence[Table]
-    snapshots: Mapping[str, Snapshot]
+    snapshots: Mapping[str, Mapping[str, Snapshot]]
+    """By table, and by service."""
     memory: MemoryLimit
 
     def execute(self, sql: str) -> pa.RecordBatchReader:
         builder = QueryBuilder(_ENGINE)
         # Its configuration does not take this one. Without it all rows of a sorted answer would be in memory.
-        limit = f"SET datafusion.runtime.memory_limit = '{self.memory.work_bytes // 2**20}M'"
-        pa.RecordBatchReader.from_stream(builder.execute(limit)).read_all()
-        for name, snapshot in self.snapshots.items():
-            builder = builder.register(name, snapshot.delta)
+        _do(builder, f"SET datafusion.runtime.memory_limit = '{self.memory.work_bytes // 2**20}M'")
+        for service in filter(None, self.lakes):
+            _do(builder, f"CREATE SCHEMA {service}")
+        for name, by_service in self.snapshots.items():
+            for service, snapshot in by_service.items():
+                builder = builder.register(f"{service}.{name}" if service else name, snapshot.delta)
+            if "" not in by_service:
+                parts = (f"SELECT '{service}' AS {_SERVICE}, * FROM {service}.{name}" for service in by_service)  # noqa: S608
+                _do(builder, f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
         return pa.RecordBatchReader.from_stream(builder.execute(sql))
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """Those of every table, as far as it is there."""
+        return {
+            name: list(dict.fromkeys(column for each in by_service.values() for column in each.schema.names))
+            + ([] if "" in by_service else [_SERVICE])
+            for name, by_service in self.snapshots.items()
+        }
 
     def count(self) -> int | None:
         if not self.statement.is_query:
@@ -113,17 +130,17 @@ class _Question:
                     "A file of the tables is gone that the asked version needs: it was vacuumed. Old versions can be "
                     "read for DICOM_RETENTION_HOURS; ask for a newer one."
                 )
+            lake = next(iter(self.lakes.values()))
             try:
-                with self.lake.storage.explained("", "read"):
+                with lake.storage.explained("", "read"):
                     raise OSError(reason)
             except LakeUnavailableError as refusal:
                 return LakeUnavailableError(str(refusal))
-        stored = {name: snapshot.schema.names for name, snapshot in self.snapshots.items()}
-        return explain_error(reason, self.statement, Schemas(stored, self.tables), at_rows=at_rows)
+        return explain_error(reason, self.statement, Schemas(self.columns, self.tables), at_rows=at_rows)
 
 
 def ask(
-    lake: Lake,
+    lake: Lake | Mapping[str, Lake],
     sql: str,
     *,
     tables: Sequence[Table] = TABLES,
@@ -133,7 +150,8 @@ def ask(
     """The answer to a statement that reads.
 
     Args:
-        lake: whose tables are asked, by their names: `SELECT … FROM instance`.
+        lake: whose tables are asked, by their names: `SELECT … FROM instance`. Of several services by their names:
+            `instance` has the rows of all, with the service in `serviceName`, and `north.instance` those of one.
         sql: one statement. Names of columns need no quotes, and their capitals count.
         tables: of the lake, with the users' columns.
         as_of: versions of the tables.
@@ -150,23 +168,25 @@ def ask(
     keywords = [token.keyword for token in statement.tokens]
     described = next((table for table in tables if table.name == statement.tokens[-1].name), None)
     all_of_them = "information_schema" in names or statement.keyword == "SHOW"
+    lakes = {"": lake} if isinstance(lake, Lake) else lake
     snapshots = {}
     for table in tables:
         if all_of_them or table.name in names:
-            snapshot = _open(lake, table, as_of or AsOf())
-            if snapshot is not None:
-                snapshots[table.name] = snapshot
+            by_service = _open(lakes, table, as_of or AsOf())
+            if by_service:
+                snapshots[table.name] = by_service
             elif not all_of_them and table.name not in _defined(statement):
+                places = " or ".join(each.uri(table) for each in lakes.values())
                 raise statement.refuse(
-                    f"There is no table {table.name} at {lake.uri(table)}. Materialise the asset {table.name}; if the "
+                    f"There is no table {table.name} at {places}. Materialise the asset {table.name}; if the "
                     "tables lie elsewhere, set DICOM_STORAGE_URL, DICOM_CONTAINER_NAME and "
                     f"DICOM_{table.name.upper()}_TABLE_PATH.",
                     statement.find(table.name),
                     known={table.name},
                 )
-    question = _Question(lake, statement, tables, snapshots, memory or MemoryLimit())
+    question = _Question(lakes, statement, tables, snapshots, memory or MemoryLimit())
     if keywords == ["SHOW", "TABLES"]:
-        return Answer(question, list_tables(lake, snapshots.values()).to_reader())
+        return Answer(question, list_tables(lakes, snapshots.values()).to_reader())
     if keywords[:-1] in (["DESCRIBE"], ["DESC"]) and described is not None:
         return Answer(question, list_columns(snapshots[described.name], described).to_reader())
     try:
@@ -176,12 +196,17 @@ def ask(
     raise question.explain(error)
 
 
-def _open(lake: Lake, table: Table, as_of: AsOf) -> Snapshot | None:
-    newest = lake.open(table)
-    snapshot = None if newest is None else open_at(lake, newest, as_of.of(table))
-    if newest is not None and snapshot is None:
+def _do(builder: QueryBuilder, statement: str) -> None:
+    pa.RecordBatchReader.from_stream(builder.execute(statement)).read_all()
+
+
+def _open(lakes: Mapping[str, Lake], table: Table, as_of: AsOf) -> dict[str, Snapshot]:
+    newest = {service: snapshot for service, lake in lakes.items() if (snapshot := lake.open(table)) is not None}
+    asked = {service: open_at(lakes[service], snapshot, as_of.of(table)) for service, snapshot in newest.items()}
+    found = {service: snapshot for service, snapshot in asked.items() if snapshot is not None}
+    if newest and not found:
         raise VersionGoneError(f"The table {table.name} was created later than the time that is asked for.")
-    return snapshot
+    return found
 
 
 def _defined(statement: Statement) -> set[str]:

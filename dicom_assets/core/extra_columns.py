@@ -22,7 +22,7 @@ from typing import TypeVar
 from dicom_assets.core.dictionary import Dictionary
 from dicom_assets.core.extra_elements import Found, find_element
 from dicom_assets.core.problem import Place, Problem
-from dicom_assets.core.schema import TABLES, Column, Grain, type_names
+from dicom_assets.core.schema import SERVICE, TABLES, Column, Grain, type_names
 
 T = TypeVar("T")
 
@@ -33,7 +33,9 @@ _MEANT = {"keyword": "tag", "path": "tag", "element": "tag", "vr": "type"}
 _EXAMPLES = {"name": "sliceThickness", "tag": "SliceThickness"}
 _LIST_KEYS = ("columns", "column")
 _NAME = re.compile(r"[a-z][A-Za-z0-9]*")
-_OWN_NAMES = {column.name.casefold(): (column.name, table.name) for table in TABLES for column in table.columns}
+_OWN_NAMES = {
+    column.name.casefold(): (column.name, table.name) for table in TABLES for column in (SERVICE, *table.columns)
+}
 _SQL_WORDS = """
     all analyse analyze and anti any array as asc between both case cast check collate column constraint create
     cross current default deferrable desc describe distinct do drop else end escape except exists false fetch filter

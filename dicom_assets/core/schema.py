@@ -177,6 +177,9 @@ _LAST_MODIFIED = _timestamp("lastModifiedTimestamp", "Time of the newest change,
 _SEQUENCE = _long("sequence", "Sequence of the change in the feed")
 _INSTANCE_COUNT = _long("instanceCount", "Number of live instances")
 
+SERVICE = _key("serviceName", None, "Name of the DICOM service")
+"""Before the other columns where rows of several services are in one table."""
+
 CHANGE_FEED = Table(
     "change_feed",
     "one entry of the change feed, verbatim",

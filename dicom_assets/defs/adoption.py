@@ -1,6 +1,6 @@
 """Dagster told of hours that are in the lake already, as if it had materialised them itself."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ HOURS_AT_ONCE = 24
 class Adoption:
     """What Dagster is to be told of one asset."""
 
-    asset: str
+    asset: dg.AssetKey
     hours: frozenset[datetime]
     version: int
     table_id: str
@@ -42,23 +42,20 @@ class Adoption:
         )
 
 
-def find_known(instance: dg.DagsterInstance, assets: Collection[str]) -> dict[str, set[datetime]]:
-    """The hours that Dagster takes for materialised, by asset."""
-    return {
-        name: {hour for key in instance.get_materialized_partitions(dg.AssetKey(name)) if (hour := _parse(key))}
-        for name in assets
-    }
+def find_known(instance: dg.DagsterInstance, asset: dg.AssetKey) -> set[datetime]:
+    """The hours for which Dagster takes an asset for materialised."""
+    return {hour for key in instance.get_materialized_partitions(asset) if (hour := _parse(key))}
 
 
-def find_busy(instance: dg.DagsterInstance, assets: Collection[str], now: datetime) -> set[datetime]:
+def find_busy(instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey], now: datetime) -> set[datetime]:
     """Hours of runs that wait or run."""
-    unfinished = HourLog(instance, [dg.AssetKey(name) for name in assets]).look(now).unfinished
+    unfinished = HourLog(instance, assets).look(now).unfinished
     return {hour for hour, attempt in unfinished.items() if attempt.in_flight}
 
 
-def forget(instance: dg.DagsterInstance, assets: Collection[str]) -> None:
+def forget(instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey]) -> None:
     """Takes every hour of the assets out of what Dagster knows; runs and their logs stay."""
-    instance.wipe_assets([dg.AssetKey(name) for name in assets])
+    instance.wipe_assets(assets)
 
 
 def tell(instance: dg.DagsterInstance, adoptions: Sequence[Adoption]) -> Iterator[int]:

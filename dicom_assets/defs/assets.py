@@ -1,7 +1,7 @@
 """The five assets, in the order in which a change reaches them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -17,10 +17,11 @@ from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_i
 from dicom_assets.core.schema import Column, Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
-from dicom_assets.defs.checks import SPECS, check_agreement, check_feed, check_instances, check_values
+from dicom_assets.defs.checks import build_specs, check_agreement, check_feed, check_instances, check_values
 from dicom_assets.defs.failure import retrying
 from dicom_assets.defs.freshness import build_freshness_policy
 from dicom_assets.defs.lineage import build_lineage
+from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.observed import Observed, Reading
 from dicom_assets.defs.progress import Progress
 from dicom_assets.defs.resources import DicomServiceResource
@@ -66,6 +67,7 @@ def build_assets(
     delay: timedelta,
     memory: MemoryLimit,
     feed_pool: str = POOL,
+    naming: Naming = PLAIN,
 ) -> list[dg.AssetsDefinition]:
     """The assets `change_feed`, `instance`, `series`, `study` and `file_index`, each with the checks of its runs.
 
@@ -79,35 +81,42 @@ def build_assets(
         delay: the wait between the end of an hour and its reading.
         memory: what reading the feed should do with.
         feed_pool: the pool of `change_feed`, if hours are to be read while others are merged.
+        naming: of the service.
     """
+    service_key = naming.name("dicom_service")
 
-    def common(name: str, *kinds: str) -> dict[str, Any]:
+    def common(name: str, *inputs: str, kinds: Collection[str] = ()) -> dict[str, Any]:
+        key = naming.key(name)
         return {
-            "group_name": "dicom",
-            "io_manager_key": "delta",
+            "key": key,
+            "ins": {table: dg.AssetIn(naming.key(table)) for table in inputs},
+            "group_name": naming.group,
+            "io_manager_key": naming.name("delta"),
             "kinds": {"dicom", "deltalake", *kinds},
             "owners": OWNERS,
             "partitions_def": partitions,
             "backfill_policy": dg.BackfillPolicy.single_run(),
             "freshness_policy": build_freshness_policy(delay),
-            "pool": POOL,
-            "check_specs": SPECS[name],
-            "metadata": describe_table(tables[name], lake.uri(tables[name])),
+            "pool": naming.name(POOL),
+            "check_specs": build_specs(key),
+            "metadata": describe_table(tables[name], lake.uri(tables[name]), naming),
         }
 
-    @dg.asset(**common("change_feed", "azure") | {"pool": feed_pool})
-    def change_feed(
-        context: dg.AssetExecutionContext, dicom_service: dg.ResourceParam[DicomServiceResource]
-    ) -> Results:
+    @dg.asset(
+        **common("change_feed", kinds=["azure"]) | {"pool": naming.name(feed_pool)},
+        required_resource_keys={service_key},
+    )
+    def change_feed(context: dg.AssetExecutionContext) -> Results:
         """One row is one entry of the service's change feed, verbatim: its metadata is the DICOM JSON as received.
 
         Every other table is made from this one, without asking the service again. Reading an hour again replaces its
         rows by what the service says now; an entry that turned up late is added, none is lost.
         """
         selection = context.run.asset_selection  # none or empty: all assets
-        decodes = not selection or dg.AssetKey("instance") in selection
+        decodes = not selection or naming.key("instance") in selection
+        dicom_service: DicomServiceResource = getattr(context.resources, service_key)
         with retrying(context.retry_number):
-            require_same_lake(context.instance, lake, [tables["change_feed"]])
+            require_same_lake(context.instance, lake, [tables["change_feed"]], naming)
             remaining = find_remaining(context, dicom_service.now())
             with dicom_service.open_client() as client:
                 reading = Reading(
@@ -121,7 +130,7 @@ def build_assets(
                 yield dg.MaterializeResult(value=reading)
                 yield check_feed(client, lake, remaining.window, reading.entries)
 
-    @dg.asset(**common("instance"))
+    @dg.asset(**common("instance", "change_feed"))
     def instance(change_feed: HoursOf) -> Results:
         """One row is one live SOP instance with its current attributes.
 
@@ -139,17 +148,17 @@ def build_assets(
         yield dg.MaterializeResult(value=derived)
         yield check_agreement(lake, hours.window, derived, tables[name])
 
-    @dg.asset(**common("series"))
+    @dg.asset(**common("series", "instance"))
     def series(instance: HoursOf) -> Results:
         """One row is one series with at least one live instance, and the attributes of its newest one."""
         yield from aggregate("series", instance, partial(build_series, table=tables["series"]))
 
-    @dg.asset(**common("study"), deps=[series])
+    @dg.asset(**common("study", "instance"), deps=[series])
     def study(instance: HoursOf) -> Results:
         """One row is one study with at least one live instance, and the attributes of its newest one."""
         yield from aggregate("study", instance, partial(build_studies, table=tables["study"]))
 
-    @dg.asset(**common("file_index"))
+    @dg.asset(**common("file_index", "instance"))
     def file_index(instance: HoursOf) -> Results:
         """One row is one live instance that has a DICOM file, and where the file lies."""
         yield from aggregate("file_index", instance, partial(build_file_index, file_system=file_system))
@@ -158,7 +167,7 @@ def build_assets(
     if HEALTHCARE_INSTANCE.name not in tables:
         return assets
 
-    @dg.asset(**common(HEALTHCARE_INSTANCE.name))
+    @dg.asset(**common(HEALTHCARE_INSTANCE.name, "change_feed"))
     def healthcare_instance(change_feed: HoursOf) -> Results:
         """One row is one live SOP instance, in the layout of Fabric's healthcare data solutions.
 
@@ -172,9 +181,9 @@ def build_assets(
     return [*assets, healthcare_instance]
 
 
-def describe_table(table: Table, uri: str) -> dict[str, Any]:
+def describe_table(table: Table, uri: str, naming: Naming = PLAIN) -> dict[str, Any]:
     """What is known of a table before any run: its place, columns, where they come from, and where to read on."""
-    lineage = build_lineage(table)
+    lineage = build_lineage(table, naming)
     return {
         "dagster/table_name": table.name,
         "dagster/uri": uri,

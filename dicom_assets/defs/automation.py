@@ -8,8 +8,11 @@ from typing import Any
 
 import dagster as dg
 
+from dicom_assets.defs.catch_up import NAME as CATCH_UP
 from dicom_assets.defs.catch_up import Limits, build_catch_up
+from dicom_assets.defs.feed_sensor import NAME as FEED_SENSOR
 from dicom_assets.defs.feed_sensor import Service, build_feed_sensor
+from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.partitions import Hours
 
 JOB = "hours"
@@ -36,6 +39,8 @@ def build_automation(
     open_service: Callable[[], AbstractContextManager[Service]],
     now: Callable[[], datetime],
     check_lake: Callable[[dg.DagsterInstance], None],
+    *,
+    naming: Naming = PLAIN,
 ) -> tuple[Any, list[dg.SensorDefinition]]:
     """The job of all assets, and the sensors that are not turned off by a setting.
 
@@ -45,9 +50,12 @@ def build_automation(
         open_service: a client that soon gives up: a tick has a minute.
         now: the time, with a zone.
         check_lake: raises what is wrong with the lake.
+        naming: of the service.
     """
     job = dg.define_asset_job(
-        JOB, selection=list(assets), description="All tables, for an hour or a range of hours of the change feed."
+        naming.name(JOB),
+        selection=list(assets),
+        description=f"All tables, for an hour or a range of hours of the change feed{naming.words}.",
     )
     keys = [asset.key for asset in assets]
     sensors = []
@@ -67,6 +75,7 @@ def build_automation(
                 check_lake=check_lake,
                 now=now,
                 running=automation.has_service,
+                name=naming.name(CATCH_UP),
             )
         )
     if automation.interval_seconds:
@@ -83,6 +92,7 @@ def build_automation(
                 look_back=automation.look_back,
                 hours_per_run=automation.catch_up.hours_per_run,
                 running=automation.has_service,
+                name=naming.name(FEED_SENSOR),
             )
         )
     return job, sensors

@@ -110,6 +110,7 @@ def build_catch_up(
     check_lake: Callable[[dg.DagsterInstance], None],
     now: Callable[[], datetime],
     running: bool,
+    name: str = NAME,
 ) -> dg.SensorDefinition:
     """The sensor.
 
@@ -122,10 +123,11 @@ def build_catch_up(
         check_lake: raises what is wrong with the lake.
         now: the time, with a zone.
         running: whether it is on until a person turns it off.
+        name: of the sensor.
     """
 
     @dg.sensor(
-        name=NAME,
+        name=name,
         job=job,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,

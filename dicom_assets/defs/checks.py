@@ -76,7 +76,15 @@ SPECS = {
         )
     ],
 }
-"""The checks of each asset, in its own step."""
+"""The checks of each table's asset, in its own step."""
+
+
+def build_specs(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """The same of the asset of a key, which ends with the table's name."""
+    return [
+        dg.AssetCheckSpec(spec.name, asset=key, description=spec.description, blocking=spec.blocking)
+        for spec in SPECS[key.path[-1]]
+    ]
 
 
 def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any, int]) -> dg.AssetCheckResult:

@@ -6,22 +6,24 @@ from typing import Any
 import dagster as dg
 
 from dicom_assets.core.finding import Finding, Status
+from dicom_assets.defs.naming import PLAIN, Naming
 
 _LEVELS = {Status.GREEN: "info", Status.YELLOW: "warning", Status.RED: "error", Status.SKIPPED: "info"}
 
 
 def build_doctor_job(
-    checks: Sequence[str], examine: Callable[[dg.DagsterInstance], Iterable[Finding]]
+    checks: Sequence[str], examine: Callable[[dg.DagsterInstance], Iterable[Finding]], naming: Naming = PLAIN
 ) -> dg.JobDefinition:
     """The job `doctor`, whose only step has an output with metadata for each check, and fails if one is red.
 
     Args:
         checks: their names.
         examine: gives what each finds.
+        naming: of the service.
     """
     outputs = {_output(name): dg.Out(dg.Nothing, description=f"What the check {name} found.") for name in checks}
 
-    @dg.op(out=outputs)
+    @dg.op(name=naming.name("examine_surroundings"), out=outputs)
     def examine_surroundings(context: dg.OpExecutionContext) -> Any:
         """Whether settings, tokens, the service, the lake, the files and Dagster are as runs need them."""
         red = []
@@ -37,7 +39,9 @@ def build_doctor_job(
                 allow_retries=False,
             )
 
-    @dg.job(name="doctor", description="Checks everything that runs need: what `dicom-assets doctor` does.")
+    @dg.job(
+        name=naming.name("doctor"), description="Checks everything that runs need: what `dicom-assets doctor` does."
+    )
     def doctor() -> None:
         examine_surroundings()
 

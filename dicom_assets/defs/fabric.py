@@ -5,6 +5,7 @@ from typing import Protocol
 import dagster as dg
 
 from dicom_assets.adapters.shortcuts import Outcome
+from dicom_assets.defs.naming import PLAIN, Naming
 
 
 class BringShortcuts(Protocol):
@@ -24,10 +25,10 @@ class ShortcutsConfig(dg.Config):
     """Whether to tell only what would be done."""
 
 
-def build_fabric_jobs(bring: BringShortcuts) -> list[dg.JobDefinition]:
+def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.JobDefinition]:
     """The job `fabric_shortcuts`."""
 
-    @dg.op(name="fabric_shortcuts", tags={"dagster/compute_kind": "fabric"})
+    @dg.op(name=naming.name("fabric_shortcuts"), tags={"dagster/compute_kind": "fabric"})
     def bring_op(context: dg.OpExecutionContext, config: ShortcutsConfig) -> None:
         """Compares the lakehouse's shortcuts with those wanted, and writes the ones that differ."""
         outcomes = bring(replace=config.replace, dry_run=config.dry_run)
@@ -37,7 +38,10 @@ def build_fabric_jobs(bring: BringShortcuts) -> list[dg.JobDefinition]:
         if problems:
             raise dg.Failure("\n".join(dict.fromkeys(problems)), allow_retries=False)
 
-    @dg.job(name="fabric_shortcuts", description="Shortcuts to the tables in a Fabric lakehouse, created or corrected.")
+    @dg.job(
+        name=naming.name("fabric_shortcuts"),
+        description="Shortcuts to the tables in a Fabric lakehouse, created or corrected.",
+    )
     def job() -> None:
         bring_op()
 

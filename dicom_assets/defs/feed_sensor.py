@@ -103,6 +103,7 @@ def build_feed_sensor(
     look_back: timedelta,
     hours_per_run: int,
     running: bool,
+    name: str = NAME,
 ) -> dg.SensorDefinition:
     """The sensor.
 
@@ -118,10 +119,11 @@ def build_feed_sensor(
         look_back: how long an hour is watched for late entries after it was due.
         hours_per_run: the most hours of a run.
         running: whether it is on until a person turns it off.
+        name: of the sensor.
     """
 
     @dg.sensor(
-        name=NAME,
+        name=name,
         job=job,
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,

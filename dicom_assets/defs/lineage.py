@@ -4,6 +4,7 @@ import dagster as dg
 
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, source_of
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, Table
+from dicom_assets.defs.naming import PLAIN, Naming
 
 UPSTREAM = {
     **dict.fromkeys((INSTANCE.name, HEALTHCARE_INSTANCE.name), CHANGE_FEED.name),
@@ -21,21 +22,19 @@ _RENAMED = {
 }
 
 
-def build_lineage(table: Table) -> dg.TableColumnLineage | None:
+def build_lineage(table: Table, naming: Naming = PLAIN) -> dg.TableColumnLineage | None:
     """The columns' sources; None for `change_feed`, which comes from the service."""
-    upstream = UPSTREAM.get(table.name)
-    if upstream is None:
+    if table.name not in UPSTREAM:
         return None
+    upstream = naming.key(UPSTREAM[table.name])
     if table.name == HEALTHCARE_INSTANCE.name:
         sources = {column.name: source_of(column) for column in table.columns}
-        return dg.TableColumnLineage(
-            {name: [dg.TableColumnDep(dg.AssetKey(upstream), source)] for name, source in sources.items()}
-        )
+        return dg.TableColumnLineage({name: [dg.TableColumnDep(upstream, source)] for name, source in sources.items()})
     from_metadata = {column.name for column in table.attributes} if table.name == INSTANCE.name else set()
 
     def source(column: str) -> str:
         return "metadata" if column in from_metadata else _RENAMED.get((table.name, column), column)
 
     return dg.TableColumnLineage(
-        {column.name: [dg.TableColumnDep(dg.AssetKey(upstream), source(column.name))] for column in table.columns}
+        {column.name: [dg.TableColumnDep(upstream, source(column.name))] for column in table.columns}
     )

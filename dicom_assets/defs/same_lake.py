@@ -16,6 +16,7 @@ from dicom_assets.core.change_feed import HOUR, Window
 from dicom_assets.core.errors import LakeLostError
 from dicom_assets.core.schema import CHANGE_FEED, Table
 from dicom_assets.defs.hour_log import HourLog
+from dicom_assets.defs.naming import PLAIN, Naming
 
 TABLE_VERSION = "table_version"
 TABLE_ID = "table_id"
@@ -39,24 +40,26 @@ class _Recorded:
     table_id: str | None
 
 
-def require_same_lake(instance: dg.DagsterInstance, lake: Lake, tables: Iterable[Table]) -> None:
+def require_same_lake(
+    instance: dg.DagsterInstance, lake: Lake, tables: Iterable[Table], naming: Naming = PLAIN
+) -> None:
     """Makes sure that each table is the one that Dagster's history is of, and not older.
 
     Raises:
         LakeLostError: one is not; names all of them.
         LakeUnavailableError: storage refuses.
     """
-    problems = [problem for table in tables if (problem := _find_problem(instance, lake, table))]
+    problems = [problem for table in tables if (problem := _find_problem(instance, lake, table, naming))]
     if problems:
         raise LakeLostError(f"The lake is not the one that Dagster's history is of: {'; '.join(problems)}. {REMEDY}")
 
 
-def find_lost_hours(instance: dg.DagsterInstance, lake: Lake) -> list[datetime]:
+def find_lost_hours(instance: dg.DagsterInstance, lake: Lake, naming: Naming = PLAIN) -> list[datetime]:
     """Hours of which `change_feed` holds fewer entries than were stored when they were read last: they never leave it.
 
     It looks at every hour, so it is for a nightly audit.
     """
-    counts = HourLog(instance, []).row_counts(dg.AssetKey(CHANGE_FEED.name))
+    counts = HourLog(instance, []).row_counts(naming.key(CHANGE_FEED))
     feed = lake.open(CHANGE_FEED)
     if feed is None or not counts:
         return sorted(hour for hour, count in counts.items() if count)
@@ -64,8 +67,8 @@ def find_lost_hours(instance: dg.DagsterInstance, lake: Lake) -> list[datetime]:
     return sorted(hour for hour, count in counts.items() if count > (stored[hour].entries if hour in stored else 0))
 
 
-def _find_problem(instance: dg.DagsterInstance, lake: Lake, table: Table) -> str | None:
-    recorded = _find_recorded(instance, dg.AssetKey(table.name))
+def _find_problem(instance: dg.DagsterInstance, lake: Lake, table: Table, naming: Naming) -> str | None:
+    recorded = _find_recorded(instance, naming.key(table))
     if recorded is None:
         return None
     snapshot = lake.open(table)

@@ -11,6 +11,7 @@ from dicom_assets.adapters.upkeep import Upkeep, maintain
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.assets import POOL
 from dicom_assets.defs.failure import retrying
+from dicom_assets.defs.naming import PLAIN, Naming
 
 UPKEEP_AT = "10 4 * * *"
 
@@ -21,16 +22,16 @@ class UpkeepConfig(dg.Config):
     dry_run: bool = Field(True, description="Whether to tell only what would be done, and change nothing.")
 
 
-def build_upkeep(lake: Lake, tables: Iterable[Table]) -> dg.ScheduleDefinition:
+def build_upkeep(lake: Lake, tables: Iterable[Table], naming: Naming = PLAIN) -> dg.ScheduleDefinition:
     """The job `maintain_lake` and its schedule: a step per table, so that hours can be written between two of them."""
-    ops = [_build_op(lake, table) for table in tables]
+    ops = [_build_op(lake, table, naming) for table in tables]
 
     @dg.config_mapping
     def for_every_step(config: UpkeepConfig) -> dict[str, Any]:
         return {"ops": {op.name: {"config": {"dry_run": config.dry_run}} for op in ops}}
 
     @dg.job(
-        name="maintain_lake",
+        name=naming.name("maintain_lake"),
         description="Joins small files, deletes files and log entries that are older than DICOM_RETENTION_HOURS, and "
         "tells what there is. Launched by hand it is a dry run, unless told otherwise.",
         config=for_every_step,
@@ -49,9 +50,14 @@ def build_upkeep(lake: Lake, tables: Iterable[Table]) -> dg.ScheduleDefinition:
     )
 
 
-def _build_op(lake: Lake, table: Table) -> dg.OpDefinition:
+def _build_op(lake: Lake, table: Table, naming: Naming) -> dg.OpDefinition:
     # Upkeep is right beside writers too. It waits for its turn since a commit that is lost is work done twice.
-    @dg.op(name=f"maintain_{table.name}", out=dg.Out(dg.Nothing), pool=POOL, tags={"dagster/compute_kind": "deltalake"})
+    @dg.op(
+        name=naming.name(f"maintain_{table.name}"),
+        out=dg.Out(dg.Nothing),
+        pool=naming.name(POOL),
+        tags={"dagster/compute_kind": "deltalake"},
+    )
     def maintain_table(context: dg.OpExecutionContext, config: UpkeepConfig) -> dg.Output[None]:
         """The upkeep of a table. What it did shows at the asset too, where numbers become plots."""
         with retrying(context.retry_number):
@@ -64,7 +70,7 @@ def _build_op(lake: Lake, table: Table) -> dg.OpDefinition:
         if not done.is_complete:
             context.log.warning("Writers were quicker: what is left of %s is done the next time.", table.name)
         if not config.dry_run:
-            context.log_event(dg.AssetObservation(table.name, metadata=metadata))
+            context.log_event(dg.AssetObservation(naming.key(table), metadata=metadata))
         return dg.Output(None, metadata={"dry_run": config.dry_run, **metadata})
 
     return maintain_table

@@ -15,6 +15,7 @@ from dicom_assets.core.errors import LakeLostError
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.checks import SPECS, describe_agreement
 from dicom_assets.defs.freshness import allowed_lateness
+from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.partitions import partition_key
 from dicom_assets.defs.same_lake import REMEDY, find_lost_hours, require_same_lake
 
@@ -27,6 +28,8 @@ def build_watch(
     partitions: dg.HourlyPartitionsDefinition,
     delay: timedelta,
     now: Callable[[], datetime],
+    *,
+    naming: Naming = PLAIN,
 ) -> Sequence[dg.ScheduleDefinition]:
     """The two jobs with their schedules.
 
@@ -36,13 +39,14 @@ def build_watch(
         partitions: the hours.
         delay: the wait between the end of an hour and its reading.
         now: gives the time, with a zone.
+        naming: of the service.
     """
     lateness = allowed_lateness(delay)
     minute = (int(lateness.total_seconds() // 60) + 1) % 60
-    names = [table.name for table in tables]
+    keys = [naming.key(table) for table in tables]
     jobs = {
-        AUDIT_AT: build_audit(lake, tables),
-        f"{minute} * * * *": build_freshness_job(names, partitions, lateness, now),
+        AUDIT_AT: build_audit(lake, tables, naming),
+        f"{minute} * * * *": build_freshness_job(keys, partitions, lateness, now, naming=naming),
     }
     return [
         dg.ScheduleDefinition(
@@ -56,25 +60,25 @@ def build_watch(
     ]
 
 
-def build_audit(lake: Lake, tables: Sequence[Table]) -> dg.JobDefinition:
+def build_audit(lake: Lake, tables: Sequence[Table], naming: Naming = PLAIN) -> dg.JobDefinition:
     """The job that holds every row against those it is made from, and tells the checks of the assets."""
 
-    @dg.op(out=dg.Out(dg.Nothing))
+    @dg.op(name=naming.name("audit_all_rows"), out=dg.Out(dg.Nothing))
     def audit_all_rows(context: dg.OpExecutionContext) -> None:
         """Reads all keys, some files at a time, and writes nothing."""
         try:
-            require_same_lake(context.instance, lake, tables)
+            require_same_lake(context.instance, lake, tables, naming)
         except LakeLostError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        lost = _describe_lost(find_lost_hours(context.instance, lake))
+        lost = _describe_lost(find_lost_hours(context.instance, lake, naming))
         found = audit(lake, tables)
         disagreeing = [name for name, agreement in found.items() if not agreement.is_complete]
-        busy = bool(disagreeing) and _is_another_run_under_way(context)
+        busy = bool(disagreeing) and _is_another_run_under_way(context, naming)
         for name, agreement in found.items():
             description = "Audit of all rows: " + ("all agree." if agreement.is_complete else _explain(busy))
             context.instance.report_runless_asset_event(
                 dg.AssetCheckEvaluation(
-                    asset_key=dg.AssetKey(name),
+                    asset_key=naming.key(name),
                     check_name=SPECS[name][0].name,
                     passed=agreement.is_complete,
                     severity=dg.AssetCheckSeverity.WARN if busy else dg.AssetCheckSeverity.ERROR,
@@ -93,7 +97,7 @@ def build_audit(lake: Lake, tables: Sequence[Table]) -> dg.JobDefinition:
             )
 
     @dg.job(
-        name="audit_lake",
+        name=naming.name("audit_lake"),
         description="Holds all rows of the lake against those they are made from, and against what Dagster has seen "
         "stored. Reads every key, so it takes minutes where there are tens of millions of instances. What it finds "
         "shows at the assets' checks.",
@@ -105,7 +109,12 @@ def build_audit(lake: Lake, tables: Sequence[Table]) -> dg.JobDefinition:
 
 
 def build_freshness_job(
-    assets: Sequence[str], partitions: dg.HourlyPartitionsDefinition, lateness: timedelta, now: Callable[[], datetime]
+    assets: Sequence[dg.AssetKey],
+    partitions: dg.HourlyPartitionsDefinition,
+    lateness: timedelta,
+    now: Callable[[], datetime],
+    *,
+    naming: Naming = PLAIN,
 ) -> dg.JobDefinition:
     """The job that fails where an hour is late.
 
@@ -115,7 +124,7 @@ def build_freshness_job(
     """
     minutes = int(lateness.total_seconds() // 60)
 
-    @dg.op(out=dg.Out(dg.Nothing))
+    @dg.op(name=naming.name("check_newest_hour"), out=dg.Out(dg.Nothing))
     def check_newest_hour(context: dg.OpExecutionContext) -> None:
         """One look at Dagster's history per asset."""
         due = now() - lateness
@@ -127,7 +136,7 @@ def build_freshness_job(
             context.log.info("No hour is due yet.")
             return
         hour = partition_key(window.start)
-        late = [name for name in assets if not _is_materialised(context.instance, name, hour)]
+        late = [key.to_user_string() for key in assets if not _is_materialised(context.instance, key, hour)]
         if late:
             raise dg.Failure(
                 f"The hour {hour} is not in {', '.join(late)} {minutes} minutes after its end. Look for failed or "
@@ -138,7 +147,7 @@ def build_freshness_job(
         context.log.info("The hour %s is in.", hour)
 
     @dg.job(
-        name="check_freshness",
+        name=naming.name("check_freshness"),
         description=f"Fails where the newest hour that ended {minutes} minutes ago or longer is missing in an asset.",
     )
     def check_freshness() -> None:
@@ -147,8 +156,8 @@ def build_freshness_job(
     return check_freshness
 
 
-def _is_materialised(instance: dg.DagsterInstance, asset: str, hour: str) -> bool:
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[hour])
+def _is_materialised(instance: dg.DagsterInstance, asset: dg.AssetKey, hour: str) -> bool:
+    wanted = dg.AssetRecordsFilter(asset, asset_partitions=[hour])
     return bool(instance.fetch_materializations(wanted, limit=1).records)
 
 
@@ -171,7 +180,7 @@ def _explain(busy: bool) -> str:
     )
 
 
-def _is_another_run_under_way(context: dg.OpExecutionContext) -> bool:
+def _is_another_run_under_way(context: dg.OpExecutionContext, naming: Naming) -> bool:
     statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
-    runs = context.instance.get_run_ids(dg.RunsFilter(statuses=statuses), limit=2)
-    return any(run != context.run_id for run in runs)
+    runs = context.instance.get_runs(dg.RunsFilter(statuses=statuses))
+    return any(run.run_id != context.run_id and naming.owns(run) for run in runs)

@@ -95,8 +95,9 @@ def _run(check: Check, surroundings: Surroundings) -> Finding:
         return check.run(surroundings)
     except DicomAssetsError as error:
         finding = Finding.of_error(check.name, error)
-        if surroundings.object_id and isinstance(error, ServiceRefusedError | LakeError):
-            who = f"The identity's object id is {surroundings.object_id}"
+        signer = surroundings.object_ids.get("token.storage" if isinstance(error, LakeError) else "token.service")
+        if signer and isinstance(error, ServiceRefusedError | LakeError):
+            who = f"The identity's object id is {signer}"
             return replace(finding, remedy=f"{finding.remedy.rstrip('.')}. {who}")
         return finding
     except Exception as error:

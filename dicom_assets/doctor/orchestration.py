@@ -57,31 +57,36 @@ def check_storage(surroundings: Surroundings) -> Finding:
 
 def check_pool(surroundings: Surroundings) -> Finding:
     """One step writes the tables at a time."""
+    from dicom_assets.defs.naming import Naming
+
     check, instance = "dagster.pool", surroundings.instance
+    pool = Naming(surroundings.settings.service_name).name(POOL)
     config = instance.get_concurrency_config().pool_config
     own = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits() if not pool.from_default}
-    limit = own.get(POOL, config.default_pool_limit)
+    limit = own.get(pool, config.default_pool_limit)
     by = config.pool_granularity.value if config.pool_granularity else "op"
     facts = {"limit": limit, "granularity": by}
     if limit == 1 and by == "op":
-        return Finding(check, Status.GREEN, f"The pool {POOL} lets one step write at a time", facts=facts)
+        return Finding(check, Status.GREEN, f"The pool {pool} lets one step write at a time", facts=facts)
     return Finding(
         check,
         Status.YELLOW,
-        f"The pool {POOL} lets {'any number' if limit is None else limit} {'steps' if by == 'op' else 'runs'} write "
+        f"The pool {pool} lets {'any number' if limit is None else limit} {'steps' if by == 'op' else 'runs'} write "
         "at a time",
         why="The tables come out right all the same, but commits are lost to one another and tried again",
         remedy="Set concurrency.pools in dagster.yaml as the project's has it (granularity: op, default_limit: 1), and "
-        f"under Deployment → Concurrency no other limit of {POOL}",
+        f"under Deployment → Concurrency no other limit of {pool}",
         facts=facts,
     )
 
 
 def check_lake(surroundings: Surroundings) -> Finding:
     """The tables are those that Dagster's history is of."""
+    from dicom_assets.defs.naming import Naming
     from dicom_assets.defs.same_lake import require_same_lake
 
-    require_same_lake(surroundings.instance, surroundings.lake, surroundings.settings.tables)
+    settings = surroundings.settings
+    require_same_lake(surroundings.instance, surroundings.lake, settings.tables, Naming(settings.service_name))
     return Finding("dagster.lake", Status.GREEN, "The tables are those that Dagster's history is of, and not older")
 
 

@@ -59,15 +59,16 @@ def describe(finding: Finding, width: int | None = None) -> Text | Table:
         width: of the terminal, where long lines are to be broken between words; None leaves them whole.
     """
     sign = (f"{_SIGNS[finding.status]} {finding.status.value:8}", _STYLES[finding.status])
-    lines = [(Text.assemble(sign, (f"{finding.check:18}", "bold")), finding.found)]
+    lines = [(Text.assemble(sign, (f"{finding.check:17} ", "bold")), finding.found)]
     for label, text in (("why", finding.why), ("do", finding.remedy)):
         if text:
             lines.append((Text(f"{label:>26}  ", "dim"), text))
     if width is None:
         return Text("\n").join(head + _sentence(text) for head, text in lines)
     rows = Table.grid()
-    rows.add_column(width=28, no_wrap=True)
-    rows.add_column(overflow="fold", width=max(width - 28, 20))
+    side = max(28, len(lines[0][0]))  # of several services a check bears the service's name too
+    rows.add_column(width=side, no_wrap=True)
+    rows.add_column(overflow="fold", width=max(width - side, 20))
     for head, text in lines:
         rows.add_row(head, _sentence(text))
     return rows

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dicom_assets.adapters.credentials import Credential
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.storage import Storage
-from dicom_assets.connections import build_identity, build_lake, build_storage
+from dicom_assets.connections import build_lake, build_storage
 from dicom_assets.core.errors import ServiceUnreachableError
 from dicom_assets.settings import Settings
 
@@ -57,8 +56,8 @@ class Surroundings:
         self.now = now
         self.dagster_home = dagster_home
         self.given_instance = instance
-        self.object_id: str | None = None
-        """Of the identity, as far as a token told."""
+        self.object_ids: dict[str, str] = {}
+        """Of the identities, as far as their tokens told, by the token's check."""
         self.scratch_path = f"_doctor/{uuid.uuid4()}"
         self.scratch_was_used = False
         self.lake_existed = True
@@ -67,11 +66,6 @@ class Surroundings:
     def settings(self) -> Settings:
         """The settings."""
         return self._load()
-
-    @cached_property
-    def identity(self) -> Credential | None:
-        """Whoever asks."""
-        return build_identity(self.settings)
 
     @cached_property
     def lake(self) -> Lake:

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dicom_assets.adapters.storage import STORAGE_SCOPE
+from dicom_assets.connections import build_identity
 from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
+from dicom_assets.settings import Settings
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -18,7 +20,7 @@ _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 def check_service_token(surroundings: Surroundings) -> Finding:
     """A token for the service, with the service's audience."""
     settings = surroundings.settings
-    return _check(surroundings, "token.service", settings.token_scope, settings.require_service_url())
+    return _check(surroundings, "token.service", settings, settings.token_scope, settings.require_service_url())
 
 
 def check_storage_token(surroundings: Surroundings) -> Finding:
@@ -26,12 +28,11 @@ def check_storage_token(surroundings: Surroundings) -> Finding:
     settings = surroundings.settings
     if settings.storage_account is None:
         return Finding("token.storage", Status.GREEN, "The lake is a folder, which needs no token")
-    return _check(surroundings, "token.storage", STORAGE_SCOPE, settings.storage_url)
+    return _check(surroundings, "token.storage", settings.of_lake, STORAGE_SCOPE, settings.storage_url)
 
 
-def _check(surroundings: Surroundings, check: str, scope: str, url: str) -> Finding:
-    identity = surroundings.identity
-    kind = surroundings.settings.authentication
+def _check(surroundings: Surroundings, check: str, signer: Settings, scope: str, url: str) -> Finding:
+    identity, kind = build_identity(signer), signer.authentication
     if identity is None:
         return Finding(check, Status.GREEN, f"DICOM_AUTHENTICATION={kind}: requests go out without a token")
     import httpx
@@ -50,7 +51,8 @@ def _check(surroundings: Surroundings, check: str, scope: str, url: str) -> Find
             remedy="See whether the service and the lake accept it, below",
         )
     facts = _facts(claims)
-    surroundings.object_id = str(facts["object_id"]) if facts["object_id"] else surroundings.object_id
+    if facts["object_id"]:
+        surroundings.object_ids[check] = str(facts["object_id"])
     return _judge(check, claims, facts, scope, surroundings.now())
 
 

@@ -6,7 +6,8 @@ from dicom_assets.adapters.table_changes import TableChanges, open_changes
 from dicom_assets.connections import build_lake
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.schema import Table
-from dicom_assets.settings import Settings, load_settings
+from dicom_assets.services import load_service
+from dicom_assets.settings import Settings
 
 
 def find_table(settings: Settings, name: str) -> Table:
@@ -39,7 +40,7 @@ def changes(
         since: the version that the caller's copy is of; or a time, for the version that was the newest then; None to
             begin with all rows, as inserts.
         until: likewise, where the changes are to end; by default at the newest version.
-        settings: those of the environment by default.
+        settings: those of the environment by default; of several services those of one, by `load_service(name)`.
 
     Returns:
         An iterable of Arrow batches, which pyarrow, Polars and DuckDB also take as it is. Memory does not grow with
@@ -53,5 +54,5 @@ def changes(
     for moment in (since, until):
         if isinstance(moment, datetime) and moment.tzinfo is None:
             raise ValueError("a time needs a zone, such as datetime(2026, 3, 1, tzinfo=UTC)")
-    chosen = settings or load_settings()
+    chosen = settings or load_service()
     return open_changes(build_lake(chosen), find_table(chosen, table), since, until)

@@ -28,6 +28,9 @@ _Output = Annotated[
 _Rows = Annotated[
     int | None, typer.Option(help="Rows to show on the screen, 0 for all; by default as many as have room.", min=0)
 ]
+_Service = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which of the services that DICOM_SERVICES lists, where it does.")
+]
 _ENDINGS = {f".{kind}": kind for kind in Format if kind is not Format.TABLE} | {".ndjson": Format.JSONL}
 _BEGINNING = "beginning"
 
@@ -44,6 +47,7 @@ def sql(
     ] = None,
     output: _Output = None,
     rows: _Rows = None,
+    service: _Service = None,
     as_of: Annotated[
         str | None, typer.Option(help="Ask the tables as they were at a time: ISO 8601 with its zone.")
     ] = None,
@@ -64,21 +68,29 @@ def sql(
 
     dicom-assets sql "SELECT count(*) FROM study" --as-of 2026-03-01T00:00Z
 
-    The lake is that of the settings (DICOM_STORAGE_URL and so on).
+    The lake is that of the settings (DICOM_STORAGE_URL and so on). Of several
+    services (DICOM_SERVICES) a table has the rows of all, with the service in
+    serviceName; north.instance has those of one, and --service leaves out the
+    others.
     Exit code 1: the query failed, 2: the options do not go together.
     """
     from dicom_assets.adapters.lake_sql import ask
     from dicom_assets.adapters.memory import MemoryLimit
     from dicom_assets.connections import build_lake
     from dicom_assets.reading.grid import show_plan, show_rows
-    from dicom_assets.settings import load_settings
+    from dicom_assets.services import choose_services
 
     text = _read_statement(statement, file)
     chosen = _choose_format(kind, output)
-    settings = load_settings(os.environ)
-    versions = _parse_versions(as_of, table_version or [], [table.name for table in settings.tables])
-    memory = MemoryLimit(settings.max_memory_mb)
-    answer = ask(build_lake(settings), text, tables=settings.tables, as_of=versions, memory=memory)
+    services = choose_services(service, os.environ)
+    if table_version and len(services) > 1:
+        raise typer.BadParameter("each service has versions of its own: add --service", param_hint="--table-version")
+    tables = services[0].tables
+    versions = _parse_versions(as_of, table_version or [], [table.name for table in tables])
+    memory = MemoryLimit(services[0].max_memory_mb)
+    lakes = {each.service_name or "": build_lake(each) for each in services}
+    lake = lakes if len(lakes) > 1 else lakes.popitem()[1]
+    answer = ask(lake, text, tables=tables, as_of=versions, memory=memory)
     if chosen is Format.TABLE and answer.is_plan:
         show_plan(_console(), answer)
     elif chosen is Format.TABLE:
@@ -120,6 +132,7 @@ def changes(
     ] = None,
     output: _Output = None,
     rows: _Rows = None,
+    service: _Service = None,
 ) -> None:
     """Give the rows of a table that changed since a version: the net change.
 
@@ -146,7 +159,7 @@ def changes(
     from dicom_assets.reading.change_data import find_table
     from dicom_assets.reading.cursor import Cursor, read_cursor, write_cursor
     from dicom_assets.reading.grid import show_rows
-    from dicom_assets.settings import load_settings
+    from dicom_assets.services import load_service
 
     chosen = _choose_format(kind, output)
     if (since is None) == (state is None):
@@ -159,7 +172,7 @@ def changes(
         )
     start = None if since is None else _parse_version(since, "--since")
     end = None if until is None else _parse_version(until, "--until")
-    settings = load_settings(os.environ)
+    settings = load_service(service, os.environ)
     chosen_table = find_table(settings, table)
     cursor = None if state is None else read_cursor(state, table)
     if cursor is not None:

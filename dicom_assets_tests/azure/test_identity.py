@@ -1,10 +1,13 @@
 """azure-identity's own code against whoever hands out tokens on loopback, and the service that checks them."""
 
+import base64
+import json
 import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from azure.core.pipeline.transport import RequestsTransport
@@ -15,6 +18,7 @@ from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableErro
 from dicom_assets.definitions import open_client
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
+from dicom_assets.services import load_services
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.azure.token_server import ASSERTION, CLIENT, HEADER, SECRET, TENANT, TokenServer
 
@@ -257,3 +261,43 @@ def test_token_is_used_as_long_as_it_lives_while_nobody_hands_out_another(hospit
     assert len(set(hospital.seen)) == 1
     (record,) = [record for record in caplog.records if record.name.startswith("dicom_assets")]
     assert "The last token is used as long as it lives" in record.getMessage()
+
+
+# Several services
+
+
+def test_each_of_several_services_sees_the_tokens_of_its_own_identity_alone(entra, authority, tmp_path):
+    lines, seen, environment = [], {}, {"DICOM_SERVICES": str(tmp_path / "services.toml")}
+    with ExitStack() as stack:
+        other = stack.enter_context(TokenServer(issuer="https://sts.windows.net/other/").running(authority))
+        for name, tokens in (("north", entra), ("south", other)):
+            place = Hospital("")
+            service = stack.enter_context(Service())
+            url = stack.enter_context(serve(service, audience=AUDIENCE, intercept=place.intercept))
+            seen[name] = place.seen
+            environment[f"{name.upper()}_SECRET"] = f"{name}-{SECRET}"
+            lines += [
+                f"[services.{name}]",
+                f'service_url = "{url}"',
+                'start_time = "2026-03-01T00:00Z"',
+                'authentication = "client_secret"',
+                f'azure_tenant_id = "{TENANT}"',
+                f'azure_client_id = "{name}-{CLIENT}"',
+                f'azure_client_secret = {{ env = "{name.upper()}_SECRET" }}',
+                f'azure_authority_host = "{tokens.url}"',
+            ]
+        (tmp_path / "services.toml").write_text("\n".join(lines))
+        for settings in load_services(environment):
+            with open_client(settings) as client:
+                assert client.fetch_latest() is None
+        for name, tokens in (("north", entra), ("south", other)):
+            (request,) = tokens.requests
+            assert request.params["client_id"] == f"{name}-{CLIENT}"
+            assert request.params["client_secret"] == f"{name}-{SECRET}"
+    issuers = {name: {issuer_of(token) for token in tokens} for name, tokens in seen.items()}
+    assert issuers == {"north": {entra.issuer}, "south": {"https://sts.windows.net/other/"}}
+
+
+def issuer_of(header: str) -> str:
+    payload = header.removeprefix("Bearer ").split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["iss"]

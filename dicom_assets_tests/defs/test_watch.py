@@ -21,6 +21,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 DELAY = timedelta(minutes=15)
 HOURLY = build_partitions(START, None)
 NAMES = [table.name for table in TABLES]
+KEYS = [dg.AssetKey(name) for name in NAMES]
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_audit_beside_another_run_warns_and_does_not_fail(lake, instance):
 
 
 def is_late(instance: dg.DagsterInstance, now: datetime) -> str | None:
-    return run(build_freshness_job(NAMES, HOURLY, allowed_lateness(DELAY), lambda: now), instance)
+    return run(build_freshness_job(KEYS, HOURLY, allowed_lateness(DELAY), lambda: now), instance)
 
 
 def materialise(instance: dg.DagsterInstance, *names: str, hour: str) -> None:
@@ -124,7 +125,7 @@ def test_late_hour_is_named_with_the_assets_that_lack_it(instance):
 
 def test_hour_that_has_not_ended_is_never_late(instance):
     early = dg.HourlyPartitionsDefinition(start_date=START, timezone="UTC", fmt=PARTITION_FORMAT, end_offset=1)
-    job = build_freshness_job(NAMES, early, allowed_lateness(DELAY), lambda: START + timedelta(hours=2, minutes=50))
+    job = build_freshness_job(KEYS, early, allowed_lateness(DELAY), lambda: START + timedelta(hours=2, minutes=50))
     assert run(job, instance).startswith("The hour 2026-03-01-01:00 is not in")
     materialise(instance, *NAMES, hour="2026-03-01-01:00")
     assert run(job, instance) is None

@@ -82,7 +82,7 @@ class Automation:
         )
 
     def definitions(self) -> dg.Definitions:
-        return build_definitions(self.load_settings(), self.clock)
+        return build_definitions(self.load_settings(), now=self.clock)
 
     def set_clock(self, hour: float) -> None:
         self.clock.set(START + hour * HOUR)

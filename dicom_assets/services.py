@@ -1,0 +1,249 @@
+"""Several DICOM services in one lake: a file that lists them, and the settings of each.
+
+Each service has the environment's settings, but for those that the file gives it. Its tables lie in a folder of its
+name. An identity is all of a piece: whoever gives a service a part of one takes nothing of the environment's.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+from dicom_assets import setting_rules as rules
+from dicom_assets.adapters.document import load_document
+from dicom_assets.core.errors import SettingsError
+from dicom_assets.core.problem import Place, Problem
+from dicom_assets.settings import Settings, check_settings, load_settings, read_variables
+
+IDENTITY = ("authentication", "azure_tenant_id", "azure_client_id", "azure_client_secret", "azure_authority_host")
+PATHS = tuple(name for name in Settings.model_fields if name.endswith("_table_path"))
+FIELDS = (
+    "service_url", "token_scope", "api_version", "batch_size", "max_concurrent_requests", "start_time", "end_time",
+    "window_delay_minutes", "sensor_interval_seconds", "look_back_hours", "catch_up_hours_per_run", "catch_up_runs",
+    "container_name", *PATHS, "file_system_url", *IDENTITY,
+)  # fmt: skip
+"""What a service may have of its own; the rest is the lake's."""
+_OF_THE_LAKE = frozenset(Settings.model_fields) - {*FIELDS, "services", "service_name", "environment"}
+_SECRETS = ("azure_client_secret",)
+_LIST = "services"
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_LONGEST_NAME = 40
+_EXAMPLE = f'service_url = "{rules.SERVICE_URL_EXAMPLE}"'
+_HEAD = "[services.NAME]"
+_VARIABLE = re.compile(r"\b(?:DICOM_)?([A-Z]+(?:_[A-Z]+)*)\b")
+
+
+def load_services(env: Mapping[str, str] | None = None) -> tuple[Settings, ...]:
+    """The settings of every service: those of the environment where DICOM_SERVICES names no file.
+
+    Args:
+        env: The environment; without it the process's own.
+
+    Raises:
+        SettingsError: a variable or the file cannot be used; its text shows each at fault.
+    """
+    environment = os.environ if env is None else env
+    common = load_settings(environment)
+    if common.services is None:
+        return (common,)
+    if common.service_url is not None:
+        raise SettingsError(
+            "DICOM_SERVICE_URL is set, and DICOM_SERVICES too: it is not clear which services are meant. Unset one of "
+            "the two; in the file each service has a service_url of its own."
+        )
+    parse = partial(_parse, common, environment)
+    path = Path(common.services).expanduser()
+    try:
+        return load_document(path, parse, help_page="docs/services.md", show=_hide_value)
+    except SettingsError as error:
+        raise SettingsError(f"DICOM_SERVICES cannot be used: {error}") from None
+
+
+def load_service(name: str | None = None, env: Mapping[str, str] | None = None) -> Settings:
+    """The settings of one service; where there is one alone it needs no name.
+
+    Args:
+        name: as in the file that DICOM_SERVICES names.
+        env: The environment; without it the process's own.
+
+    Raises:
+        SettingsError: as `load_services`; or there are several, and none is named; or none has that name.
+    """
+    (settings,) = choose_services(name, env, one=True)
+    return settings
+
+
+def choose_services(
+    name: str | None = None, env: Mapping[str, str] | None = None, *, one: bool = False
+) -> tuple[Settings, ...]:
+    """The services that are meant: that of a name, or all.
+
+    Args:
+        name: as in the file that DICOM_SERVICES names.
+        env: The environment; without it the process's own.
+        one: whether several are too many.
+
+    Raises:
+        SettingsError: as `load_service`.
+    """
+    services = load_services(env)
+    names = [str(each.service_name) for each in services if each.service_name]
+    if name is not None and name not in names:
+        known = f"DICOM_SERVICES lists {', '.join(names)}" if names else "DICOM_SERVICES lists none: it is not set"
+        raise SettingsError(f"There is no service {name!r}. {known}.")
+    chosen = tuple(each for each in services if name is None or each.service_name == name)
+    if one and len(chosen) > 1:
+        raise SettingsError(
+            f"There are several services: {', '.join(names)}. Name one: --service NAME, load_service(NAME)."
+        )
+    return chosen
+
+
+def _parse(
+    common: Settings, environment: Mapping[str, str], document: object
+) -> tuple[tuple[Settings, ...], Sequence[Problem]]:
+    """The settings of the file's services, and all that is wrong with it."""
+    problems: list[Problem] = []
+    services: list[Settings] = []
+    for place, name, given in _tables(document, problems):
+        before = len(problems)
+        fields = dict(_read_fields(given, place, environment, problems))
+        if "service_url" not in given:
+            problems.append(Problem((*place, "service_url"), f"service_url is missing. Add it: {_EXAMPLE}."))
+        if len(problems) == before:
+            settings, wrong = check_settings(_complete(name, fields, common, environment))
+            problems += [Problem((*place, field), _explain(field, text)) for field, text in wrong]
+            services += [settings] if settings else []
+    if not problems:
+        problems += _find_conflicts(services)
+    return tuple(services), problems
+
+
+def _tables(document: object, problems: list[Problem]) -> Iterator[tuple[Place, str, dict[str, object]]]:
+    """The place, name and content of each service."""
+    content = document if isinstance(document, dict) else {}
+    listed = content.get(_LIST)
+    for key in content:
+        if key != _LIST:
+            problems.append(Problem((str(key),), f"{key!r} has no meaning here. Begin each service with {_HEAD}."))
+    if not isinstance(listed, dict) or not listed:
+        place: Place = (_LIST,) if _LIST in content else ()
+        problems.append(Problem(place, f"There is no service in it. Begin each with {_HEAD}, and its settings below."))
+        return
+    for name, given in listed.items():
+        place = (_LIST, name)
+        if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+            problems.append(
+                Problem(
+                    place,
+                    f"{name!r} cannot be the name of a service: it stands in names of assets, jobs and folders. Take "
+                    f"small letters and digits, joined by single underscores, {_LONGEST_NAME} at most.",
+                )
+            )
+        elif not isinstance(given, dict):
+            problems.append(Problem(place, f"{name} has no settings. Write [services.{name}], and each in a line."))
+        else:
+            yield place, name, given
+
+
+def _read_fields(
+    given: Mapping[str, object], place: Place, environment: Mapping[str, str], problems: list[Problem]
+) -> Iterator[tuple[str, object]]:
+    """The service's own settings; a value may be that of a variable."""
+    for field, value in given.items():
+        at = (*place, field)
+        if field not in FIELDS:
+            problems.append(Problem(at, _unknown_field(field)))
+        elif isinstance(value, dict):
+            variable = value.get("env")
+            if list(value) != ["env"] or not isinstance(variable, str):
+                problems.append(
+                    Problem(at, f'{field}: a table here names a variable: {field} = {{ env = "VARIABLE" }}.')
+                )
+            elif text := environment.get(variable, "").strip():
+                yield field, text
+            else:
+                problems.append(Problem(at, f"{field}: the variable {variable} is not set. Set it where Dagster runs."))
+        elif field in _SECRETS:
+            problems.append(
+                Problem(
+                    at,
+                    f"{field}: a secret does not belong in a file. Put it into a variable and name that here: "
+                    f'{field} = {{ env = "VARIABLE" }}. If the file was shared, have a new secret made.',
+                )
+            )
+        elif isinstance(value, list | bool):
+            problems.append(Problem(at, f"{field}: a list or true and false is no value here. Give a text or number."))
+        elif str(value).strip():
+            yield field, str(value).strip()
+
+
+def _complete(
+    name: str, own: Mapping[str, object], common: Settings, environment: Mapping[str, str]
+) -> dict[str, object]:
+    """The service's settings, those of the environment included."""
+    inherited: dict[str, object] = dict(read_variables(environment))
+    for field in ("services", *(IDENTITY if any(part in own for part in IDENTITY) else ())):
+        inherited.pop(field, None)
+    paths = {field: f"{name}/{getattr(common, field)}" for field in PATHS}
+    return {
+        **inherited,
+        **paths,
+        "extra_columns": common.extra_columns,
+        "service_name": name,
+        "environment": common,
+        **own,
+    }
+
+
+def _find_conflicts(services: Iterable[Settings]) -> Iterator[Problem]:
+    """What two services must not have both."""
+    for one, other in combinations(services, 2):
+        place, before = (_LIST, str(other.service_name)), (_LIST, str(one.service_name))
+        if one.service_url == other.service_url:
+            yield Problem(
+                (*place, "service_url"),
+                "service_url: another service has the same, so all of it would be read twice. Take one of them out.",
+                (*before, "service_url"),
+            )
+        for field in PATHS:
+            taken = next((each for each in PATHS if _do_overlap(one, each, other, field)), None)
+            if taken is not None:
+                yield Problem(
+                    (*place, field),
+                    f"{field}: {getattr(other, field)!r} overlaps {getattr(one, taken)!r}, the {taken} of "
+                    f"{one.service_name}: each service would take the other's rows for its own. Give each table a "
+                    "folder of its own.",
+                    (*before, taken),
+                )
+
+
+def _do_overlap(one: Settings, path: str, other: Settings, other_path: str) -> bool:
+    same_container = one.container_name == other.container_name
+    return same_container and rules.do_overlap(getattr(one, path), getattr(other, other_path))
+
+
+def _unknown_field(field: str) -> str:
+    plain = field.lower().removeprefix("dicom_")
+    if plain in _OF_THE_LAKE:
+        return (
+            f"{field}: all services have that in common. Set {Settings.model_fields[plain].alias} in the environment."
+        )
+    near = difflib.get_close_matches(plain, FIELDS, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(FIELDS)}."
+    return f"{field}: there is no such setting of a service. {hint}"
+
+
+def _explain(field: str, text: str) -> str:
+    """A rule's text, with the names that the file has for variables."""
+    plain = _VARIABLE.sub(lambda found: found[1].lower() if found[1].lower() in FIELDS else found[0], text)
+    return f"{field}: {plain}"
+
+
+def _hide_value(line: str) -> str:
+    """The line without its value, which may be a secret that has no place there."""
+    name, sign, value = re.match(r"([^=:]*)([=:]?)(.*)", line).groups()  # type: ignore[union-attr]
+    return f"{name}{sign} …" if value.strip() else line
