@@ -21,7 +21,7 @@ from bench.feed import (
     study_values,
 )
 from bench.ours import FILES, open_lake
-from dicom_assets.adapters.delta import Snapshot
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.file_index import build_file_index
 from dicom_assets.core.merge import align_rows
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES

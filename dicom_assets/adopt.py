@@ -15,7 +15,8 @@ from rich.table import Table as Grid
 
 from dicom_assets.adapters.agreement import find_disagreeing
 from dicom_assets.adapters.coverage import count_stored, find_complete, find_hours
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.connections import build_lake, open_client
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.errors import CommitConflictError, LakeError, LakeLostError, SettingsError, UnknownHourError

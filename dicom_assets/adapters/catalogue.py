@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.schema import SERVICE, Table, type_names
 
 

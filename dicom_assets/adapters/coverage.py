@@ -9,8 +9,8 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Snapshot
 from dicom_assets.adapters.derive import is_within
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Entry, Window, parse_timestamps
 from dicom_assets.core.errors import OtherServiceError
 

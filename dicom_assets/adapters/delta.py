@@ -17,8 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
-from datetime import datetime
-from functools import cached_property
 from typing import Protocol
 
 import pyarrow as pa
@@ -29,7 +27,9 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.adapters.decoded import Decoded
-from dicom_assets.adapters.parquet import DataFile, Files, columns_with_statistics, decode, group_small_files
+from dicom_assets.adapters.newest import Newest, commit_name
+from dicom_assets.adapters.parquet import DataFile, columns_with_statistics, decode, group_small_files
+from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.adapters.study_index import StudyIndex
 from dicom_assets.adapters.users_columns import check_users_columns
@@ -41,12 +41,10 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 30
 COMMITS_PER_CHECKPOINT = 10
-"""Whoever opens a table reads its log from the last checkpoint on, and every run opens the tables some twelve times."""
+"""Whoever opens a table reads its log from the last checkpoint on, and every run opens each table once."""
 SAFE_RETENTION_HOURS = 48
 """Two days, since a run may take one (`max_runtime_seconds` in dagster.yaml): what no commit names may be about to be
 committed, and nothing but its age says so."""
-_RANGED = ("sequence", "windowStart")
-"""Columns whose ranges prune files."""
 
 
 class Derivation(Protocol):
@@ -118,134 +116,6 @@ class Written:
     """Of the table, given to it when it was created."""
 
 
-class Snapshot:
-    """One version of a table."""
-
-    def __init__(
-        self, table: Table, delta: DeltaTable, files: Files, studies: StudyIndex, options: dict[str, str] | None = None
-    ) -> None:
-        """A version.
-
-        Args:
-            table: whose.
-            delta: the table as delta-rs sees it.
-            files: its folder.
-            studies: what is known of the lake's files.
-            options: those that delta-rs was given.
-        """
-        self.table = table
-        self.delta = delta
-        self.options = options or {}
-        self.folder = files
-        self._studies = studies
-
-    @property
-    def version(self) -> int:
-        """The Delta version."""
-        return self.delta.version()
-
-    @property
-    def table_id(self) -> str:
-        """What tells the table from one that was created in its place; copies and restored ones have the same."""
-        return str(self.delta.metadata().id)
-
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """The stored table's columns: those declared, and any that were declared once."""
-        return pa.schema(self.delta.schema().to_arrow())
-
-    @cached_property
-    def files(self) -> list[DataFile]:
-        """The live files."""
-        actions = pa.table(self.delta.get_add_actions(flatten=True))
-        ranges = [name for name in _RANGED if f"min.{name}" in actions.column_names]
-        columns = ["path", "size_bytes", "num_records", "modification_time"]
-        columns += [f"{end}.{name}" for name in ranges for end in ("min", "max")]
-        return [
-            DataFile(
-                row["path"],
-                row["size_bytes"],
-                row["num_records"] or 0,
-                {name: (row[f"min.{name}"], row[f"max.{name}"]) for name in ranges},
-                row["modification_time"],
-            )
-            for row in actions.select(columns).to_pylist()
-        ]
-
-    @property
-    def row_count(self) -> int:
-        """Rows of the table."""
-        return sum(file.rows for file in self.files)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the live files."""
-        return sum(file.size_bytes for file in self.files)
-
-    def read(
-        self,
-        columns: Sequence[str] | None = None,
-        *,
-        files: Iterable[DataFile] | None = None,
-        where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
-    ) -> Iterator[tuple[DataFile, pa.Table]]:
-        """The table's rows, file by file.
-
-        Args:
-            columns: names; all of the stored table's by default.
-            files: those to read; all by default.
-            where: gives for each row of a file whether it is wanted; files without one are left out.
-        """
-        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        for file in self.files if files is None else files:
-            rows = self.folder.read(file, schema)
-            wanted = None if where is None else where(rows)
-            if wanted is not None and not pc.all(wanted).as_py():
-                rows = rows.filter(wanted)
-            if len(rows):
-                yield file, rows
-
-    def read_table(
-        self,
-        columns: Sequence[str] | None = None,
-        *,
-        files: Iterable[DataFile] | None = None,
-        where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
-    ) -> pa.Table:
-        """The same as one Arrow table."""
-        names = self.schema.names if columns is None else columns
-        parts = [rows for _, rows in self.read(columns, files=files, where=where)]
-        return pa.concat_tables([pa.schema([self.schema.field(name) for name in names]).empty_table(), *parts])
-
-    def files_of_studies(self, studies: pa.Array) -> list[DataFile]:
-        """The files that hold a row of one of the studies."""
-        return self._studies.find(self.folder, self.files, self.schema.field(self.table.study), studies)
-
-    def files_of_hours(self, first: datetime, last: datetime) -> list[DataFile]:
-        """The files that may hold a row whose hour starts between the two, both included."""
-        return [file for file in self.files if file.may_hold("windowStart", first, last)]
-
-    def candidates(self, desired: Desired) -> list[DataFile]:
-        """The files that may hold a row of one of the desired keys."""
-        if not len(desired.keys):
-            return []
-        if "windowStart" in self.table.schema.names:
-            span = pc.min_max(desired.rows["windowStart"])
-            return self.files_of_hours(span["min"].as_py(), span["max"].as_py())
-        return self.files_of_studies(pc.unique(desired.keys[self.table.study]))
-
-    def concerned(self, rows: pa.Table, file: DataFile) -> pa.ChunkedArray:
-        """For each of some rows or keys whether a file may hold its key; what is looked up in a file stays small so."""
-        if "windowStart" in self.table.schema.names:
-            least, greatest = file.ranges.get("sequence", (None, None))
-            if least is None or greatest is None:
-                return pc.is_valid(rows["sequence"])
-            return pc.and_(pc.greater_equal(rows["sequence"], least), pc.less_equal(rows["sequence"], greatest))
-        studies = self._studies.of_file(file)
-        own = rows[self.table.study]
-        return pc.is_valid(own) if studies is None else pc.is_in(own, value_set=studies)
-
-
 class Lake:
     """The tables of one lake."""
 
@@ -261,7 +131,9 @@ class Lake:
         self._paths = paths
         self.retention_hours = max(retention_hours, SAFE_RETENTION_HOURS)
         self._studies = StudyIndex()
-        self._decoded = Decoded()
+        decoded = Decoded()
+        self._checked: dict[str, tuple[Table, Logged]] = {}
+        self._newest = {name: Newest(storage, path, decoded) for name, path in paths.items()}
 
     def uri(self, table: Table) -> str:
         """Location of a table."""
@@ -274,15 +146,25 @@ class Lake:
             ForeignTableError: what lies there is no table of ours.
             LakeUnavailableError: storage refuses.
         """
-        path = self._paths[table.name]
         try:
-            address, options = self.storage.address(path)
-            with self.storage.explained(path, "open"):
-                delta = DeltaTable(address, version=version, storage_options=options)
+            if version is None:
+                return self._look(table)
+            delta, _ = self._newest[table.name].open(version)
         except TableNotFoundError:
             return None
-        self._check_is_ours(table, delta)
-        return Snapshot(table, delta, Files(self.storage, path, self._decoded), self._studies, options)
+        return self._snapshot(table, Logged.of(delta), lambda: delta)
+
+    def _look(self, table: Table) -> Snapshot:
+        newest = self._newest[table.name]
+        logged = newest.look()
+        return self._snapshot(table, logged, lambda: newest.take(logged)[0])
+
+    def _snapshot(self, table: Table, logged: Logged, connect: Callable[[], DeltaTable]) -> Snapshot:
+        checked = self._checked.get(table.name)
+        if checked is None or checked[0] is not table or checked[1] is not logged:
+            self._check_is_ours(table, logged)
+            self._checked[table.name] = (table, logged)
+        return Snapshot(table, logged, self._newest[table.name].folder, self._studies, connect)
 
     def open_or_create(self, table: Table) -> Snapshot:
         """The table's newest version, after creating it or adding the columns it lacks, as need be."""
@@ -314,8 +196,7 @@ class Lake:
         """
         if version is None:
             return self.open(table) is None
-        path = self._paths[table.name]
-        return not Files(self.storage, path).has(f"_delta_log/{version + 1:020}.json")
+        return not self._newest[table.name].folder.has(commit_name(version + 1))
 
     def write(self, table: Table, derivation: Derivation) -> Written:
         """Brings the table to hold what the derivation says; no commit where it does already.
@@ -343,7 +224,7 @@ class Lake:
                 continue
             if derivation.is_current():
                 with timed(seconds, "join"):
-                    final = self._join_small_files(self._refresh(snapshot)) if done.commits else snapshot
+                    final = self._join_small_files(self._look(table)) if done.commits else snapshot
                 return Written(
                     final.version, done.inserted, done.updated, done.deleted, done.commits, conflicts,
                     done.bytes_written, final.row_count, final.size_bytes, len(final.files), seconds, final.table_id,
@@ -381,7 +262,7 @@ class Lake:
         if not groups:
             return snapshot
         self.join(snapshot, groups)
-        return self._refresh(snapshot)
+        return self._look(snapshot.table)
 
     def join(self, snapshot: Snapshot, groups: Iterable[Sequence[DataFile]]) -> bool:
         """Joins each group of files, in one commit that changes no row.
@@ -410,8 +291,7 @@ class Lake:
         Raises:
             CommitFailedError: another writer was quicker.
         """
-        stored = snapshot.delta.metadata().configuration
-        if stored.items() >= self._retention.items():
+        if snapshot.logged.configuration.items() >= self._retention.items():
             return False
         with snapshot.folder.explained("commit to"):
             snapshot.delta.alter.set_table_properties(self._retention)
@@ -422,23 +302,9 @@ class Lake:
         interval = f"interval {self.retention_hours} hours"
         return {"delta.deletedFileRetentionDuration": interval, "delta.logRetentionDuration": interval}
 
-    def _refresh(self, snapshot: Snapshot) -> Snapshot:
-        """The newest version, for the snapshot's only holder: it is not to be used any more."""
-        delta, options = self._sign_in(snapshot)
-        with self.storage.explained(self._paths[snapshot.table.name], "open"):
-            delta.update_incremental()
-        return Snapshot(snapshot.table, delta, snapshot.folder, self._studies, options)
-
-    def _sign_in(self, snapshot: Snapshot) -> tuple[DeltaTable, dict[str, str]]:
-        """The snapshot's version with options that are good now: what was derived from it may have outlived a token."""
-        options = self.storage.options()
-        if options == snapshot.options:
-            return snapshot.delta, options
-        with self.storage.explained(self._paths[snapshot.table.name], "open"):
-            return DeltaTable(self.uri(snapshot.table), version=snapshot.version, storage_options=options), options
-
     def _commit(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
-        delta, _ = self._sign_in(snapshot)
+        newest = self._newest[snapshot.table.name]
+        delta, options = newest.take(snapshot.logged)
         with self.storage.explained(self._paths[snapshot.table.name], "commit to"):
             delta.create_write_transaction(
                 actions,
@@ -446,6 +312,7 @@ class Lake:
                 delta.schema(),
                 commit_properties=CommitProperties(max_commit_retries=0),  # this version's successor, or nothing
             )
+        newest.give_back(delta, options)
 
     def _discard(self, table: Table, adds: list[AddAction]) -> None:
         """Deletes the files of a lost commit.
@@ -473,14 +340,13 @@ class Lake:
                 storage_options=options,
             )
 
-    def _check_is_ours(self, table: Table, delta: DeltaTable) -> None:
-        protocol = delta.protocol()
-        stored = pa.schema(delta.schema().to_arrow())
+    def _check_is_ours(self, table: Table, logged: Logged) -> None:
+        stored = logged.schema
         check_users_columns(table, stored, self.uri(table))
         problem = None
-        if protocol.min_reader_version > 1:
-            problem = f"it needs Delta reader version {protocol.min_reader_version}, and ours are of version 1"
-        elif delta.metadata().partition_columns:
+        if logged.min_reader_version > 1:
+            problem = f"it needs Delta reader version {logged.min_reader_version}, and ours are of version 1"
+        elif logged.partition_columns:
             problem = "it is partitioned, and ours are not"
         for column in table.columns:
             if column.name not in stored.names:

@@ -8,8 +8,9 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import DataFile
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.dicom_json import METADATA, attributes_schema
 from dicom_assets.core.instance import build_instances, is_live, newest_entries, read_attributes

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import DataFile
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.schema import FILE_INDEX, KEY
 
 CONCURRENT_FILES = 8
@@ -65,7 +66,7 @@ def find_files(lake: Lake, keys: pa.Table) -> Lookup | None:
 
 def _candidates(snapshot: Snapshot, keys: pa.Table, uids: pa.Array) -> Sequence[DataFile]:
     """The files that may hold one of the keys, as far as that is known without opening them, or for less."""
-    actions = pa.table(snapshot.delta.get_add_actions(flatten=True))
+    actions = snapshot.logged.actions
     names = set(actions["path"].to_pylist())
     for column, values in ((SOP_INSTANCE, uids), (STUDY, keys[STUDY] if STUDY in keys.column_names else None)):
         if values is not None and f"min.{column}" in actions.column_names:

@@ -11,8 +11,9 @@ from deltalake import QueryBuilder
 from deltalake.exceptions import DeltaError
 
 from dicom_assets.adapters.catalogue import list_columns, list_tables
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.memory import MemoryLimit
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.sql_errors import Schemas, explain_error
 from dicom_assets.adapters.time_travel import open_at
 from dicom_assets.core.errors import LakeQueryError, LakeUnavailableError, VersionGoneError

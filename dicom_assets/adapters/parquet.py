@@ -67,6 +67,10 @@ class StoredFile:
     modified: datetime
 
 
+Stamp = tuple[str | None, datetime, int]
+"""Of a file: its ETag, time and size. Another file of the same name has another one."""
+
+
 class Files:
     """The files in a table's folder."""
 
@@ -186,12 +190,16 @@ class Files:
 
     def has(self, name: str) -> bool:
         """Whether a file of this name lies in the folder or below."""
+        return self.stamp(name) is not None
+
+    def stamp(self, name: str) -> Stamp | None:
+        """What tells a file from another of the same name; None where there is none."""
         with self.explained("read"):
             try:
-                obstore.head(self._store, name)
+                found = obstore.head(self._store, name)
             except FileNotFoundError:
-                return False
-        return True
+                return None
+        return found["e_tag"], found["last_modified"], found["size"]
 
     def list_names(self, below: str | None = None) -> Iterator[tuple[str, datetime]]:
         """The files in the folder, or in one below it, whether the table has them or not; with the time of storing."""

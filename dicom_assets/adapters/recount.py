@@ -9,8 +9,8 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Snapshot
 from dicom_assets.adapters.derive import read_window
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Entry, Window
 from dicom_assets.core.errors import ServiceError
 

@@ -21,9 +21,10 @@ from dataclasses import replace
 
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters.delta import Derivation, Effect, Lake, Snapshot, Written, timed
+from dicom_assets.adapters.delta import Derivation, Effect, Lake, Written, timed
 from dicom_assets.adapters.merge_statement import build_merge
 from dicom_assets.adapters.parquet import decode
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
 from dicom_assets.adapters.staging import Staging
 from dicom_assets.adapters.storage import Storage
@@ -130,7 +131,7 @@ class SparkLake(Lake):
     def _effect(self, snapshot: Snapshot, tag: str) -> Effect:
         """What the commit with the tag did since the snapshot, which is brought up to date; nothing without one."""
         before = snapshot.version
-        delta = self._refresh(snapshot).delta
+        delta = self._look(snapshot.table).delta
         if delta.version() == before:
             return Effect()
         for commit in delta.history(delta.version() - before):
@@ -142,8 +143,7 @@ class SparkLake(Lake):
         return Effect()
 
     def _isolate(self, snapshot: Snapshot) -> None:
-        configuration = snapshot.delta.metadata().configuration
-        if any(configuration.get(name) != value for name, value in _ISOLATION.items()):
+        if any(snapshot.logged.configuration.get(name) != value for name, value in _ISOLATION.items()):
             self._set_properties(snapshot.table, _ISOLATION)
 
     def _set_properties(self, table: Table, properties: dict[str, str]) -> None:

@@ -19,8 +19,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import DataFile
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.time_travel import open_at, read_log
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
 from dicom_assets.core.row_changes import ChangeType, build_changes, change_schema, mark_rows
@@ -49,7 +50,7 @@ class TableChanges:
         """
         self._old, self._new = old, new
         self.table: Table = new.table
-        self.table_id = str(new.delta.metadata().id)
+        self.table_id = new.table_id
         """Of the Delta table: another one if the table was created anew."""
         self.since = BEGINNING if old is None else old.version
         """The older version."""
@@ -227,7 +228,7 @@ def open_changes(
             f"There is no table {table.name} at {lake.uri(table)}. Materialise the asset {table.name}; if the tables "
             f"lie elsewhere, set DICOM_STORAGE_URL, DICOM_CONTAINER_NAME and DICOM_{table.name.upper()}_TABLE_PATH."
         )
-    if table_id not in (None, str(newest.delta.metadata().id)):
+    if table_id not in (None, newest.table_id):
         raise CursorError(
             f"The table {table.name} was created anew since its changes were read last, so its versions began at 0 "
             "again. Empty the copy, and load it from the beginning (without the state file)."

@@ -8,8 +8,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
 
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import Files
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.errors import VersionGoneError
 
 _LOG = "_delta_log/"

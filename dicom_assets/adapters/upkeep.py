@@ -17,8 +17,9 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.schema import Table
 
 logger = logging.getLogger(__name__)
@@ -261,7 +262,7 @@ def _oldest_version(snapshot: Snapshot, log: _Log, horizon: datetime, gone: set[
     """The oldest version that can be read: the log tells of it, and all of its files are there.
 
     Args:
-        snapshot: the newest; afterwards it is of that version.
+        snapshot: the newest, for this alone: what delta-rs sees of it moves back.
         log: the table's.
         horizon: what was current then ought to be there.
         gone: files that are to be deleted.

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 
-from dicom_assets.adapters.delta import Derivation, Given, Lake, Snapshot, Written
+from dicom_assets.adapters.delta import Derivation, Given, Lake, Written
 from dicom_assets.adapters.derive import HoursOf, is_within
 from dicom_assets.adapters.memory import MemoryLimit
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.failure import retrying

@@ -13,7 +13,8 @@ from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.adapters import delta, parquet, study_index
-from dicom_assets.adapters.delta import Given, Lake, Snapshot
+from dicom_assets.adapters.delta import Given, Lake
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
@@ -182,7 +183,7 @@ def test_only_files_of_the_hour_that_may_hold_its_sequences_are_read_for_it(lake
         store(lake, entry(3600 * hour), table=CHANGE_FEED)
     reads = []
     monkeypatch.setattr(
-        delta.Files, "read", lambda self, file, *given, read=delta.Files.read, **named: reads.append(file.name)
+        parquet.Files, "read", lambda self, file, *given, read=parquet.Files.read, **named: reads.append(file.name)
         or read(self, file, *given, **named)
     )  # fmt: skip
     store(lake, entry(3601), table=CHANGE_FEED)

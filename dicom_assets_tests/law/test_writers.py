@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from dicom_assets.adapters import parquet
-from dicom_assets.adapters.delta import Lake, Snapshot
+from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.schema import TABLES, Table
 from dicom_assets.emulator.store import Service

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from dicom_assets.adapters.delta import Snapshot
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.spark import SparkLake
 from dicom_assets.adapters.spark_session import Spark
 from dicom_assets.adapters.storage import Storage
