@@ -21,7 +21,7 @@ from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
@@ -311,6 +311,10 @@ class Lake:
                 "append",
                 delta.schema(),
                 commit_properties=CommitProperties(max_commit_retries=0),  # this version's successor, or nothing
+                # To look for old entries costs more the more there are; upkeep does it too.
+                post_commithook_properties=PostCommitHookProperties(
+                    cleanup_expired_logs=snapshot.version % COMMITS_PER_CHECKPOINT == 0
+                ),
             )
         newest.give_back(delta, options)
 
