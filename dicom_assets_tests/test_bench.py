@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.history import ROWS_PER_HOUR, build_history
 from bench.measure import ROOT, measure
 from bench.report import (
     deep_table,
+    fan_out_table,
     headers_table,
     hour_table,
     million_table,
@@ -174,3 +176,23 @@ def test_what_dagster_adds_is_reported_with_the_imports_ratio(monkeypatch):
     assert "where numpy is installed" in table
     assert table.count(" | 2.00 | 1.00–3.00 |") == 8
     assert [target.is_met for target in targets_of_orchestration(result)] == [True, False]
+
+
+def test_month_by_several_workers_is_told_beside_the_first_case():
+    common = {"reading_at_once": 4, "reading_seconds": 9.6, "merging_seconds": 50, "is_correct": True}
+    cases = [
+        {"workers": workers, "killed": killed, "seconds": seconds, **common}
+        for workers, killed, seconds in ((1, 0, 300), (4, 0, 100), (4, 1, 120))
+    ]
+    assert [line.split(" | ")[:3] for line in fan_out_table({"cases": cases}).splitlines()[2:]] == [
+        ["| 1", "300", "1.00"],
+        ["| 4", "100", "3.00"],
+        ["| 4, one of them killed", "120", "2.50"],
+    ]
+
+
+def test_service_that_is_late_is_late_with_every_page(feed):
+    with serving(feed.folder, latency_seconds=0.2) as url:
+        before = time.monotonic()
+        assert len(fetch(url, "limit=200")) == 200
+        assert time.monotonic() - before >= 0.2

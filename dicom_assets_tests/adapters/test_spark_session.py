@@ -114,6 +114,7 @@ def fail(message: str, kind: type[Exception] = PySparkException, condition: str 
     [
         ("[DATA_SOURCE_NOT_FOUND] Failed to find the data source: delta", EngineError, "does not know Delta tables"),
         ("[UNSUPPORTED_FEATURE.TABLE_OPERATION] `t` does not support MERGE", EngineError, "DeltaSparkSessionExtension"),
+        ("[TABLE_OR_VIEW_NOT_FOUND] `delta`.`file:///lake/study`", EngineError, "Delta's jars"),
         ("[PATH_NOT_FOUND] Path does not exist: file:/lake", NotSeenError, "PySparkException"),
         ("Operation failed: 'This request is not authorized', 403, HEAD", EngineError, "own identity may not write"),
         ("UNAUTHENTICATED: wrong token", EngineError, "token in DICOM_SPARK_REMOTE"),

@@ -62,7 +62,7 @@ def open_session(url: str, database: str) -> Iterator["SparkSession"]:
     session.stop()
 
 
-def spark_command(folder: Path) -> list[str]:
+def spark_command(folder: Path, *, master: str = "local[2]", home: Path = HOME, has_delta: bool = True) -> list[str]:
     """A small Spark on a port that the system picks, with all that it writes in this folder."""
     configuration = {
         "spark.connect.grpc.binding.address": "127.0.0.1",
@@ -80,7 +80,10 @@ def spark_command(folder: Path) -> list[str]:
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.ui.enabled": "false",
     }
-    command = [str(HOME / "bin/spark-submit"), "--master", "local[2]", "--driver-memory", "1g"]
+    if not has_delta:
+        for name in ("spark.sql.catalog.spark_catalog", "spark.sql.extensions"):
+            del configuration[name]
+    command = ["env", f"SPARK_HOME={home}", str(home / "bin/spark-submit"), "--master", master, "--driver-memory", "1g"]
     for name, value in configuration.items():
         command += ["--conf", f"{name}={value}"]
     return [*command, "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
@@ -121,7 +124,7 @@ def _start(folder: Path, command: list[str]) -> int:
     os.mkfifo(folder / "pipe")
     (folder / "log").write_text("")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
-    environment |= {"SPARK_HOME": str(HOME), "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment |= {"SPARK_LOCAL_IP": "127.0.0.1"}
     subprocess.run(
         ["sh", "-c", GUARDED, "sh", *command],
         cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, check=True,

@@ -1,5 +1,7 @@
 """Real Apache Spark with Delta merges: beside the default engine, beside itself, and past a writer that was killed."""
 
+import os
+import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from dicom_assets.adapters import parquet, spark_session
 from dicom_assets.adapters.merge_statement import build_merge
 from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
 from dicom_assets.adapters.staging import Staging
+from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import EngineError, LakeError
 from dicom_assets.core.schema import STUDY, TABLES
 from dicom_assets.emulator.store import Service
@@ -22,6 +25,7 @@ from dicom_assets_tests.adapters.lakes import Wanted, read, store, study
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
 from dicom_assets_tests.law.test_order import HOURS, histories, law
 from dicom_assets_tests.law.world import World, hours, read_tables
+from dicom_assets_tests.spark.fetch import HOME
 from dicom_assets_tests.spark.lakes import TakingTurns, build_spark_lake, check_history, leftovers
 from dicom_assets_tests.spark.server import find_java, share_process, spark_command
 
@@ -113,20 +117,59 @@ def test_tables_obey_the_law_with_engines_that_take_turns(shard, spark_url, tmp_
     check_history(TakingTurns(tmp_path_factory.mktemp("law"), Spark(spark_url)), history, order)
 
 
-@pytest.mark.deep
-def test_executors_in_processes_of_their_own_merge_as_well(tmp_path):
+@pytest.fixture(scope="module")
+def spread_url(tmp_path_factory) -> Iterator[str]:
+    """Spark with executors in processes of their own."""
     find_java()
-    folder = tmp_path / "spark"
-    command = ["local-cluster[2,1,1024]" if word == "local[2]" else word for word in spark_command(folder)]
+    folder = tmp_path_factory.mktemp("local-cluster")
+    with share_process(folder, spark_command(folder, master="local-cluster[2,1,1024]")) as address:
+        yield f"sc://{address}"
+
+
+@pytest.mark.deep
+@given(history=histories, order=st.permutations(range(HOURS)))
+@law(3)
+def test_tables_obey_the_law_with_executors_in_processes_of_their_own(spread_url, tmp_path_factory, history, order):
+    check_history(TakingTurns(tmp_path_factory.mktemp("law"), Spark(spread_url)), history, order)
+
+
+@pytest.mark.deep
+def test_upkeep_by_either_engine_changes_no_row_and_is_no_hindrance_to_the_other(real, spark, tmp_path):
+    spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.parallelism", 1)  # VACUUM has a task for each
+    lake = TakingTurns(tmp_path, real)
+    with Service(seed=1) as service:
+        world = World(service, lake)
+        play(service, FIRST_HOUR)
+        world.run_chain(hours(0))
+        for table in TABLES:
+            spark.sql(f"OPTIMIZE delta.`file://{lake.uri(table)}`")
+            spark.sql(f"VACUUM delta.`file://{lake.uri(table)}`")
+        assert read_tables(lake) == world.expected()
+        play(service, SECOND_HOUR)
+        world.run_chain(hours(1))
+        assert all(maintain(lake, table).is_complete for table in TABLES)
+        assert read_tables(lake) == world.expected()
+        lake._turn = not lake._turn
+        world.run_chain(hours(0))
+        assert read_tables(lake) == world.expected()
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("lacks", ["settings", "jars and settings"])
+def test_real_spark_without_delta_is_told_what_it_lacks_and_nothing_written(lacks, tmp_path):
+    find_java()
+    folder, home = tmp_path / "spark", HOME
+    if "jars" in lacks:
+        home = shutil.copytree(HOME, tmp_path / "home", copy_function=os.link)
+        for jar in (home / "jars").glob("delta-*.jar"):
+            jar.unlink()
+    command = spark_command(folder, home=home, has_delta=False)
     with share_process(folder, command) as address, closing(Spark(f"sc://{address}")) as session:
-        lake = TakingTurns(tmp_path / "lake", session)
-        with Service(seed=1) as service:
-            world = World(service, lake)
-            play(service, FIRST_HOUR)
-            world.run_chain(hours(0))
-            play(service, SECOND_HOUR)
-            world.run_chain(hours(1))
-            assert read_tables(lake) == world.expected()
+        lake = build_spark_lake(tmp_path / "lake", session)
+        with pytest.raises(EngineError, match=r"does not know Delta tables .*DeltaSparkSessionExtension"):
+            store(lake, study("1.1"))
+    assert lake.open(STUDY).row_count == 0
+    assert leftovers(lake) == []
 
 
 def test_folder_that_spark_does_not_see_is_explained_and_nothing_written(real, tmp_path, monkeypatch):
