@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 UNDECODABLE = (msgspec.DecodeError, RecursionError)
 """What the decoder raises for a text that is no JSON, has another shape, or is nested without end."""
 
-_FIRST_BLOCK = "10"
-"""Of the 240 blocks of a private group; the number of the element that reserves it is the block's own."""
-
-
 UNREADABLE = "_unreadable"
 """The column of `split_elements` that tells which texts are no DICOM JSON objects."""
+
+_FIRST_BLOCK = "10"
+"""Of the 240 blocks of a private group; the number of the element that reserves it is the block's own."""
 
 
 def split_elements(metadata: pa.ChunkedArray, steps: Sequence[Step]) -> pa.Table:
