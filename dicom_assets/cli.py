@@ -341,6 +341,7 @@ def doctor(
             surroundings = Surroundings(
                 partial(load_service, name, os.environ),
                 lambda: datetime.now(UTC),
+                service_name=name,
                 dagster_home=os.environ.get("DAGSTER_HOME"),
             )
             for finding in examine(surroundings, chosen):

@@ -123,7 +123,7 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
 
 
 def _examine(settings: Settings, now: Callable[[], datetime], instance: dg.DagsterInstance) -> Iterator[Finding]:
-    return examine(Surroundings(lambda: settings, now, instance=instance))
+    return examine(Surroundings(lambda: settings, now, service_name=settings.service_name, instance=instance))
 
 
 defs = build_definitions(*load_services())

@@ -276,9 +276,9 @@ def test_lake_that_is_written_meanwhile_proves_nothing(move, monkeypatch):
     move.to_new_dagster()
     find = adopt.find_disagreeing
 
-    def write_meanwhile(lake):
+    def write_meanwhile(lake, tables):
         lake.open(SERIES).delta.delete()
-        return find(lake)
+        return find(lake, tables)
 
     monkeypatch.setattr(adopt, "find_disagreeing", write_meanwhile)
     with pytest.raises(CommitConflictError, match="series was written while it was looked at"):

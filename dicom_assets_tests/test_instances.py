@@ -330,6 +330,6 @@ def test_public_names_come_without_dagster():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     files = {"InstanceFile", "iter_instances", "open_instance", "read_header"}
-    assert set(dicom_assets.__all__) == {*files, "TableChanges", "changes"}
+    assert set(dicom_assets.__all__) == {*files, "TableChanges", "changes", "load_service"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         dicom_assets.nothing  # noqa: B018

@@ -131,5 +131,13 @@ class InstanceDeletedError(InstanceFileGoneError):
     """The instance was deleted since `file_index` was written."""
 
 
+class DisagreementError(LakeError):
+    """Rows of a table are not those that it is made from."""
+
+
+class LateHourError(DicomAssetsError):
+    """An hour that is due is not in the tables."""
+
+
 class AlertError(DicomAssetsError):
     """An alert could not be delivered."""

@@ -5,6 +5,8 @@ from typing import Protocol
 import dagster as dg
 
 from dicom_assets.adapters.shortcuts import Outcome
+from dicom_assets.core.errors import FabricError
+from dicom_assets.defs.failure import fail
 from dicom_assets.defs.naming import PLAIN, Naming
 
 
@@ -36,7 +38,7 @@ def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.
             context.log.info("%s: %s", outcome.step.shortcut.path, outcome.done(dry_run=config.dry_run))
         problems = [outcome.problem for outcome in outcomes if outcome.problem]
         if problems:
-            raise dg.Failure("\n".join(dict.fromkeys(problems)), allow_retries=False)
+            fail(FabricError("\n".join(dict.fromkeys(problems))))
 
     @dg.job(
         name=naming.name("fabric_shortcuts"),

@@ -1,7 +1,8 @@
 """What heals by itself is tried again, what does not fails at once: the one place where our errors become Dagster's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import dagster as dg
 
@@ -52,4 +53,13 @@ def retrying(attempts_before: int) -> Iterator[None]:
         if heals(error) and attempts_before < RETRIES.max_retries:
             seconds = RETRIES.calculate_delay(attempts_before + 1)
             raise dg.RetryRequested(RETRIES.max_retries, seconds_to_wait=seconds) from error
-        raise dg.Failure(str(error), allow_retries=False) from error
+        fail(error)
+
+
+def fail(error: DicomAssetsError, metadata: Mapping[str, Any] | None = None) -> NoReturn:
+    """Fails the step in the error's own words, which alerts tell too.
+
+    Raises:
+        dagster.Failure: always.
+    """
+    raise dg.Failure(str(error), metadata=metadata, allow_retries=False) from error

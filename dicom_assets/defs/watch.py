@@ -11,9 +11,10 @@ import dagster as dg
 
 from dicom_assets.adapters.agreement import audit
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.core.errors import LakeLostError
+from dicom_assets.core.errors import DisagreementError, LakeLostError, LateHourError
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.checks import SPECS, describe_agreement
+from dicom_assets.defs.failure import fail
 from dicom_assets.defs.freshness import allowed_lateness
 from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.partitions import partition_key
@@ -69,7 +70,7 @@ def build_audit(lake: Lake, tables: Sequence[Table], naming: Naming = PLAIN) -> 
         try:
             require_same_lake(context.instance, lake, tables, naming)
         except LakeLostError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            fail(error)
         lost = _describe_lost(find_lost_hours(context.instance, lake, naming))
         found = audit(lake, tables)
         disagreeing = [name for name, agreement in found.items() if not agreement.is_complete]
@@ -88,12 +89,13 @@ def build_audit(lake: Lake, tables: Sequence[Table], naming: Naming = PLAIN) -> 
             )
             context.log.info("%s: %s %s", name, description, describe_agreement(agreement))
         if lost:
-            raise dg.Failure(f"{lost} {REMEDY}", allow_retries=False)
+            fail(LakeLostError(f"{lost} {REMEDY}"))
         if disagreeing and not busy:
-            raise dg.Failure(
-                f"The audit found rows that do not agree in {', '.join(disagreeing)}. {_explain(busy)}",
-                metadata={name: describe_agreement(found[name]) for name in disagreeing},
-                allow_retries=False,
+            fail(
+                DisagreementError(
+                    f"The audit found rows that do not agree in {', '.join(disagreeing)}. {_explain(busy)}"
+                ),
+                {name: describe_agreement(found[name]) for name in disagreeing},
             )
 
     @dg.job(
@@ -138,11 +140,12 @@ def build_freshness_job(
         hour = partition_key(window.start)
         late = [key.to_user_string() for key in assets if not _is_materialised(context.instance, key, hour)]
         if late:
-            raise dg.Failure(
-                f"The hour {hour} is not in {', '.join(late)} {minutes} minutes after its end. Look for failed or "
-                "queued runs, and whether the daemon runs and what requests the hours is switched on; then materialise "
-                "what is missing.",
-                allow_retries=False,
+            fail(
+                LateHourError(
+                    f"The hour {hour} is not in {', '.join(late)} {minutes} minutes after its end. Look for failed or "
+                    "queued runs, and whether the daemon runs and what requests the hours is switched on; then "
+                    "materialise what is missing."
+                )
             )
         context.log.info("The hour %s is in.", hour)
 

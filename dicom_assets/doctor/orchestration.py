@@ -60,7 +60,7 @@ def check_pool(surroundings: Surroundings) -> Finding:
     from dicom_assets.defs.naming import Naming
 
     check, instance = "dagster.pool", surroundings.instance
-    pool = Naming(surroundings.settings.service_name).name(POOL)
+    pool = Naming(surroundings.service_name).name(POOL)
     config = instance.get_concurrency_config().pool_config
     own = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits() if not pool.from_default}
     limit = own.get(pool, config.default_pool_limit)

@@ -41,6 +41,7 @@ class Surroundings:
         load: Callable[[], Settings],
         now: Callable[[], datetime],
         *,
+        service_name: str | None = None,
         dagster_home: str | None = None,
         instance: "DagsterInstance | None" = None,
     ) -> None:
@@ -49,11 +50,13 @@ class Surroundings:
         Args:
             load: gives the settings, or raises a SettingsError.
             now: the time, with a zone.
+            service_name: of the service, where there are several.
             dagster_home: the folder of Dagster's instance.
             instance: Dagster's instance, where there is one already.
         """
         self._load = load
         self.now = now
+        self.service_name = service_name
         self.dagster_home = dagster_home
         self.given_instance = instance
         self.object_ids: dict[str, str] = {}

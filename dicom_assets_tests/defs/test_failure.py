@@ -3,6 +3,7 @@
 import json
 import socket
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,12 +16,14 @@ from dicom_assets.adapters import webhook
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.webhook import post_alert
 from dicom_assets.core import errors
+from dicom_assets.core.change_feed import HOUR
 from dicom_assets.core.errors import AlertError, DicomAssetsError, ServiceRefusedError, ServiceUnreachableError
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs import failure
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.failure import heals, retrying
 from dicom_assets.defs.hour_runs import Reason, Span, build_request
+from dicom_assets.defs.watch import build_freshness_job
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.law.world import START
 
@@ -164,6 +167,17 @@ def test_of_a_run_that_the_sensors_ask_for_again_the_message_says_so(instance):
     told.fail(ServiceUnreachableError("no answer"), partition_key=request.partition_key, tags=request.tags)
     told.tick()
     assert "The hours are asked for again by themselves, after 5 minutes" in told.alerts[0]["text"]
+
+
+def test_an_hour_that_is_late_is_told_in_words_that_help(instance):
+    told = Told(instance)
+    hours = dg.HourlyPartitionsDefinition("2026-03-01-00:00")
+    job = build_freshness_job([dg.AssetKey("study")], hours, timedelta(minutes=30), lambda: START + 3 * HOUR)
+    assert not job.execute_in_process(instance=instance, raise_on_error=False).success
+    told.tick()
+    (alert,) = told.alerts
+    assert "Why: The hour 2026-03-01-01:00 is not in study 30 minutes after its end. Look for failed" in alert["text"]
+    assert alert["error"] == "LateHourError"
 
 
 def test_a_failed_run_is_told_once(instance):
