@@ -65,10 +65,12 @@ bench: $(BENCH_READY) ## Measure small hours, this project beside others (five m
 	@$(BIN)/python -m bench.deep --depths 10000 50000
 	@$(BIN)/python -m bench.headers
 
-bench-full: $(BENCH_READY) $(CLUSTER_READY) ## Measure everything, and write docs/benchmarks.md (two hours)
+bench-full: $(BENCH_READY) $(CLUSTER_READY) ## Measure everything, and write docs/benchmarks.md and docs/capacity.md (three hours)
 	@$(BIN)/python -m bench.run --rounds 5 --publish
 	@$(BIN)/python -m bench.orchestration --publish
 	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --scattered 100000 1000000 5000000 --publish
+	@$(BIN)/python -m bench.engines --rows 100000 1000000 5000000 20000000 --scattered 100000 1000000 --publish
+	@$(BIN)/python -m bench.capacity --rows 100000 1000000 5000000 20000000 --publish
 	@$(BIN)/python -m bench.month --publish
 	@$(BIN)/python -m bench.year --publish
 	@$(BIN)/python -m bench.deep --publish

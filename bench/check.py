@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import duckdb
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
 from bench.feed import Feed, digest_of
+from dicom_assets.core.schema import TABLES, Table
 
 
 def expected_counts(feed: Feed) -> dict[str, int]:
@@ -21,6 +23,21 @@ def expected_counts(feed: Feed) -> dict[str, int]:
 def count_rows(lake: Path) -> dict[str, int]:
     """Rows that they have."""
     return {name: int(_dataset(lake / name).count_rows()) for name in ("instance", "series", "study", "file_index")}
+
+
+def digest_tables(lake: Path) -> dict[str, str]:
+    """Number and digest of each table's rows, which depend on neither order nor files."""
+    return {table.name: _digest(lake / table.name, table) for table in TABLES}
+
+
+def _digest(path: Path, table: Table) -> str:
+    columns = ", ".join(f'"{name}"' for name in table.schema.names if name not in table.ignored)
+    found = duckdb.sql(
+        f"SELECT count(*), coalesce(sum(hash({columns})::HUGEINT), 0) FROM read_parquet($1)",
+        params=[DeltaTable(path).file_uris()],
+    ).fetchone()
+    assert found is not None
+    return f"{found[0]}:{found[1]}"
 
 
 def is_correct(folder: Path, feed: Feed, tables: int) -> bool:

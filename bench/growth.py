@@ -5,6 +5,7 @@ and deletes are those of whole studies and series of the last hours, or of singl
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,11 +40,20 @@ def spec_of(rows: int, changes: int, *, scattered: bool) -> Spec:
     return Spec(changes, delete_share=0.025, study_size=STUDY_SIZE, history=rows, scattered=scattered)
 
 
+def copy_history(rows: int, lake: Path) -> None:
+    """A copy of the lake, whose data files are links, since none is ever changed; of the log's, Spark changes one."""
+    subprocess.run(["cp", "-al", str(open_history(rows)), str(lake)], check=True)
+    for log in lake.glob("*/_delta_log"):
+        shutil.copytree(log, log.with_suffix(".copy"))
+        shutil.rmtree(log)
+        log.with_suffix(".copy").rename(log)
+
+
 def run_hour(rows: int, feed: Feed) -> dict[str, Any]:
-    """The hour into a copy of the lake, whose files are links: none is ever changed."""
+    """The hour into a copy of the lake."""
     with tempfile.TemporaryDirectory(dir=CACHE) as name, serving(feed.folder) as url:
         lake = Path(name) / "tables"
-        subprocess.run(["cp", "-al", str(open_history(rows)), str(lake)], check=True)
+        copy_history(rows, lake)
         measured = measure([sys.executable, "-m", "bench.ours_inprocess", url, str(lake), feed.start, feed.end])
         counts = count_rows(lake)
     return {**as_json(measured), "is_correct": counts == expected_counts(feed)}

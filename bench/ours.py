@@ -31,8 +31,14 @@ choose_memory_pool()
 pa.array([0])  # the first list that Arrow sees imports pandas, where that is installed: here it is, for notebooks
 
 
-def open_lake(folder: str) -> Lake:
-    return Lake(Storage(folder), {table.name: table.name for table in TABLES})
+def open_lake(folder: str, spark_remote: str = "") -> Lake:
+    storage, paths = Storage(folder), {table.name: table.name for table in TABLES}
+    if not spark_remote:
+        return Lake(storage, paths)
+    from dicom_assets.adapters.spark import SparkLake
+    from dicom_assets.adapters.spark_session import Spark
+
+    return SparkLake(storage, paths, spark=Spark(spark_remote))
 
 
 def parse_window(start: str, end: str) -> Window:

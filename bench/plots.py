@@ -90,6 +90,36 @@ def draw_growth(result: dict[str, Any], path: Path) -> None:
         memory.legend(frameon=False, loc="lower right")
 
 
+def draw_engines(result: dict[str, Any], path: Path) -> None:
+    """CPU and seconds of the same hour by either engine, by the rows that `instance` has before."""
+    with figure(path, columns=2) as (cpu, seconds):
+        for scattered, style in ((False, "-"), (True, "--")):
+            for engine, colour in (("delta-rs", OURS), ("spark", SECOND)):
+                cases = [
+                    case for case in result["cases"] if case["scattered"] is scattered and case["engine"] == engine
+                ]
+                if not cases:
+                    continue
+                cases.sort(key=_rows_of)
+                label = f"{engine}{', scattered updates' if scattered else ''}"
+                for axes, name in ((cpu, "total_cpu_seconds"), (seconds, "seconds")):
+                    middle = [case[name]["median"] for case in cases]
+                    low = [case[name]["median"] - case[name]["min"] for case in cases]
+                    high = [case[name]["max"] - case[name]["median"] for case in cases]
+                    rows = [case["rows"] for case in cases]
+                    axes.errorbar(
+                        rows, middle, (low, high), color=colour, linestyle=style, marker="o", capsize=3, label=label
+                    )
+        sizes = sorted({case["rows"] for case in result["cases"]})
+        for axes, title in ((cpu, "CPU seconds of the hour, Spark's included"), (seconds, "Seconds of the hour")):
+            axes.set_xscale("log")
+            axes.set_xticks(sizes, [_short(size) for size in sizes])
+            axes.minorticks_off()
+            _from_zero(axes, "rows in instance before the hour")
+            axes.set_title(title)
+        cpu.legend(frameon=False)
+
+
 def _short(rows: int) -> str:
     return f"{rows / 1e6:.0f} M" if rows >= 950_000 else f"{rows / 1e3:.0f} k"
 

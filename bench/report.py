@@ -1,11 +1,12 @@
-"""The results as tables and plots: `python -m bench.report` writes the generated parts of docs/benchmarks.md.
+"""The results as tables and plots: `python -m bench.report` writes the generated parts of two pages in docs/.
+
+These are benchmarks.md and capacity.md.
 
 Without arguments it takes the published results (bench/results); `--latest` takes those of the last runs, for a look.
 """
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isnan
@@ -13,11 +14,26 @@ from operator import ge, le
 from pathlib import Path
 from typing import Any
 
+from bench import capacity_page
+from bench.document import fill_in, grid
 from bench.measure import LATEST, PUBLISHED, ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
+CAPACITY = ROOT / "docs" / "capacity.md"
 IMAGES = ROOT / "docs" / "images"
-_NAMES = ("hour", "orchestration", "growth", "month", "year", "deep", "million", "headers", "fan_out")
+_NAMES = (
+    "hour",
+    "orchestration",
+    "growth",
+    "engines",
+    "capacity",
+    "month",
+    "year",
+    "deep",
+    "million",
+    "headers",
+    "fan_out",
+)
 _MISSING = "Not measured yet."
 
 Result = dict[str, Any]
@@ -39,7 +55,7 @@ class Target:
 
 def hour_table(result: Result) -> str:
     """The contenders of an hour, fastest first."""
-    return _grid(
+    return grid(
         (
             "way",
             "tables",
@@ -77,7 +93,7 @@ def _correct(row: Result) -> str:
 def hour_summary(result: Result) -> str:
     """What a stranger wants to know."""
     rows = [row for row in _fastest_first(result) if row["name"] not in ("bare", "ours_extract", "ours_command")]
-    return _grid(
+    return grid(
         ("way", "changes per second", "tables kept", "correct"),
         [
             (row["label"], f"{row['changes_per_second']:,}", str(row["tables"] or "none: the floor"), _correct(row))
@@ -105,7 +121,7 @@ def orchestration_table(result: Result) -> str:
         ]
     rows = [(label, f"{of['median']:.2f}", f"{of['min']:.2f}–{of['max']:.2f}") for label, of in figures]
     packages = ", ".join(f"{name} {cost:,.0f}" for name, cost in result["slowest_imports_milliseconds"].items())
-    table = _grid((f"an hour of {result['changes_per_hour']:,} changes", "seconds, median", "least–most"), rows)
+    table = grid((f"an hour of {result['changes_per_hour']:,} changes", "seconds, median", "least–most"), rows)
     return f"{table}\n\nWhere the import's time goes, in milliseconds by package (`-X importtime`): {packages}."
 
 
@@ -125,16 +141,61 @@ def growth_table(result: Result) -> str:
                 "yes" if case["is_correct"] else "**no**",
             )
         )
-    return _grid(
+    return grid(
         ("rows before", "updates and deletes", "CPU s (least–most)", "× the smallest", "seconds", "memory", "correct"),
         rows,
     )
 
 
+def engines_table(result: Result) -> str:
+    """The same hour by both engines, and from where on Spark takes less of this machine."""
+    rows = []
+    for case in sorted(result["cases"], key=lambda case: (case["scattered"], case["rows"], case["engine"])):
+        is_spark = case["engine"] == "spark"
+        cpu, seconds = case["total_cpu_seconds"], case["seconds"]
+        rows.append(
+            (
+                f"{case['rows']:,}",
+                "all over the history" if case["scattered"] else "recent studies",
+                "Spark" if is_spark else "delta-rs",
+                f"{seconds['median']:.1f} ({seconds['min']:.1f}–{seconds['max']:.1f})",
+                f"{cpu['median']:.1f} ({cpu['min']:.1f}–{cpu['max']:.1f})",
+                f"{case['spark_cpu_seconds']['median']:.1f}" if is_spark else "–",
+                f"{case['peak_mib']['median']:,.0f} MiB",
+                f"{case['spark_peak_mib']['median']:,.0f} MiB" if is_spark else "–",
+                "yes" if case["is_correct"] and case["is_equal"] else "**no**",
+            )
+        )
+    head = ("rows before", "updates and deletes", "engine", "seconds (least–most)", "CPU s (least–most)")
+    table = grid((*head, "of these, Spark's", "memory of the run", "of Spark", "correct, and equal"), rows)
+    findings = [find_crossover(result, scattered=scattered) for scattered in (False, True)]
+    return "\n".join([table, "", *(f"- {finding}" for finding in findings if finding)])
+
+
+def find_crossover(result: Result, *, scattered: bool) -> str:
+    """Whether Spark takes less CPU than delta-rs from some size on, in words; nothing where nothing was measured."""
+    cpu: dict[int, dict[str, float]] = {}
+    for case in result["cases"]:
+        if case["scattered"] is scattered:
+            cpu.setdefault(case["rows"], {})[case["engine"]] = case["total_cpu_seconds"]["median"]
+    if not cpu:
+        return ""
+    kind = "Updates all over the history" if scattered else "Updates of recent studies"
+    ratios = {rows: engines["spark"] / engines["delta-rs"] for rows, engines in sorted(cpu.items())}
+    told = "Spark takes, of delta-rs's CPU, " + ", ".join(f"{of:.1f} × at {rows:,} rows" for rows, of in ratios.items())
+    cheaper = [rows for rows, ratio in ratios.items() if ratio < 1]
+    if not cheaper:
+        largest = max(ratios)
+        return f"{kind}: **no crossover up to {largest:,} rows on this machine**. {told}."
+    below = [rows for rows in ratios if rows < cheaper[0]]
+    place = f"between {below[-1]:,} and {cheaper[0]:,} rows" if below else f"at {cheaper[0]:,} rows or before"
+    return f"{kind}: **crossover {place}** on this machine. {told}."
+
+
 def month_table(result: Result) -> str:
     """An hour of the first day, and one of the last."""
     first, last = result["first_day"], result["last_day"]
-    return _grid(
+    return grid(
         (f"an hour of {result['changes_per_hour']:,} changes, median", "first day", f"day {result['days']}", "ratio"),
         [
             (label, f"{first[name]:.3f}", f"{last[name]:.3f}", f"{last[name] / first[name]:.2f}")
@@ -146,7 +207,7 @@ def month_table(result: Result) -> str:
 def year_table(result: Result) -> str:
     """A year of hours, and an empty one."""
     full, empty = result["full"], result["empty"]
-    return _grid(
+    return grid(
         ("", "seconds", "of these, the work", "CPU s", "memory after the first and the last run", "Dagster's history"),
         [
             (
@@ -178,7 +239,7 @@ def deep_table(result: Result) -> str:
                 "yes" if case["is_correct"] else "**no**",
             )
         )
-    return _grid(
+    return grid(
         ("entries", "rows scanned, in parts", "at one go", "ratio", "seconds, in parts", "at one go", "correct"), rows
     )
 
@@ -186,7 +247,7 @@ def deep_table(result: Result) -> str:
 def million_table(result: Result) -> str:
     """A huge hour under limits of memory: what it takes, and of that each table."""
     tables = list(result["cases"][0]["tables"])
-    return _grid(
+    return grid(
         ("limit", "peak memory", "seconds", "CPU s", *(f"`{name}` CPU s (commits)" for name in tables), "correct"),
         [
             (
@@ -205,7 +266,7 @@ def million_table(result: Result) -> str:
 def fan_out_table(result: Result) -> str:
     """A month by more and more workers."""
     slowest = result["cases"][0]
-    return _grid(
+    return grid(
         ("workers", "seconds", "× as fast", "reading at once", "s of reading", "s of merging", "correct"),
         [
             (
@@ -225,7 +286,7 @@ def fan_out_table(result: Result) -> str:
 def headers_table(result: Result) -> str:
     """Headers of files in Azure storage, fastest first."""
     rows = sorted(result["contenders"], key=lambda row: -int(row["headers_per_second"]))
-    return _grid(
+    return grid(
         ("way", "headers per second", "seconds (least–most)", "CPU s", "memory", "correct"),
         [
             (
@@ -343,7 +404,7 @@ def targets_table(results: dict[str, Result]) -> str:
         "headers": targets_of_headers,
     }
     rows = [target.row for name, build in parts.items() if name in results for target in build(results[name])]
-    return _grid(("target", "measured", ""), rows) if rows else _MISSING
+    return grid(("target", "measured", ""), rows) if rows else _MISSING
 
 
 def about(results: dict[str, Result]) -> str:
@@ -386,20 +447,10 @@ def _growth_case(result: Result, scattered: bool) -> Result:
     return min(cases, key=lambda case: int(case["rows"]))
 
 
-def _grid(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    align = ["---", *("---:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, align, *rows])
-
-
-def _fill_in(text: str, name: str, content: str) -> str:
-    block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    if not block.search(text):
-        raise SystemExit(f"{DOCUMENT} has no markers for {name!r}.")
-    return block.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the generated parts of docs/benchmarks.md, and the plots.")
+    parser = argparse.ArgumentParser(
+        description="Write the generated parts of docs/benchmarks.md and docs/capacity.md."
+    )
     parser.add_argument("--latest", action="store_true", help="the results of the last runs, written to the cache")
     options = parser.parse_args()
     source = LATEST if options.latest else PUBLISHED
@@ -407,11 +458,11 @@ def main() -> None:
     results = {
         name: json.loads(path.read_text()) for name in _NAMES if (path := Path(source / f"{name}.json")).exists()
     }
-    text = DOCUMENT.read_text()
     builders = {
         "hour": hour_table,
         "orchestration": orchestration_table,
         "growth": growth_table,
+        "engines": engines_table,
         "month": month_table,
         "year": year_table,
         "deep": deep_table,
@@ -419,15 +470,20 @@ def main() -> None:
         "headers": headers_table,
         "fan_out": fan_out_table,
     }
+    parts = dict.fromkeys(builders, _MISSING)
     for name, build in builders.items():
-        content = build(results[name]) if name in results else _MISSING
+        if name in results:
+            parts[name] = build(results[name])
         if name in results and name in _ALTERNATIVES:
-            content = f"{_plot(name, results[name], images)}\n\n{content}"
-        text = _fill_in(text, name, content)
-    text = _fill_in(text, "summary", hour_summary(results["hour"]) if "hour" in results else _MISSING)
-    text = _fill_in(text, "targets", targets_table(results))
-    target.write_text(_fill_in(text, "about", about(results)))
+            parts[name] = f"{_plot(name, results[name], images)}\n\n{parts[name]}"
+    parts["summary"] = hour_summary(results["hour"]) if "hour" in results else _MISSING
+    parts["targets"] = targets_table(results)
+    parts["about"] = about(results)
+    target.write_text(fill_in(DOCUMENT, DOCUMENT.read_text(), parts))
     print(f"Written to {target.relative_to(ROOT)}")
+    page = target.with_name(CAPACITY.name)
+    page.write_text(fill_in(CAPACITY, CAPACITY.read_text(), capacity_page.build_parts(results)))
+    print(f"Written to {page.relative_to(ROOT)}")
 
 
 def _plot(name: str, result: Result, images: Path) -> str:
@@ -441,6 +497,7 @@ def _plot(name: str, result: Result, images: Path) -> str:
 _ALTERNATIVES = {
     "hour": "Changes per second by contender; the figures are in the table below.",
     "growth": "CPU and memory of the same hour by rows in the table before it; the figures are in the table below.",
+    "engines": "CPU and seconds of the same hour by either engine; the figures are in the table below.",
     "month": "Seconds of an hour, day by day.",
     "year": "Seconds of each range run, and the memory after it.",
     "deep": "Rows scanned by entries in the window, in parts and at one go; the figures are in the table below.",

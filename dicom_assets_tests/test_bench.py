@@ -8,16 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
-from bench import deep, headers, million, orchestration, run
+from bench import capacity, deep, engines, growth, headers, million, orchestration, run
 from bench import feed as feeds
-from bench.check import count_rows, expected_counts, is_correct
+from bench.capacity_page import Line, build_parts, storage_part
+from bench.check import count_rows, digest_tables, expected_counts, is_correct
+from bench.document import fill_in
 from bench.feed import Feed, Spec, open_feed
 from bench.history import ROWS_PER_HOUR, build_history
-from bench.measure import ROOT, measure
+from bench.measure import PUBLISHED, ROOT, measure
 from bench.report import (
+    CAPACITY,
     deep_table,
+    engines_table,
     fan_out_table,
+    find_crossover,
     headers_table,
     hour_table,
     million_table,
@@ -99,6 +105,17 @@ def test_tables_that_lack_a_row_are_not_correct(url, feed, tmp_path):
     assert not is_correct(tmp_path, replace(feed, digest="0" * 16), 1)
 
 
+def test_digest_of_tables_knows_rows_and_not_files(url, feed, tmp_path):
+    digests = []
+    for lake in (tmp_path / "one", tmp_path / "other"):
+        contender_of("ours_inprocess").run(url, lake, feed)
+        digests.append(digest_tables(lake))
+    assert digests[0] == digests[1]
+    DeltaTable(lake / "study").delete("studyInstanceUid LIKE '%7'")
+    changed = digest_tables(lake)
+    assert [name for name in changed if changed[name] != digests[0][name]] == ["study"]
+
+
 def test_extraction_reads_every_entry(url, feed, tmp_path):
     assert contender_of("ours_extract").run(url, tmp_path, feed).said["rows"] == feed.changes
 
@@ -118,6 +135,63 @@ def test_hour_into_a_history(tmp_path, monkeypatch):
     with serving(feed.folder) as url:
         measure([sys.executable, "-m", "bench.ours_inprocess", url, str(lake), feed.start, feed.end])
     assert count_rows(lake) == expected_counts(feed)
+
+
+def test_hour_by_both_engines_is_reported(spark_url, tmp_path, tmp_path_factory, worker_id, monkeypatch):
+    for module in (feeds, growth, engines):
+        monkeypatch.setattr(module, "CACHE", tmp_path)
+    own = tmp_path_factory.getbasetemp()
+    server = engines.Server(spark_url, (own if worker_id == "master" else own.parent) / "spark")
+    cases = engines.compare([(ROWS_PER_HOUR, True)], 400, 1, server, warm_up=False)
+    assert all(case["is_equal"] for case in cases)
+    assert [case["spark_cpu_seconds"]["median"] > 0 for case in cases] == [False, True]
+    lines = engines_table({"cases": cases}).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:4]] == ["delta-rs", "Spark"]
+    assert all(line.endswith(" | yes |") for line in lines[2:4])
+
+
+@pytest.mark.parametrize(
+    ("spark", "found"),
+    [((9, 12, 30), "no crossover up to 300 rows"), ((9, 12, 20), "crossover between 200 and 300 rows")],
+)
+def test_crossover_is_told_or_that_there_is_none(spark, found):
+    cases = [
+        {"rows": rows, "scattered": False, "engine": engine, "total_cpu_seconds": {"median": cpu}}
+        for engine, figures in (("delta-rs", (3, 5, 25)), ("spark", spark))
+        for rows, cpu in zip((100, 200, 300), figures, strict=True)
+    ]
+    assert found in find_crossover({"cases": cases}, scattered=False)
+    assert not find_crossover({"cases": cases}, scattered=True)
+
+
+def test_figures_of_capacity_say_where_they_come_from():
+    line = Line(((100, 2.0), (1000, 3.0), (2000, 5.0)))
+    assert line.at(1020) == (3.0, "measured")
+    assert line.at(1500) == (4.0, "interpolated")
+    assert line.at(10_000) == (21.0, "extrapolated")
+    assert Line(((100, 5.0), (200, 4.0))).at(1000) == (5.0, "extrapolated")  # nothing is taken to fall
+
+
+def test_page_of_capacity_says_what_the_results_say():
+    results = {path.stem: json.loads(path.read_text()) for path in PUBLISHED.glob("*.json")}
+    text = CAPACITY.read_text()
+    assert fill_in(CAPACITY, text, build_parts(results)) == text, "stale: python -m bench.report"
+
+
+def test_sizes_of_a_lake_and_of_what_an_hour_adds(tmp_path, monkeypatch):
+    for module in (feeds, growth, capacity):
+        monkeypatch.setattr(module, "CACHE", tmp_path)
+    hour = capacity.measure_hour(ROWS_PER_HOUR, 2_000)
+    lake = capacity.measure_lake(ROWS_PER_HOUR)
+    assert hour["is_correct"]
+    added = {name: hour["after"][name]["rows"] - hour["before"][name]["rows"] for name in ("change_feed", "instance")}
+    assert added["change_feed"] == 2_000
+    assert hour["metadata"]["raw_bytes"] > hour["metadata"]["alone_bytes"] > 0
+    assert (
+        lake["as_written"]["instance"]["checkpoint_bytes"] == 0 < lake["after_upkeep"]["instance"]["checkpoint_bytes"]
+    )
+    page = storage_part({"hour": hour, "lakes": [lake, {**lake, "rows": 2 * ROWS_PER_HOUR}]})
+    assert page.count("(extrapolated)") >= 4 * 4
 
 
 def test_rows_scanned_for_windows_in_parts_and_at_one_go_are_reported(tmp_path, monkeypatch):
