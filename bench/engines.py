@@ -12,8 +12,9 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +25,10 @@ from bench.feed import CACHE, Feed, open_feed
 from bench.growth import copy_history, open_history, spec_of, whole_hours
 from bench.measure import ROOT, measure, save, summarize
 from bench.server import serving
+from dicom_assets.adapters.spark_session import Spark
+from dicom_assets.core.errors import EngineUnavailableError
 from dicom_assets_tests.spark.fetch import DELTA_VERSION, SPARK_VERSION
-from dicom_assets_tests.spark.server import share_process, spark_command
+from dicom_assets_tests.spark.server import PATIENCE_SECONDS, share_process, spark_command
 
 ENGINES = ("delta-rs", "spark")
 FIGURES = ("seconds", "cpu_seconds", "peak_mib", "spark_cpu_seconds", "spark_peak_mib")
@@ -76,7 +79,23 @@ def serve_spark(memory: str) -> Iterator[Server]:
         *command, flag, main_class, program = spark_command(folder)
         command[command.index("--master") + 1] = "local[*]"
         with share_process(folder, [*command, *options, flag, main_class, program]) as address:
-            yield Server(f"sc://{address}", folder)
+            server = Server(f"sc://{address}", folder)
+            _await_answer(server.remote)
+            yield server
+
+
+def _await_answer(remote: str) -> None:
+    """The first takes a cold server long, on a busy machine longer than a run waits for it."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with closing(Spark(remote)) as session:
+                session.version()
+        except EngineUnavailableError:
+            if time.monotonic() > until:
+                raise
+            continue
+        return
 
 
 def run_hour(rows: int, feed: Feed, engine: str, server: Server) -> dict[str, Any]:
