@@ -76,8 +76,7 @@ def serve_spark(memory: str) -> Iterator[Server]:
         folder = Path(name).resolve()
         options = ["--driver-memory", memory, "--conf", f"spark.driver.extraJavaOptions=-Djava.io.tmpdir={folder}"]
         options += ["--conf", f"spark.sql.shuffle.partitions={os.cpu_count()}"]
-        *command, flag, main_class, program = spark_command(folder)
-        command[command.index("--master") + 1] = "local[*]"
+        *command, flag, main_class, program = spark_command(folder, master="local[*]")
         with share_process(folder, [*command, *options, flag, main_class, program]) as address:
             server = Server(f"sc://{address}", folder)
             _await_answer(server.remote)
