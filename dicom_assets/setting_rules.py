@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
-from urllib.request import url2pathname
 
 from pydantic import SecretStr
 
@@ -258,6 +257,8 @@ def check_file_system_url(value: str) -> str:
 def _local_path(url: SplitResult) -> str:
     if url.netloc not in {"", "localhost"}:
         raise ValueError("names a folder of another machine. Set a path of this machine, such as file:///srv/lake.")
+    from urllib.request import url2pathname
+
     return url2pathname(url.path)
 
 

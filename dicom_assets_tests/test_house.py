@@ -81,7 +81,13 @@ def test_command_line_answers_help_without_dagster():
 def test_dagster_loads_the_definitions_without_what_a_run_alone_needs():
     """Each of these takes as long to import as a good part of Dagster, in every process of it."""
     heavy = {"azure.identity", "httpx", "rich", "tenacity", "polars", "pydicom", "pyspark", "pandas", "starlette"}
-    heavy |= {"duckdb", "dagster._core.execution.backfill", "dicom_assets.instances", "dicom_assets.adapters.spark"}
+    heavy |= {
+        "duckdb",
+        "urllib.request",
+        "dagster._core.execution.backfill",
+        "dicom_assets.instances",
+        "dicom_assets.adapters.spark",
+    }
     code = f"import sys, dicom_assets.definitions; print(*sorted({heavy} & set(sys.modules)))"
     assert run([sys.executable, "-W", "ignore", "-c", code]) == (0, "\n")
 

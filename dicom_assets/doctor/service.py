@@ -1,7 +1,6 @@
 """Whether the DICOM service answers, lets its feed be read, and has the same time."""
 
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
 
 from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.connections import open_client
@@ -29,6 +28,8 @@ def check_reachable(surroundings: Surroundings) -> Finding:
 
 def check_clock(surroundings: Surroundings) -> Finding:
     """The service's clock beside this machine's."""
+    from email.utils import parsedate_to_datetime
+
     answer, check = surroundings.answer, "service.clock"
     try:
         date = parsedate_to_datetime(answer.date or "")

@@ -36,6 +36,19 @@ class Feed:
             ]
 
 
+def break_at(feed: Feed, sequence: int) -> None:
+    """The service gives no answer any more at the page that begins with this entry."""
+    read = feed.fetch_pages
+
+    def broken(window: Window):
+        for page in read(window):
+            if page[0].sequence == sequence:
+                raise ServiceUnreachableError("no answer")
+            yield page
+
+    feed.fetch_pages = broken
+
+
 def whole(given: Given | EncodedEntries) -> pa.Table:
     """The rows that are to be stored."""
     return decode(given.build()).rows
@@ -103,15 +116,7 @@ def test_few_rows_are_written_after_a_minute_of_reading():
 
 def test_hours_before_one_that_cannot_be_read_are_given_out():
     feed = Feed({0: [[(1, CREATE)]], 1: [[(2, CREATE)], [(3, CREATE)]]})
-    whole = feed.fetch_pages
-
-    def broken(window: Window):
-        for page in whole(window):
-            if page[0].sequence == 3:
-                raise ServiceUnreachableError("no answer")
-            yield page
-
-    feed.fetch_pages = broken
+    break_at(feed, 3)
     reports: list[HourRead] = []
     batches = iter(Extraction(feed, hours(0, 3), lambda: START, reports.append))
     assert next(batches).rows["sequence"].to_pylist() == [1]
@@ -194,15 +199,7 @@ def test_what_metadata_says_lies_row_beside_row(encoded_rows):
 @pytest.mark.parametrize("encoded_rows", [1, 2, 3, 99])
 def test_of_an_hour_that_cannot_be_read_nothing_is_given_out_though_it_was_encoded(encoded_rows):
     feed = Feed({0: [[(1, CREATE)], [(2, CREATE)]], 1: [[(3, CREATE)], [(4, CREATE)], [(5, CREATE)]]})
-    read = feed.fetch_pages
-
-    def broken(window: Window):
-        for page in read(window):
-            if page[0].sequence == 5:
-                raise ServiceUnreachableError("no answer")
-            yield page
-
-    feed.fetch_pages = broken
+    break_at(feed, 5)
     batches = iter(Extraction(feed, hours(0, 3), lambda: START, lambda read: None, INSTANCE, encoded_rows=encoded_rows))
     given = next(batches)
     assert whole(given)["sequence"].to_pylist() == [1, 2]
