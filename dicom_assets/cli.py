@@ -1,6 +1,7 @@
 """The command line: `dicom-assets …`. What a command needs is imported inside it, so that `--help` answers at once."""
 
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -313,7 +314,6 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False,
 ) -> None:
     """Check what runs need: settings, tokens, the service, the lake, the files, Dagster. Exit code 1 if one is red."""
-    import logging
     import os
     from dataclasses import replace
     from functools import partial
@@ -329,8 +329,6 @@ def doctor(
     if not chosen:
         names = sorted({check.name.partition(".")[0] for check in CHECKS})
         raise typer.BadParameter(f"there is no such check; there are {', '.join(names)}", param_hint="CHECKS")
-    for name in ("azure", "deltalake", "dicom_assets.adapters"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # their refusals are told by the checks
     try:
         services = [each.service_name for each in choose_services(service, os.environ)]
     except SettingsError:
@@ -347,12 +345,26 @@ def doctor(
             for finding in examine(surroundings, chosen):
                 yield replace(finding, check=f"{name}/{finding.check}") if name else finding
 
+    with _silenced("azure", "deltalake", "dicom_assets.adapters"):  # their refusals are told by the checks
+        findings = list(look()) if as_json else report.tell(look(), Console())
     if as_json:
-        findings = list(look())
         typer.echo(report.to_json(findings))
-    else:
-        findings = report.tell(look(), Console())
     sys.exit(0 if report.is_healthy(findings) else 1)
+
+
+@contextmanager
+def _silenced(*names: str) -> "Iterator[None]":
+    """These loggers say nothing until the block ends."""
+    import logging
+
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 _Hour = Annotated[str | None, typer.Option(help="ISO 8601 time with zone, at a full hour.")]

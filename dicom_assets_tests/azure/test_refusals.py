@@ -12,6 +12,7 @@ import pytest
 
 from dicom_assets.adapters.storage_errors import LAKE, Signing, explain_refusal
 from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.core.schema import STUDY
 from dicom_assets.definitions import build_definitions, build_lake
 from dicom_assets.defs.failure import heals
 from dicom_assets.emulator.server import serve
@@ -107,7 +108,7 @@ def test_right_that_is_lost_before_the_commit_is_no_lost_commit(azurite, account
     commit = lake._commit
 
     def commit_without_rights(*given) -> None:
-        lake.storage = reader.storage
+        lake.storage = lake._newest[STUDY.name]._storage = reader.storage
         commit(*given)
 
     monkeypatch.setattr(lake, "_commit", commit_without_rights)
