@@ -1,5 +1,6 @@
 """Where Arrow's memory comes from, and how much of the work is held in it at a time."""
 
+import ctypes
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -45,3 +46,13 @@ def choose_memory_pool() -> None:
     """
     with suppress(NotImplementedError):
         pa.set_memory_pool(pa.jemalloc_memory_pool())
+
+
+def release_memory() -> None:
+    """Gives memory that is free back to the system, where the C library is glibc.
+
+    After a large block was freed, glibc keeps the next ones of that size, up to 64 MiB for each of many threads: a
+    process that writes table after table would seem to grow.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

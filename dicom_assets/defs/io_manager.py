@@ -16,7 +16,7 @@ from dagster._core.execution.context.metadata_logging import AssetMetadataHandle
 
 from dicom_assets.adapters.delta import Derivation, Given, Lake, Written
 from dicom_assets.adapters.derive import HoursOf, is_within
-from dicom_assets.adapters.memory import MemoryLimit
+from dicom_assets.adapters.memory import MemoryLimit, release_memory
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.schema import Table
@@ -74,6 +74,8 @@ class DeltaIOManager(dg.IOManager):
                 record_hours(context, obj)
                 obj.close()  # Dagster forgets the asset where it waits, with the client open
             raise
+        finally:
+            release_memory()
         told = obj if isinstance(obj, Told) else None
         run = (told.describe_run() if told else {}) | _describe(results)
         run["seconds/cpu"] = round(time.process_time() - cpu, 3)

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 
@@ -33,6 +34,31 @@ def test_memory_comes_from_jemalloc_where_there_is_one():
 def test_memory_comes_from_where_it_came_where_there_is_none():
     before, after, _ = pools(absent=True)
     assert after == before
+
+
+FREED = """
+import ctypes, os
+from pathlib import Path
+from dicom_assets.adapters.memory import release_memory
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+blocks = [c.malloc(100_000) for _ in range(1000)]
+for block in blocks:
+    ctypes.memset(block, 1, 100_000)
+for block in blocks[:-1]:  # the last one keeps the allocator from shrinking its heap
+    c.free(block)
+before = held()
+release_memory()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left to themselves")
+def test_free_memory_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80
 
 
 MOST_HELD = """
