@@ -1,6 +1,5 @@
 """Where Arrow's memory comes from, and how much of the work is held in it at a time."""
 
-import ctypes
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -54,5 +53,7 @@ def release_memory() -> None:
     After a large block was freed, glibc keeps the next ones of that size, up to 64 MiB for each of many threads: a
     process that writes table after table would seem to grow.
     """
+    import ctypes
+
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -238,6 +238,13 @@ def test_clock_that_is_put_back_does_not_stop_the_watch(world):
     assert world.look().hours == [[key(0)]]
 
 
+@pytest.mark.parametrize(("settings", "seconds"), [({}, 60), ({"DICOM_SENSOR_INTERVAL_SECONDS": "300"}, 300)])
+def test_feed_is_asked_once_a_minute_or_as_the_setting_says(world, settings, seconds):
+    world.settings = settings
+    (sensor,) = (each for each in world.definitions().sensors if each.name != "catch_up")
+    assert sensor.minimum_interval_seconds == seconds
+
+
 def test_sensor_that_is_off_leaves_the_open_hour_out_of_the_partitions(world):
     world.settings = {"DICOM_SENSOR_INTERVAL_SECONDS": "0"}
     definitions = world.definitions()
