@@ -27,15 +27,15 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.adapters.decoded import Decoded
+from dicom_assets.adapters.foreign import check_is_ours
 from dicom_assets.adapters.newest import Newest, commit_name
 from dicom_assets.adapters.parquet import DataFile, columns_with_statistics, decode, group_small_files
 from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.adapters.study_index import StudyIndex
-from dicom_assets.adapters.users_columns import check_users_columns
-from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
+from dicom_assets.core.errors import CommitConflictError, LakeUnavailableError
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
-from dicom_assets.core.schema import Table
+from dicom_assets.core.schema import SERVICE, Table
 
 logger = logging.getLogger(__name__)
 
@@ -117,23 +117,27 @@ class Written:
 
 
 class Lake:
-    """The tables of one lake."""
+    """The tables of one lake; where several services share them, the rows of one, as if there were no others."""
 
-    def __init__(self, storage: Storage, paths: dict[str, str], *, retention_hours: int = 720) -> None:
+    def __init__(
+        self, storage: Storage, paths: dict[str, str], *, retention_hours: int = 720, service: str | None = None
+    ) -> None:
         """A lake.
 
         Args:
             storage: where it lies.
             paths: folder by table name.
             retention_hours: for how long deleted files and the log's entries are kept; `SAFE_RETENTION_HOURS` at least.
+            service: whose rows are meant, where several services share the tables.
         """
         self.storage = storage
         self._paths = paths
+        self.service = service
         self.retention_hours = max(retention_hours, SAFE_RETENTION_HOURS)
         self._studies = StudyIndex()
         decoded = Decoded()
         self._checked: dict[str, tuple[Table, Logged]] = {}
-        self._newest = {name: Newest(storage, path, decoded) for name, path in paths.items()}
+        self._newest = {name: Newest(storage, path, decoded, service) for name, path in paths.items()}
 
     def uri(self, table: Table) -> str:
         """Location of a table."""
@@ -152,7 +156,7 @@ class Lake:
             delta, _ = self._newest[table.name].open(version)
         except TableNotFoundError:
             return None
-        return self._snapshot(table, Logged.of(delta), lambda: delta)
+        return self._snapshot(table, Logged.of(delta, self.service), lambda: delta)
 
     def _look(self, table: Table) -> Snapshot:
         newest = self._newest[table.name]
@@ -162,7 +166,7 @@ class Lake:
     def _snapshot(self, table: Table, logged: Logged, connect: Callable[[], DeltaTable]) -> Snapshot:
         checked = self._checked.get(table.name)
         if checked is None or checked[0] is not table or checked[1] is not logged:
-            self._check_is_ours(table, logged)
+            check_is_ours(table, logged, self.uri(table), self.service)
             self._checked[table.name] = (table, logged)
         return Snapshot(table, logged, self._newest[table.name].folder, self._studies, connect)
 
@@ -192,11 +196,15 @@ class Lake:
     def has_version(self, table: Table, version: int | None) -> bool:
         """Whether that is the table's newest version still; of None, whether it does still not exist.
 
-        Much cheaper than to open the table: its log is asked for the next commit.
+        Much cheaper than to open the table: its log is asked for the next commit. A commit of another service, in a
+        table that several share, does not count.
         """
         if version is None:
             return self.open(table) is None
-        return not self._newest[table.name].folder.has(commit_name(version + 1))
+        newest = self._newest[table.name]
+        if not newest.folder.has(commit_name(version + 1)):
+            return True
+        return self.service is not None and newest.look().since <= version
 
     def write(self, table: Table, derivation: Derivation) -> Written:
         """Brings the table to hold what the derivation says; no commit where it does already.
@@ -220,7 +228,7 @@ class Lake:
             except CommitFailedError:
                 conflicts += 1
                 logger.info("A commit to %s lost to another writer's; trying again.", table.name)
-                time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
+                _wait(attempt)
                 continue
             if derivation.is_current():
                 with timed(seconds, "join"):
@@ -246,7 +254,7 @@ class Lake:
             if not plan.actions:
                 return Effect()
             with timed(seconds, "commit"):
-                self._commit(snapshot, plan.actions)
+                self._commit_in_turn(snapshot, plan.actions)
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
             raise
@@ -276,7 +284,7 @@ class Lake:
             plan.adds.extend(snapshot.folder.write(rows, data_change=False))
             plan.removes.extend(file.removal(data_change=False) for file in group)
         try:
-            self._commit(snapshot, plan.actions)
+            self._commit_in_turn(snapshot, plan.actions)
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
             return False
@@ -302,6 +310,25 @@ class Lake:
         interval = f"interval {self.retention_hours} hours"
         return {"delta.deletedFileRetentionDuration": interval, "delta.logRetentionDuration": interval}
 
+    def _commit_in_turn(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
+        """Commits; in a table that several services share, behind what the others commit meanwhile.
+
+        They touch no file of this one's, so what was planned is right still, and only the commit is made again.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                self._commit(snapshot, actions)
+            except CommitFailedError:
+                if self.service is None:
+                    raise
+                _wait(attempt)
+                planned, snapshot = snapshot.version, self._look(snapshot.table)
+                if snapshot.version == planned or snapshot.logged.since > planned:
+                    raise
+            else:
+                return
+        raise CommitFailedError(f"other services won {ATTEMPTS} times")
+
     def _commit(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
         newest = self._newest[snapshot.table.name]
         delta, options = newest.take(snapshot.logged)
@@ -311,9 +338,10 @@ class Lake:
                 "append",
                 delta.schema(),
                 commit_properties=CommitProperties(max_commit_retries=0),  # this version's successor, or nothing
-                # To look for old entries costs more the more there are; upkeep does it too.
+                # To look for old entries costs more the more there are, and two who delete them disturb each other.
+                # Upkeep does it too.
                 post_commithook_properties=PostCommitHookProperties(
-                    cleanup_expired_logs=snapshot.version % COMMITS_PER_CHECKPOINT == 0
+                    cleanup_expired_logs=self.service is None and snapshot.version % COMMITS_PER_CHECKPOINT == 0
                 ),
             )
         newest.give_back(delta, options)
@@ -331,9 +359,11 @@ class Lake:
         with self.storage.explained(self._paths[table.name], "create"):
             self.storage.open_store(self._paths[table.name])
             address, options = self.storage.address(self._paths[table.name])
+            is_shared = self.service is not None
             DeltaTable.create(
                 address,
-                table.schema,
+                pa.schema([SERVICE.arrow, *table.schema]) if is_shared else table.schema,
+                partition_by=[SERVICE.name] if is_shared else None,
                 name=table.name,
                 description=f"One row is {table.row}.",
                 configuration={
@@ -344,32 +374,10 @@ class Lake:
                 storage_options=options,
             )
 
-    def _check_is_ours(self, table: Table, logged: Logged) -> None:
-        stored = logged.schema
-        check_users_columns(table, stored, self.uri(table))
-        problem = None
-        if logged.min_reader_version > 1:
-            problem = f"it needs Delta reader version {logged.min_reader_version}, and ours are of version 1"
-        elif logged.partition_columns:
-            problem = "it is partitioned, and ours are not"
-        for column in table.columns:
-            if column.name not in stored.names:
-                if not column.nullable:
-                    problem = problem or f"it has no column {column.name}"
-            elif stored.field(column.name).type != column.type:
-                found = stored.field(column.name).type
-                problem = problem or f"its column {column.name} is of type {found}, not {column.type}"
-            elif stored.field(column.name).nullable and not column.nullable:
-                # As in any table that Spark made. Rows that others left would stay in it unseen.
-                problem = problem or f"its column {column.name} may be null, and ours may not"
-        for name in stored.names:
-            if not stored.field(name).nullable and name not in table.schema.names:
-                problem = problem or f"it needs a value in its column {name}, which ours do not have"
-        if problem is not None:
-            raise ForeignTableError(
-                f"The table at {self.uri(table)} is not the {table.name} table of this project: {problem}. Nothing was "
-                f"written to it. Move it away, or choose another place with DICOM_{table.name.upper()}_TABLE_PATH."
-            )
+
+def _wait(attempt: int) -> None:
+    """Lets other writers finish, the longer the more attempts were lost."""
+    time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from dicom_assets.core.sql import Statement, parse_statement
 _ENGINE = {"datafusion.catalog.information_schema": "true"}
 _FAILURES = (DeltaError, pa.ArrowInvalid, ValueError, OSError)
 _SERVICE = SERVICE.name
+_SHARED = "all_services"
+"""Schema of the tables whose rows of one service are asked alone."""
 _OF_STORAGE = re.compile(r"Object Store error|ObjectStore|Generic (MicrosoftAzure|LocalFileSystem)")
 
 
@@ -97,6 +99,10 @@ class _Question:
         for service in filter(None, self.lakes):
             _do(builder, f"CREATE SCHEMA {service}")
         for name, by_service in self.snapshots.items():
+            newest = max(by_service.values(), key=lambda each: each.version)
+            if newest.service is not None:
+                builder = _register_shared(builder, name, newest, by_service)
+                continue
             for service, snapshot in by_service.items():
                 builder = builder.register(f"{service}.{name}" if service else name, snapshot.delta)
             if "" not in by_service:
@@ -177,7 +183,7 @@ def ask(
             if by_service:
                 snapshots[table.name] = by_service
             elif not all_of_them and table.name not in _defined(statement):
-                places = " or ".join(each.uri(table) for each in lakes.values())
+                places = " or ".join(dict.fromkeys(each.uri(table) for each in lakes.values()))
                 raise statement.refuse(
                     f"There is no table {table.name} at {places}. Materialise the asset {table.name}; if the "
                     "tables lie elsewhere, set DICOM_STORAGE_URL, DICOM_CONTAINER_NAME and "
@@ -195,6 +201,22 @@ def ask(
     except _FAILURES as failure:
         error = failure
     raise question.explain(error)
+
+
+def _register_shared(
+    builder: QueryBuilder, name: str, table: Snapshot, by_service: Mapping[str, Snapshot]
+) -> QueryBuilder:
+    """A table that several services share: all of it by its name, and of each service a view; or the view of one."""
+    whole = name
+    if "" in by_service:
+        _do(builder, f"CREATE SCHEMA IF NOT EXISTS {_SHARED}")
+        whole = f"{_SHARED}.{name}"
+    builder = builder.register(whole, table.delta)
+    for service, snapshot in by_service.items():
+        view = f"{service}.{name}" if service else name
+        rows = f"SELECT * EXCEPT ({_SERVICE}) FROM {whole} WHERE {_SERVICE} = '{snapshot.service}'"  # noqa: S608
+        _do(builder, f"CREATE VIEW {view} AS {rows}")
+    return builder
 
 
 def _do(builder: QueryBuilder, statement: str) -> None:

@@ -11,13 +11,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.adapters.staging import LIVES
-from dicom_assets.core.schema import Table
+from dicom_assets.core.schema import SERVICE, Table
 
 _PRUNING = ("windowStart", "sequence")
 """Columns that hold a row's whole life, and by whose ranges files are left out: in `change_feed` alone."""
 
 
-def build_merge(table: Table, stored: Sequence[str], target: str, source: str, keys: pa.Table | None = None) -> str:
+def build_merge(
+    table: Table,
+    stored: Sequence[str],
+    target: str,
+    source: str,
+    keys: pa.Table | None = None,
+    *,
+    service: str | None = None,
+) -> str:
     """The statement.
 
     A stored row with a greater fence is newer, and stays. One that differs in nothing but the table's ignored columns
@@ -30,12 +38,15 @@ def build_merge(table: Table, stored: Sequence[str], target: str, source: str, k
         target: location of the table.
         source: location of the Parquet file with the table's columns and `LIVES`.
         keys: what is merged, for the ranges that the files to look into must meet.
+        service: whose rows are merged, where the table has those of several; other partitions are not looked into.
     """
+    owner = {} if service is None else {quote(SERVICE.name): f"'{service}'"}
     declared = table.schema.names
     compared = [name for name in declared if name not in table.key and name not in table.ignored]
 
     def at_key(row: str) -> str:
-        matches = [f"{row}.{quote(name)} = s.{quote(name)}" for name in table.key]
+        matches = [f"{row}.{name} = {value}" for name, value in owner.items()]
+        matches += [f"{row}.{quote(name)} = s.{quote(name)}" for name in table.key]
         return " AND ".join([*matches, *(f"{row}.{limit}" for limit in _ranges(table, keys))])
 
     def is_older(row: str) -> str:
@@ -59,8 +70,8 @@ def build_merge(table: Table, stored: Sequence[str], target: str, source: str, k
             f"ON {at_key('t')}",
             f"WHEN MATCHED AND NOT s.{LIVES} AND {is_older('t')} THEN DELETE",
             *([update + ", ".join(updates)] if updates else []),
-            f"WHEN NOT MATCHED AND s.{LIVES} THEN INSERT ({', '.join(map(quote, declared))})",
-            f"VALUES ({', '.join(f's.{quote(name)}' for name in declared)})",
+            f"WHEN NOT MATCHED AND s.{LIVES} THEN INSERT ({', '.join([*owner, *map(quote, declared)])})",
+            f"VALUES ({', '.join([*owner.values(), *(f's.{quote(name)}' for name in declared)])})",
         ]
     )
 

@@ -44,24 +44,27 @@ class Newest:
     has it alone.
     """
 
-    def __init__(self, storage: Storage, path: str, decoded: Decoded) -> None:
+    def __init__(self, storage: Storage, path: str, decoded: Decoded, service: str | None = None) -> None:
         """Nothing kept yet.
 
         Args:
             storage: where the lake lies.
             path: the table's folder.
             decoded: what is known of its files.
+            service: whose rows are meant, where the table has those of several.
         """
         self._storage = storage
         self._path = path
         self._decoded = decoded
+        self._service = service
+        self._last: Logged | None = None
         self._lock = threading.Lock()
         self._kept: _Kept | None = None
 
     @cached_property
     def folder(self) -> Files:
         """The table's files."""
-        return Files(self._storage, self._path, self._decoded)
+        return Files(self._storage, self._path, self._decoded, self._service)
 
     def look(self) -> Logged:
         """The newest version at this moment.
@@ -122,7 +125,10 @@ class Newest:
 
     def _keep(self, delta: DeltaTable, options: dict[str, str]) -> Logged:
         looked_at = time.monotonic()
-        logged = Logged.of(delta)
+        logged = Logged.of(delta, self._service)
+        if self._service is not None and self._last is not None and logged.follows(self._last):
+            logged = replace(logged, since=self._last.since)  # other services' commits lie between the two
+        self._last = logged
         stamp = self.folder.stamp(commit_name(logged.version))
         self._kept = None if stamp is None else _Kept(delta, options, logged, stamp, looked_at)
         return logged

@@ -21,6 +21,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.merge import Desired, align_rows
+from dicom_assets.core.schema import SERVICE
 
 ROWS_PER_FILE = 20_000
 """About an hour of a large hospital: what a merge rewrites when it touches one row."""
@@ -47,6 +48,8 @@ class DataFile:
     """Least and greatest value by column, where the log has them."""
     written_at: int = 0
     """Milliseconds since 1970."""
+    partition: dict[str, str | None] = field(default_factory=dict)
+    """In a table of several services the one whose rows it has, by the column's name."""
 
     def may_hold(self, column: str, least: object, greatest: object) -> bool:
         """Whether a value between the two, both included, can be in the file; true where the log does not tell."""
@@ -55,7 +58,7 @@ class DataFile:
 
     def removal(self, *, data_change: bool = True) -> RemoveAction:
         """The log's action that takes the file out of the table; no change of data where its rows stay elsewhere."""
-        return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size_bytes, {})
+        return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size_bytes, self.partition)
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,13 @@ Stamp = tuple[str | None, datetime, int]
 
 
 class Files:
-    """The files in a table's folder."""
+    """The files in a table's folder; of a table of several services those of one, in a folder below."""
 
-    def __init__(self, storage: Storage, path: str, decoded: Decoded | None = None) -> None:
+    def __init__(self, storage: Storage, path: str, decoded: Decoded | None = None, service: str | None = None) -> None:
+        self.service = service
+        """Whose files these are, where the table is of several."""
+        self._partition = {} if service is None else {SERVICE.name: service}
+        self._below = "".join(f"{name}={value}/" for name, value in self._partition.items())
         self._storage = storage
         self._path = path
         self._decoded = decoded or Decoded()
@@ -165,10 +172,14 @@ class Files:
                 footer = parquet.metadata
         return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
 
+    def owns(self, name: str) -> bool:
+        """Whether a file of the table is one of these, by its name."""
+        return name.startswith(self._below)
+
     def stored(self, folder: str | None = None) -> Sequence[StoredFile]:
-        """What lies in the table's folder, or in one below; not what lies deeper."""
+        """What lies in the folder of these files, or in one of the table's; not what lies deeper."""
         with self.explained("list"):
-            found = obstore.list_with_delimiter(self._store, folder)["objects"]
+            found = obstore.list_with_delimiter(self._store, folder or self._below or None)["objects"]
         return [StoredFile(each["path"], each["size"], each["last_modified"]) for each in found]
 
     def stored_torn(self) -> Sequence[StoredFile]:
@@ -176,7 +187,11 @@ class Files:
         if not self._storage.is_local:
             return []
         root = Path(self._storage.uri(self._path))
-        found = [(path, path.stat()) for where in (root, root / "_delta_log") for path in where.glob("*#[0-9]*")]
+        found = [
+            (path, path.stat())
+            for where in (root / self._below, root / "_delta_log")
+            for path in where.glob("*#[0-9]*")
+        ]
         return [
             StoredFile(str(path.relative_to(root)), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
             for path, stat in found
@@ -231,12 +246,13 @@ class Files:
 
     def _write_file(self, content: pa.Buffer, data_change: bool) -> tuple[AddAction, int]:
         """Stores a file; the log's action for it, and its number of rows."""
-        name = f"part-{uuid.uuid4()}.parquet"
+        name = f"{self._below}part-{uuid.uuid4()}.parquet"
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
         footer = pq.read_metadata(pa.BufferReader(content))
         statistics = json.dumps(_statistics(footer, columns_with_statistics(footer.schema.to_arrow_schema())))
-        return AddAction(name, content.size, {}, int(time.time() * 1000), data_change, statistics), footer.num_rows
+        added_at = int(time.time() * 1000)
+        return AddAction(name, content.size, self._partition, added_at, data_change, statistics), footer.num_rows
 
 
 class Spool:

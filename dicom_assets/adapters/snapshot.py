@@ -12,21 +12,24 @@ from deltalake import DeltaTable
 from dicom_assets.adapters.parquet import DataFile, Files
 from dicom_assets.adapters.study_index import StudyIndex
 from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import Table
+from dicom_assets.core.schema import SERVICE, Table
 
 _RANGED = ("sequence", "windowStart")
 """Columns whose ranges prune files."""
+_SERVICE = f"partition.{SERVICE.name}"
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What a table's log says of a version."""
+    """What a table's log says of a version; in a table of several services, of the rows of one."""
 
     version: int
+    since: int
+    """The version since which the files are these, as far as that is known."""
     table_id: str
     """Given to the table when it was created; copies and restored ones have the same."""
     schema: pa.Schema
-    """The stored columns: those declared, and any that were declared once."""
+    """The stored columns: those declared, and any that were declared once; without that of the service."""
     partition_columns: tuple[str, ...]
     configuration: dict[str, str]
     min_reader_version: int
@@ -34,18 +37,32 @@ class Logged:
     """The live files: a row for each, with its statistics in columns such as `min.sequence`."""
 
     @classmethod
-    def of(cls, delta: DeltaTable) -> "Logged":
-        """Of the version that delta-rs holds at the moment."""
+    def of(cls, delta: DeltaTable, service: str | None = None) -> "Logged":
+        """Of the version that delta-rs holds at the moment; of a service alone, where the table is of several."""
         metadata = delta.metadata()
+        schema = pa.schema(delta.schema().to_arrow())
+        actions = pa.table(delta.get_add_actions(flatten=True))
+        if service is not None and metadata.partition_columns == [SERVICE.name]:
+            schema = schema.remove(schema.get_field_index(SERVICE.name))
+            actions = actions.filter(pc.equal(actions[_SERVICE], service))
         return cls(
             delta.version(),
+            delta.version(),
             str(metadata.id),
-            pa.schema(delta.schema().to_arrow()),
+            schema,
             tuple(metadata.partition_columns),
             metadata.configuration,
             delta.protocol().min_reader_version,
-            pa.table(delta.get_add_actions(flatten=True)),
+            actions,
         )
+
+    def follows(self, before: "Logged") -> bool:
+        """Whether it is a later version of the same table, with the same files."""
+        return self.table_id == before.table_id and self.version >= before.version and self._names == before._names
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.actions["path"].to_pylist())
 
     @cached_property
     def files(self) -> Sequence[DataFile]:
@@ -53,6 +70,7 @@ class Logged:
         ranges = [name for name in _RANGED if f"min.{name}" in self.actions.column_names]
         columns = ["path", "size_bytes", "num_records", "modification_time"]
         columns += [f"{end}.{name}" for name in ranges for end in ("min", "max")]
+        columns += [_SERVICE] if _SERVICE in self.actions.column_names else []
         return [
             DataFile(
                 row["path"],
@@ -60,13 +78,14 @@ class Logged:
                 row["num_records"] or 0,
                 {name: (row[f"min.{name}"], row[f"max.{name}"]) for name in ranges},
                 row["modification_time"],
+                {SERVICE.name: row[_SERVICE]} if _SERVICE in row else {},
             )
             for row in self.actions.select(columns).to_pylist()
         ]
 
 
 class Snapshot:
-    """One version of a table."""
+    """One version of a table; of a table that several services share the rows of one, as if there were no others."""
 
     def __init__(
         self, table: Table, logged: Logged, files: Files, studies: StudyIndex, connect: Callable[[], DeltaTable]
@@ -88,7 +107,10 @@ class Snapshot:
 
     @cached_property
     def delta(self) -> DeltaTable:
-        """The version as delta-rs sees it. Most of what is done with a snapshot does without, and without its cost."""
+        """The version as delta-rs sees it, with the rows of all services.
+
+        Most of what is done with a snapshot does without, and without its cost.
+        """
         return self._connect()
 
     @property
@@ -97,9 +119,17 @@ class Snapshot:
         return self.logged.version
 
     @property
+    def service(self) -> str | None:
+        """Whose rows these are, where the table has those of several."""
+        return self.folder.service
+
+    @property
     def table_id(self) -> str:
-        """What tells the table from one that was created in its place; copies and restored ones have the same."""
-        return self.logged.table_id
+        """What tells the table from one that was created in its place; copies and restored ones have the same.
+
+        Of a table of several services it tells whose rows these are, too.
+        """
+        return "/".join(filter(None, [self.logged.table_id, self.service]))
 
     @property
     def schema(self) -> pa.Schema:

@@ -4,10 +4,10 @@ Everything else is as in `delta.py`: tables are created, read and kept tidy by d
 derived from the same reads. Spark's MERGE takes the place of a commit that is made here.
 
 Such a MERGE is one atomic step: Delta gives it up where another commit since its start touched what it read, which
-in tables without partitions is any commit that brings rows. So the table never holds a key twice. But it may begin
-after a commit that the derivation has not seen, and put rows back that are older than those. The look at the sources
-that follows every write finds that: they moved before that other commit, hence since the derivation, and it is made
-anew.
+in tables without partitions is any commit that brings rows, and in those that services share any of the same service.
+So the table never holds a key twice. But it may begin after a commit that the derivation has not seen, and put rows
+back that are older than those. The look at the sources that follows every write finds that: they moved before that
+other commit, hence since the derivation, and it is made anew.
 
 A writer that is killed leaves a MERGE behind that goes on in Spark, with nobody to look at the sources after it. Its
 staged file tells. Whoever writes the table next deletes that file, so that the MERGE cannot begin any more; commits a
@@ -47,7 +47,15 @@ _METRICS = {
 class SparkLake(Lake):
     """The tables of one lake, merged by Spark."""
 
-    def __init__(self, storage: Storage, paths: dict[str, str], *, spark: Spark, retention_hours: int = 720) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        paths: dict[str, str],
+        *,
+        spark: Spark,
+        retention_hours: int = 720,
+        service: str | None = None,
+    ) -> None:
         """A lake.
 
         Args:
@@ -55,8 +63,9 @@ class SparkLake(Lake):
             paths: folder by table name.
             spark: that merges.
             retention_hours: for how long deleted files and the log's entries are kept.
+            service: whose rows are meant, where several services share the tables.
         """
-        super().__init__(storage, paths, retention_hours=retention_hours)
+        super().__init__(storage, paths, retention_hours=retention_hours, service=service)
         self._spark = spark
 
     def write(self, table: Table, derivation: Derivation) -> Written:
@@ -101,7 +110,7 @@ class SparkLake(Lake):
         try:
             target, source = _location(self.uri(table)), _location(staging.uri(name))
             keys = desired.rows if "windowStart" in table.schema.names else None
-            statement = build_merge(table, snapshot.schema.names, target, source, keys)
+            statement = build_merge(table, snapshot.schema.names, target, source, keys, service=self.service)
             del desired
             with timed(seconds, "merge"):
                 self._merge(table, staging, name, statement)
@@ -159,7 +168,7 @@ class SparkLake(Lake):
         raise CommitConflictError(f"Could not set properties of {self.uri(table)}: other writers won. Run this again.")
 
     def _staging(self, table: Table) -> Staging:
-        return Staging(self.storage, self._paths[table.name])
+        return Staging(self.storage, "/".join(filter(None, [self._paths[table.name], self.service])))
 
 
 def _location(uri: str) -> str:

@@ -63,7 +63,7 @@ class StudyIndex:
 
 
 def _load(folder: Files) -> dict[str, pa.Array]:
-    content = folder.read_aside(NAME)
+    content = folder.read_aside(_name(folder))
     with suppress(pa.ArrowInvalid, KeyError):
         if content is not None:
             index = pa.ipc.open_file(pa.py_buffer(content)).read_all().combine_chunks()
@@ -81,4 +81,9 @@ def _save(folder: Files, studies: dict[str, pa.Array]) -> None:
     with pa.ipc.new_file(sink, index.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(index)
     with suppress(LakeUnavailableError):  # it only saves time
-        folder.write_aside(NAME, sink.getvalue().to_pybytes())
+        folder.write_aside(_name(folder), sink.getvalue().to_pybytes())
+
+
+def _name(folder: Files) -> str:
+    """Of several services that share a table each has a file of its own."""
+    return NAME if folder.service is None else f"_studies/{folder.service}.arrow"

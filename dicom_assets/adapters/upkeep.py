@@ -14,12 +14,11 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
-from dicom_assets.adapters.snapshot import Snapshot
+from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.core.schema import Table
 
 logger = logging.getLogger(__name__)
@@ -105,8 +104,7 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     if not dry_run:
         snapshot.folder.delete([file.name for file in old])
         snapshot.folder.delete_torn(torn)
-        with snapshot.folder.explained("clean the log of"):
-            snapshot.delta.cleanup_metadata()
+        _clean_log(snapshot)
         snapshot = lake.open_or_create(table)
         log = _read_log(snapshot)
         expired = log_before - log.names
@@ -199,6 +197,20 @@ def _checkpoint(snapshot: Snapshot) -> None:
             snapshot.delta.create_checkpoint()
 
 
+def _clean_log(snapshot: Snapshot) -> None:
+    """Deletes old entries of the log, those that somebody else deletes at the same time among them."""
+    with snapshot.folder.explained("clean the log of"):
+        for attempt in range(ATTEMPTS):
+            try:
+                snapshot.delta.cleanup_metadata()
+            except (DeltaError, OSError) as error:
+                if "not found" not in str(error).lower() or attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(secrets.randbelow(100 * 2**attempt) / 1000)
+            else:
+                return
+
+
 def _old_files(snapshot: Snapshot, retention_hours: int) -> list[StoredFile]:
     """The table's data files that are in no version of the retention, and in nobody's hands."""
     with snapshot.folder.explained("list"):
@@ -207,11 +219,14 @@ def _old_files(snapshot: Snapshot, retention_hours: int) -> list[StoredFile]:
 
 
 def _data_files(snapshot: Snapshot) -> list[StoredFile]:
-    """What lies in the table's own folder and is data; the names that it hides begin with an underscore or a dot."""
+    """What lies in the table's own folder and is data; the names that it hides begin with an underscore or a dot.
+
+    Of a table that several services share, what is this one's.
+    """
     return [
         file
         for file in snapshot.folder.stored()
-        if file.name.endswith(".parquet") and not file.name.startswith(("_", "."))
+        if file.name.endswith(".parquet") and not file.name.rpartition("/")[2].startswith(("_", "."))
     ]
 
 
@@ -271,6 +286,6 @@ def _oldest_version(snapshot: Snapshot, log: _Log, horizon: datetime, gone: set[
     for version in range(log.current_at(horizon), snapshot.version):
         with snapshot.folder.explained("open an older version of"):
             snapshot.delta.load_as_version(version)
-        if stored.issuperset(pa.table(snapshot.delta.get_add_actions())["path"].to_pylist()):
+        if stored.issuperset(Logged.of(snapshot.delta, snapshot.service).actions["path"].to_pylist()):
             return version
     return snapshot.version

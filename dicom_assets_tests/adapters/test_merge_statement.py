@@ -35,6 +35,15 @@ def test_columns_of_former_days_become_null_in_rows_that_change():
     assert ", `wardName` = NULL\n" in statement
 
 
+def test_rows_of_one_service_are_merged_in_its_partition_alone():
+    statement = build(STUDY, service="north")
+    for row in "to":
+        assert f"ON {row}.`serviceName` = 'north' AND {row}.`partitionName` = s.`partitionName`" in statement
+    assert "INSERT (`serviceName`, `partitionName`, " in statement
+    assert "VALUES ('north', s.`partitionName`, " in statement
+    assert "serviceName" not in statement.partition("UPDATE SET ")[2].partition("\n")[0]
+
+
 def test_locations_and_columns_are_quoted():
     column = replace(STUDY.columns[-1], name="a`b")
     statement = build_merge(replace(STUDY, columns=(*STUDY.columns, column)), ["a`b"], "file:///it`s", "s")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.credentials import DICOM_SCOPE
-from dicom_assets.adapters.delta import Given, Lake
+from dicom_assets.adapters.delta import Given, Lake, Written
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.merge import Desired
@@ -167,6 +167,25 @@ def test_two_writers_that_nobody_holds_back_both_get_their_rows_in(lakes):
         written = list(threads.map(lambda half: [store(lake, study(f"1.{half}.{n}")) for n in range(4)], (1, 2)))
     assert sum(one.inserted for half in written for one in half) == 8
     assert len(read(lake)) == 8
+
+
+def test_services_that_share_a_table_write_at_once_and_upkeep_of_one_leaves_the_other_its_files(lakes):
+    storage = next(lakes).storage
+    north, south = (Lake(storage, {STUDY.name: STUDY.name}, service=name) for name in ("north", "south"))
+
+    def write(lake: Lake) -> list[Written]:
+        return [store(lake, study("1", patientSex=str(number)), study(f"1.{number}")) for number in range(4)]
+
+    with ThreadPoolExecutor(2) as threads:
+        written = list(threads.map(write, (north, south)))
+    assert sum(one.conflicts for half in written for one in half) == 0
+    of_south = {file.name for file in south.open(STUDY).folder.stored()}
+    north.retention_hours = 0
+    done = maintain(north, STUDY)
+    assert (done.after.live_files, done.after.stored_files) == (1, 1)
+    assert {file.name for file in south.open(STUDY).folder.stored()} == of_south
+    assert read(north) == read(south)
+    assert len(read(north)) == 5
 
 
 @pytest.mark.parametrize("signing", ["client_secret"], indirect=True)

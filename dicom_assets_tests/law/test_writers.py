@@ -61,8 +61,8 @@ class Turns:
 class GatedLake(Lake):
     """A writer of its own, that waits for its turn before every look at a table and every commit."""
 
-    def __init__(self, storage: Storage, turns: Turns, who: bool) -> None:
-        super().__init__(storage, {table.name: table.name for table in TABLES})
+    def __init__(self, storage: Storage, turns: Turns, who: bool, service: str | None) -> None:
+        super().__init__(storage, {table.name: table.name for table in TABLES}, service=service)
         self._turns, self._who = turns, who
 
     def open(self, table: Table) -> Snapshot | None:
@@ -82,14 +82,19 @@ class GatedLake(Lake):
         return super().keep_retention(snapshot)
 
 
-def run_in_turns(storage: Storage, schedule, works: Sequence[Callable[[Lake], None]]) -> None:
-    """Two pieces of work, each with a lake of its own, in the turns of the schedule: False is the first one's."""
+def run_in_turns(
+    storage: Storage, schedule, works: Sequence[Callable[[Lake], None]], services: Sequence[str | None] = (None, None)
+) -> None:
+    """Two pieces of work, each with a lake of its own, in the turns of the schedule: False is the first one's.
+
+    Services that are named share their tables.
+    """
     turns = Turns(schedule)
     errors: list[BaseException] = []
 
     def work(who: bool) -> None:
         try:
-            works[who](GatedLake(storage, turns, who))
+            works[who](GatedLake(storage, turns, who, services[who]))
         except BaseException as error:
             errors.append(error)
         finally:

@@ -16,16 +16,16 @@ from dicom_assets_tests.law.world import World, read_tables
 PATHS = {table.name: table.name for table in TABLES}
 
 
-def build_spark_lake(folder: Path, spark: Spark) -> SparkLake:
-    return SparkLake(Storage(str(folder)), PATHS, spark=spark)
+def build_spark_lake(folder: Path, spark: Spark, service: str | None = None) -> SparkLake:
+    return SparkLake(Storage(str(folder)), PATHS, spark=spark, service=service)
 
 
 class TakingTurns(SparkLake):
     """Every other write is the default engine's."""
 
-    def __init__(self, folder: Path, spark: Spark) -> None:
-        super().__init__(Storage(str(folder)), PATHS, spark=spark)
-        self._other = build_lake(folder)
+    def __init__(self, folder: Path, spark: Spark, service: str | None = None) -> None:
+        super().__init__(Storage(str(folder)), PATHS, spark=spark, service=service)
+        self._other = build_lake(folder, service=service)
         self._turn = False
 
     def write(self, table: Table, derivation: Derivation) -> Written:

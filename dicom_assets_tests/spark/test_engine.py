@@ -62,6 +62,40 @@ def test_engines_that_take_turns_leave_the_tables_that_the_law_says(real, tmp_pa
         assert "Apache-Spark" in engines or table.name == "file_index"
 
 
+def test_services_that_share_tables_are_merged_beside_each_other(real, tmp_path):
+    with Service(seed=1) as north, Service(seed=2) as south:
+        services = {"north": north, "south": south}
+        worlds = [World(service, TakingTurns(tmp_path, real, name)) for name, service in services.items()]
+        for service in services.values():
+            play(service, FIRST_HOUR)
+        play(south, SECOND_HOUR)
+        for world in worlds:
+            world.run_chain(hours(0))
+        worlds[1].run_chain(hours(1))
+        worlds[0].lake._turn = not worlds[0].lake._turn
+        worlds[0].run_chain(hours(0))
+        for world in worlds:
+            assert read_tables(world.lake) == world.expected()
+            assert leftovers(world.lake) == []
+
+
+def test_merges_of_two_services_at_the_same_moment_lose_no_attempt_to_each_other(spark_url, tmp_path):
+    with closing(Spark(spark_url)) as one, closing(Spark(spark_url)) as other:
+        lakes = [build_spark_lake(tmp_path, *each) for each in ((one, "north"), (other, "south"))]
+        for lake in lakes:
+            store(lake, study("1.0"), study("1.1"))
+        together = Barrier(2)
+
+        def write(lake):
+            together.wait(60)
+            return lake.write(STUDY, Wanted([study("1.1", patientSex=lake.service[0])], [study("1.0")]))
+
+        with ThreadPoolExecutor(2) as pool:
+            written = list(pool.map(write, lakes))
+    assert [(each.updated, each.deleted, each.conflicts) for each in written] == [(1, 1, 0)] * 2
+    assert [row["patientSex"] for lake in lakes for row in read(lake)] == ["n", "s"]
+
+
 def test_what_spark_did_is_counted_and_nothing_is_committed_where_nothing_differs(real, tmp_path):
     lake = build_spark_lake(tmp_path, real)
     first = store(lake, study("1.1"), study("1.2"))
@@ -185,7 +219,7 @@ def test_folder_that_spark_does_not_see_is_explained_and_nothing_written(real, t
 def test_what_spark_says_of_a_row_is_in_no_message_and_no_log(real, tmp_path, monkeypatch, capfd, caplog):
     lake = build_spark_lake(tmp_path, real)
     statement = "SELECT CAST('Doe^Jane' AS INT) AS patient"
-    monkeypatch.setattr("dicom_assets.adapters.spark.build_merge", lambda *_: statement)
+    monkeypatch.setattr("dicom_assets.adapters.spark.build_merge", lambda *_, **__: statement)
     with pytest.raises(LakeError) as told:
         store(lake, study("1.1"))
     assert "CAST_INVALID_INPUT" in str(told.value)
