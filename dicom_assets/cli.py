@@ -264,8 +264,16 @@ def fabric_shortcuts(
     }
     environment = {**os.environ, **{name: value for name, value in given.items() if value is not None}}
 
+    services = choose_services(service, environment)
+
     def bring(settings: "Settings") -> int:
-        outcomes = bring_shortcuts(settings, replace=replace, dry_run=dry_run, with_files=files)
+        outcomes = bring_shortcuts(
+            settings,
+            replace=replace,
+            dry_run=dry_run,
+            with_tables=settings is services[0] or not settings.shares_tables,  # one for what all share
+            with_files=files,
+        )
         table = Table("shortcut", "target", "dry run" if dry_run else "result")
         for outcome in outcomes:
             shortcut, color = outcome.step.shortcut, "red" if outcome.problem else "green"
@@ -276,7 +284,7 @@ def fabric_shortcuts(
             typer.echo(f"Error: {problem}", err=True)
         return 1 if problems else 0
 
-    sys.exit(_for_each(choose_services(service, environment), bring))
+    sys.exit(_for_each(services, bring))
 
 
 @app.command()

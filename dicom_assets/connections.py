@@ -89,11 +89,13 @@ def build_lake(settings: Settings) -> Lake:
     """The lake of the settings, with the engine that merges there."""
     storage = build_storage(settings, settings.lake_url)
     spark = build_spark(settings)
+    paths, hours = settings.table_paths, settings.retention_hours
+    service = settings.service_name if settings.shares_tables else None
     if spark is None:
-        return Lake(storage, settings.table_paths, retention_hours=settings.retention_hours)
+        return Lake(storage, paths, retention_hours=hours, service=service)
     from dicom_assets.adapters.spark import SparkLake
 
-    return SparkLake(storage, settings.table_paths, spark=spark, retention_hours=settings.retention_hours)
+    return SparkLake(storage, paths, spark=spark, retention_hours=hours, service=service)
 
 
 def build_spark(settings: Settings) -> Spark | None:

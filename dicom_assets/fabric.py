@@ -19,7 +19,12 @@ def has_lakehouse(settings: Settings) -> bool:
 
 
 def bring_shortcuts(
-    settings: Settings, *, replace: bool = False, dry_run: bool = False, with_files: bool = True
+    settings: Settings,
+    *,
+    replace: bool = False,
+    dry_run: bool = False,
+    with_tables: bool = True,
+    with_files: bool = True,
 ) -> list[Outcome]:
     """Makes the lakehouse have the shortcuts of the settings, and tells how that went.
 
@@ -27,6 +32,7 @@ def bring_shortcuts(
         settings: name the lakehouse, the tables and the files.
         replace: whether shortcuts that point elsewhere are changed.
         dry_run: whether to tell only what would be done.
+        with_tables: whether the tables get theirs.
         with_files: whether the DICOM files get a shortcut, where it is known where they lie.
 
     Raises:
@@ -36,7 +42,7 @@ def bring_shortcuts(
     """
     from dicom_assets.adapters.fabric import bring  # not before it is needed: Dagster always loads this module
 
-    wanted = table_shortcuts(settings)
+    wanted = table_shortcuts(settings) if with_tables else []
     if with_files and (files := file_shortcut(settings)):
         wanted.append(files)
     with _open_lakehouse(settings) as lakehouse:
@@ -63,7 +69,7 @@ def table_shortcuts(settings: Settings) -> list[Shortcut]:
         except ValueError as error:
             raise SettingsError(f"DICOM_{table.upper()}_TABLE_PATH: {error}") from error
         target = Target(settings.storage_url, f"/{settings.container_name}/{path}", connection)
-        shortcuts.append(Shortcut(folder, _name(settings, name), target))
+        shortcuts.append(Shortcut(folder, name if settings.shares_tables else _name(settings, name), target))
     return shortcuts
 
 

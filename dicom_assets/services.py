@@ -1,7 +1,8 @@
 """Several DICOM services in one lake: a file that lists them, and the settings of each.
 
 Each service has the environment's settings, but for those that the file gives it. Its tables lie in a folder of its
-name. An identity is all of a piece: whoever gives a service a part of one takes nothing of the environment's.
+name, unless all share theirs. An identity is all of a piece: whoever gives a service a part of one takes nothing of
+the environment's.
 """
 
 import difflib
@@ -16,6 +17,7 @@ from dicom_assets import setting_rules as rules
 from dicom_assets.adapters.document import load_document
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.problem import Place, Problem
+from dicom_assets.core.schema import SERVICE
 from dicom_assets.settings import Settings, check_settings, load_settings, read_variables
 
 IDENTITY = ("authentication", "azure_tenant_id", "azure_client_id", "azure_client_secret", "azure_authority_host")
@@ -26,9 +28,17 @@ FIELDS = (
     "container_name", *PATHS, "file_system_url", *IDENTITY,
 )  # fmt: skip
 """What a service may have of its own; the rest is the lake's."""
-_OF_THE_LAKE = frozenset(Settings.model_fields) - {*FIELDS, "services", "service_name", "environment"}
+_PLACES = ("container_name", *PATHS)
+"""Where tables lie: of the lake too, where the services share them."""
+_OF_THE_LAKE = frozenset(Settings.model_fields) - {
+    *FIELDS, "services", "service_name", "environment", "shares_tables",
+}  # fmt: skip
+_COMMON = "all services have that in common. Set {} in the environment."
 _SECRETS = ("azure_client_secret",)
 _LIST = "services"
+_TABLES = "tables"
+_SHARED, _OWN = _CHOICES = ("shared", "own")
+"""Whose tables: one set for all services, with a column that tells whose a row is; or a set for each."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _LONGEST_NAME = 40
 _EXAMPLE = f'service_url = "{rules.SERVICE_URL_EXAMPLE}"'
@@ -108,13 +118,14 @@ def _parse(
     """The settings of the file's services, and all that is wrong with it."""
     problems: list[Problem] = []
     services: list[Settings] = []
-    for place, name, given in _tables(document, problems):
+    is_shared = _read_choice(document, problems) == _SHARED
+    for place, name, given in _services(document, problems):
         before = len(problems)
-        fields = dict(_read_fields(given, place, environment, problems))
+        fields = dict(_read_fields(given, place, environment, problems, is_shared=is_shared))
         if "service_url" not in given:
             problems.append(Problem((*place, "service_url"), f"service_url is missing. Add it: {_EXAMPLE}."))
         if len(problems) == before:
-            settings, wrong = check_settings(_complete(name, fields, common, environment))
+            settings, wrong = check_settings(_complete(name, fields, common, environment, is_shared=is_shared))
             problems += [Problem((*place, field), _explain(field, text)) for field, text in wrong]
             services += [settings] if settings else []
     if not problems:
@@ -122,12 +133,28 @@ def _parse(
     return tuple(services), problems
 
 
-def _tables(document: object, problems: list[Problem]) -> Iterator[tuple[Place, str, dict[str, object]]]:
+def _read_choice(document: object, problems: list[Problem]) -> str:
+    """Whose tables, as the file says."""
+    chosen = document.get(_TABLES, _OWN) if isinstance(document, dict) else _OWN
+    if chosen in _CHOICES:
+        return str(chosen)
+    problems.append(
+        Problem(
+            (_TABLES,),
+            f'{_TABLES}: this is neither "{_SHARED}" nor "{_OWN}". "{_SHARED}" keeps one set of tables for all '
+            f'services, in which the column {SERVICE.name} tells whose a row is; "{_OWN}", as without it, a set for '
+            "each.",
+        )
+    )
+    return _OWN
+
+
+def _services(document: object, problems: list[Problem]) -> Iterator[tuple[Place, str, dict[str, object]]]:
     """The place, name and content of each service."""
     content = document if isinstance(document, dict) else {}
     listed = content.get(_LIST)
     for key in content:
-        if key != _LIST:
+        if key not in (_LIST, _TABLES):
             problems.append(Problem((str(key),), f"{key!r} has no meaning here. Begin each service with {_HEAD}."))
     if not isinstance(listed, dict) or not listed:
         place: Place = (_LIST,) if _LIST in content else ()
@@ -150,13 +177,20 @@ def _tables(document: object, problems: list[Problem]) -> Iterator[tuple[Place, 
 
 
 def _read_fields(
-    given: Mapping[str, object], place: Place, environment: Mapping[str, str], problems: list[Problem]
+    given: Mapping[str, object],
+    place: Place,
+    environment: Mapping[str, str],
+    problems: list[Problem],
+    *,
+    is_shared: bool,
 ) -> Iterator[tuple[str, object]]:
     """The service's own settings; a value may be that of a variable."""
     for field, value in given.items():
         at = (*place, field)
         if field not in FIELDS:
             problems.append(Problem(at, _unknown_field(field)))
+        elif is_shared and field in _PLACES:
+            problems.append(Problem(at, f"{field}: {_COMMON.format(Settings.model_fields[field].alias)}"))
         elif isinstance(value, dict):
             variable = value.get("env")
             if list(value) != ["env"] or not isinstance(variable, str):
@@ -182,19 +216,20 @@ def _read_fields(
 
 
 def _complete(
-    name: str, own: Mapping[str, object], common: Settings, environment: Mapping[str, str]
+    name: str, own: Mapping[str, object], common: Settings, environment: Mapping[str, str], *, is_shared: bool
 ) -> dict[str, object]:
     """The service's settings, those of the environment included."""
     inherited: dict[str, object] = dict(read_variables(environment))
     for field in ("services", *(IDENTITY if any(part in own for part in IDENTITY) else ())):
         inherited.pop(field, None)
-    paths = {field: f"{name}/{getattr(common, field)}" for field in PATHS}
+    paths = {} if is_shared else {field: f"{name}/{getattr(common, field)}" for field in PATHS}
     return {
         **inherited,
         **paths,
         "extra_columns": common.extra_columns,
         "service_name": name,
         "environment": common,
+        "shares_tables": is_shared,
         **own,
     }
 
@@ -209,7 +244,7 @@ def _find_conflicts(services: Iterable[Settings]) -> Iterator[Problem]:
                 "service_url: another service has the same, so all of it would be read twice. Take one of them out.",
                 (*before, "service_url"),
             )
-        for field in PATHS:
+        for field in () if other.shares_tables else PATHS:
             taken = next((each for each in PATHS if _do_overlap(one, each, other, field)), None)
             if taken is not None:
                 yield Problem(
@@ -229,9 +264,9 @@ def _do_overlap(one: Settings, path: str, other: Settings, other_path: str) -> b
 def _unknown_field(field: str) -> str:
     plain = field.lower().removeprefix("dicom_")
     if plain in _OF_THE_LAKE:
-        return (
-            f"{field}: all services have that in common. Set {Settings.model_fields[plain].alias} in the environment."
-        )
+        return f"{field}: {_COMMON.format(Settings.model_fields[plain].alias)}"
+    if plain == _TABLES:
+        return f"{field}: all services have that in common. Put it above the first {_HEAD}."
     near = difflib.get_close_matches(plain, FIELDS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(FIELDS)}."
     return f"{field}: there is no such setting of a service. {hint}"

@@ -81,6 +81,8 @@ class Settings(BaseModel):
     """Of one of several services; None where there is one alone."""
     environment: "Settings | None" = None
     """Of one of several services: what they have in common, and the identity that opens their lake."""
+    shares_tables: bool = False
+    """Of one of several services: whether its rows are in the same tables as the others'."""
     service_url: Annotated[str | None, _text(rules.check_service_url)] = Field(
         None,
         description="Base URL of the DICOM service, without `/v2`. Without it the definitions load, and materialising "

@@ -149,6 +149,21 @@ def test_command_says_what_is_missing(fabric, env, told):
     assert fabric.requests == []
 
 
+def test_tables_that_services_share_get_one_shortcut(fabric, tmp_path):
+    lines = ['tables = "shared"']
+    for name in ("north", "south"):
+        lines += [f"[services.{name}]", f'service_url = "https://{name}.example.org"']
+        lines += ['start_time = "2026-03-01T00:00Z"', f'file_system_url = "{ACCOUNT}/{name}"']
+    (tmp_path / "services.toml").write_text("\n".join(lines))
+    status, output = run(fabric, DICOM_SERVICES=str(tmp_path / "services.toml"), DICOM_FABRIC_TABLES="instance")
+    assert status == 0, output
+    assert rows(output) == [
+        ["Tables/instance", f"{ACCOUNT}/dicom/instance", "created"],
+        ["Files/north_AHDS", f"{ACCOUNT}/north/AHDS", "created"],
+        ["Files/south_AHDS", f"{ACCOUNT}/south/AHDS", "created"],
+    ]
+
+
 # What settings make of it
 
 

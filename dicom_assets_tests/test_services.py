@@ -79,6 +79,28 @@ def test_yaml_says_the_same(load):
     assert (north.service_name, north.service_url) == ("north", "https://n.example.org")
 
 
+SHARED = 'tables = "shared"\n' + TWO
+
+
+def test_services_share_tables_where_the_file_says_so(load):
+    for settings in load(SHARED, DICOM_STUDY_TABLE_PATH="silver/study", DICOM_STORAGE_URL="/lake"):
+        lake = build_lake(settings)
+        assert lake.service == settings.service_name
+        assert (lake.uri(INSTANCE), settings.table_paths["study"]) == ("/lake/dicom/instance", "silver/study")
+    assert [build_lake(each).service for each in load(SHARED, DICOM_MERGE_ENGINE="spark")] == ["north", "south"]
+    for settings in (*load(TWO), *load('tables = "own"\n' + TWO)):
+        assert build_lake(settings).service is None
+        assert settings.table_paths["instance"] == f"{settings.service_name}/instance"
+
+
+def test_yaml_shares_tables_too(load):
+    text = (
+        "tables: shared\nservices:\n  n:\n    service_url: https://n.example.org\n    start_time: 2026-03-01T00:00Z\n"
+    )
+    (settings,) = load(text, "services.yaml")
+    assert (build_lake(settings).service, settings.table_paths["series"]) == ("n", "series")
+
+
 def test_an_identity_is_all_of_a_piece(load):
     identity = {
         "DICOM_AUTHENTICATION": "client_secret", "AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c",
@@ -170,6 +192,28 @@ def test_every_problem_is_told_with_its_line_and_no_value(refusal):
             f'{TWO}series_table_path = "north/instance"\n',
             "line 10: series_table_path = …",
             "'north/instance' overlaps 'north/instance', the instance_table_path of north",
+        ),
+        (
+            f'tables = "hidden"\n{TWO}',
+            "line 1: tables = …",
+            'tables: this is neither "shared" nor "own". "shared" keeps one set of tables for all services, in which '
+            'the column serviceName tells whose a row is; "own", as without it, a set for each.',
+        ),
+        (f"tables = [1]\n{TWO}", "line 1: tables = …", 'neither "shared" nor "own"'),
+        (
+            f'{TWO}tables = "shared"\n',
+            "line 10: tables = …",
+            "tables: all services have that in common. Put it above the first [services.NAME].",
+        ),
+        (
+            f'{SHARED}container_name = "other"\n',
+            "line 11: container_name = …",
+            "container_name: all services have that in common. Set DICOM_CONTAINER_NAME in the environment.",
+        ),
+        (
+            f'{SHARED}instance_table_path = "south/instance"\n',
+            "line 11: instance_table_path = …",
+            "Set DICOM_INSTANCE_TABLE_PATH in the environment.",
         ),
         (f"{TWO}catch_up_runs = true\n", "line 10: catch_up_runs = …", "true and false is no value here"),
         (TWO.replace("start_time = 2026-03-01T00:30:00Z\n", ""), "line 2: [services.north]", "but service_url is. Set"),

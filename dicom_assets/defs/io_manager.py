@@ -19,7 +19,7 @@ from dicom_assets.adapters.derive import HoursOf, is_within
 from dicom_assets.adapters.memory import MemoryLimit, release_memory
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Window
-from dicom_assets.core.schema import Table
+from dicom_assets.core.schema import SERVICE, Table
 from dicom_assets.defs.failure import retrying
 from dicom_assets.defs.observed import Reading, Told
 from dicom_assets.defs.partitions import partition_key, to_window
@@ -39,8 +39,8 @@ class DeltaIOManager(dg.IOManager):
     either, each a commit of its own. Rows of other keys are left alone, whatever the partition.
 
     An input is loaded as its annotation says: `pyarrow.Table`, `pyarrow.RecordBatchReader`, `polars.LazyFrame`,
-    `deltalake.DeltaTable` (the whole table), or `HoursOf` (nothing is read). A row belongs to the hour of its
-    `windowStart`, or else of its `lastModifiedTimestamp`.
+    `deltalake.DeltaTable` (the whole table, with the rows of all services that share it), or `HoursOf` (nothing is
+    read). A row belongs to the hour of its `windowStart`, or else of its `lastModifiedTimestamp`.
     """
 
     def __init__(self, lake: Lake, tables: Mapping[str, Table], memory: MemoryLimit | None = None) -> None:
@@ -204,5 +204,7 @@ def _scan_lazily(snapshot: Snapshot, window: Window | None) -> Any:
     import polars as pl
 
     frame = pl.scan_delta(snapshot.delta)
+    if snapshot.service is not None:
+        frame = frame.filter(pl.col(SERVICE.name) == snapshot.service).drop(SERVICE.name)
     time = pl.col(_hour_column(snapshot))
     return frame if window is None else frame.filter(time >= window.start, time < window.end)

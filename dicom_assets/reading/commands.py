@@ -83,7 +83,7 @@ def sql(
     text = _read_statement(statement, file)
     chosen = _choose_format(kind, output)
     services = choose_services(service, os.environ)
-    if table_version and len(services) > 1:
+    if table_version and len(services) > 1 and not services[0].shares_tables:
         raise typer.BadParameter("each service has versions of its own: add --service", param_hint="--table-version")
     tables = services[0].tables
     versions = _parse_versions(as_of, table_version or [], [table.name for table in tables])

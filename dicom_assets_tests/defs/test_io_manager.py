@@ -173,6 +173,22 @@ def test_table_is_loaded_where_nothing_is_annotated(filled):
     assert len(load(filled, object)) == 4
 
 
+@pytest.mark.parametrize("annotation", [pa.Table, pl.LazyFrame])
+def test_of_tables_that_services_share_the_rows_of_one_are_loaded(tmp_path, annotation):
+    north, south = (build_lake(tmp_path, service=name) for name in ("north", "south"))
+    store(north, study("1", lastModifiedTimestamp=START))
+    store(south, study("2", lastModifiedTimestamp=START))
+    rows = load(
+        north,
+        annotation,
+        (0, 0),
+        source="study",
+        convert=lambda found: found.lazy().collect().to_arrow() if annotation is pl.LazyFrame else found,
+    )
+    assert rows["studyInstanceUid"].to_pylist() == ["1"]
+    assert rows.column_names == STUDY.schema.names
+
+
 def test_delta_table_is_loaded_whole(filled):
     table = load(filled, deltalake.DeltaTable, (1, 1))
     assert (table.version(), len(table.file_uris())) == (4, 4)

@@ -56,13 +56,13 @@ class Site:
 class Sites:
     """Both services, one lake, one Dagster instance, and a clock."""
 
-    def __init__(self, folder: Path, instance: dg.DagsterInstance, sites: dict[str, Site]) -> None:
-        self.folder, self.instance, self.sites = folder, instance, sites
+    def __init__(self, folder: Path, instance: dg.DagsterInstance, sites: dict[str, Site], tables: str) -> None:
+        self.folder, self.instance, self.sites, self.tables = folder, instance, sites, tables
         self.clock = SettableClock(START + 3 * HOUR)
         self.env = {"DICOM_SERVICES": str(folder / "services.toml"), "DICOM_STORAGE_URL": str(folder / "lake")}
 
     def settings(self):
-        lines = []
+        lines = [f'tables = "{self.tables}"']
         for site in self.sites.values():
             start = START + FIRST_HOURS[site.name] * HOUR
             lines += [f"[services.{site.name}]", f'service_url = "{site.url}"', 'authentication = "none"']
@@ -106,7 +106,7 @@ class Sites:
 
 
 @contextmanager
-def open_sites(folder: Path) -> Iterator[Sites]:
+def open_sites(folder: Path, tables: str) -> Iterator[Sites]:
     (folder / "dagster").mkdir()
     with ExitStack() as stack:
         sites = {}
@@ -114,14 +114,15 @@ def open_sites(folder: Path) -> Iterator[Sites]:
             site = sites[name] = Site(name, stack.enter_context(Service(seed=1)))
             site.url = stack.enter_context(serve(site.service, intercept=site.intercept))
         home = dg.DagsterInstance.local_temp(str(folder / "dagster"), {"telemetry": {"enabled": False}})
-        yield Sites(folder, stack.enter_context(home), sites)
+        yield Sites(folder, stack.enter_context(home), sites, tables)
 
 
-@pytest.fixture
-def sites(tmp_path, monkeypatch) -> Iterator[Sites]:
+@pytest.fixture(params=["own", "shared"])
+def sites(request, tmp_path, monkeypatch) -> Iterator[Sites]:
+    """With tables of their own, and with those that they share."""
     for name in [name for name in os.environ if name.startswith(("DICOM_", "AZURE_"))]:
         monkeypatch.delenv(name)
-    with open_sites(tmp_path) as opened:
+    with open_sites(tmp_path, request.param) as opened:
         for site in opened.sites.values():
             for number in (1, 2, 3):
                 site.store(1.1, number)
@@ -151,7 +152,9 @@ def test_each_service_is_a_group_with_names_of_its_own(sites):
         assert node.group_name == service
         assert node.pools == {f"{service}__dicom_lake"}
         assert node.partitions_def.get_first_partition_key() == key(FIRST_HOURS[service])
-        assert node.metadata["dagster/uri"].endswith(f"dicom/{name}")
+        assert node.metadata["dagster/uri"].endswith(
+            f"dicom/{name}" if sites.tables == "own" else f"dicom/{name.partition('/')[2]}"
+        )
         assert {check.asset_key for check in node.check_keys} == {node.key}
         assert node.check_keys
     repository = definitions.get_repository_def()
@@ -185,7 +188,7 @@ def test_an_outage_of_one_does_not_hold_back_the_other(sites):
         assert "503" in told
         assert south.url in told
     sites.check_law("north")
-    assert not (sites.folder / "lake/dicom/south").exists()
+    assert list((sites.folder / "lake").rglob("*south*")) == []
 
     south.refusal = None
     (south_run,) = sites.catch_up("south")
@@ -217,6 +220,8 @@ def test_upkeep_and_audit_of_a_service_are_of_its_own_tables(sites):
         if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION
     }
     assert observed == {f"south/{name}" for name in CHAIN}
+    for name in NAMES:
+        sites.check_law(name)
 
 
 def test_runs_of_another_service_are_not_this_one_s():
@@ -256,7 +261,8 @@ def test_sql_asks_all_services_or_one(filled):
     assert json.loads(described[0])["column"] == "serviceName"
     wrong = filled.command("sql", "SELECT patientid FROM instance")
     assert "patientId" in str(wrong.exception)
-    assert filled.command("sql", "SELECT 1", "--table-version", "instance=1").exit_code == 2
+    code = filled.command("sql", "SELECT 1", "--table-version", "instance=1").exit_code
+    assert code == (2 if filled.tables == "own" else 0)
 
 
 def test_other_commands_take_the_service_or_do_all_of_them(filled):
@@ -276,6 +282,22 @@ def test_other_commands_take_the_service_or_do_all_of_them(filled):
     assert [each["check"] for each in one["findings"]] == ["south/settings"]
     unknown = json.loads(filled.command("doctor", "settings", "--service", "east", "--json").stdout)
     assert "There is no service 'east'" in unknown["findings"][0]["found"]
+
+
+@pytest.mark.parametrize("sites", ["own"], indirect=True)
+def test_services_that_come_to_share_their_tables_are_read_anew_once_dagster_has_forgotten(filled):
+    before = {path: path.read_bytes() for path in (filled.folder / "lake").rglob("*") if path.is_file()}
+    filled.tables = "shared"
+    filled.clock.advance(HOUR)
+    requests, told = filled.tick("north__catch_up")
+    assert not requests
+    assert "change_feed is not at" in told
+    assert "dicom-assets adopt --forget" in told
+    assert filled.command("adopt", "--forget").exit_code == 0
+    for name in NAMES:
+        assert all(run.success for run in filled.catch_up(name))
+        filled.check_law(name)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_adopt_tells_dagster_of_each_service_and_of_one_though_the_other_is_down(filled, tmp_path):
