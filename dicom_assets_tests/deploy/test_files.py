@@ -42,6 +42,12 @@ def write_home(folder: Path, config: dict) -> str:
     return str(folder)
 
 
+def assert_as_the_project(config: dict) -> None:
+    project = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
+    assert config["concurrency"]["pools"] == project["concurrency"]["pools"]
+    assert config["sensors"] == project["sensors"]
+
+
 @pytest.fixture
 def values() -> dict:
     return load("kubernetes/values.yaml")
@@ -75,7 +81,10 @@ def as_the_chart_says(values, tmp_path) -> dict:
         "kubeconfig_file": str(tmp_path / "kubeconfig"),
     }
     logs = values["computeLogManager"]["config"]["azureBlobComputeLogManager"]
-    monitoring = values["dagsterDaemon"]["runMonitoring"]
+    daemon, concurrency = values["dagsterDaemon"], values["concurrency"]
+    queue = ("dagster._core.run_coordinator", "QueuedRunCoordinator")
+    no_queue = ("dagster._core.run_coordinator.sync_in_memory_run_coordinator", "SyncInMemoryRunCoordinator")
+    module, coordinator = queue if daemon["runCoordinator"]["enabled"] else no_queue
     days = {
         snake(key): {"purge_after_days": kept["purgeAfterDays"]}
         for key, kept in values["retention"].items()
@@ -88,9 +97,13 @@ def as_the_chart_says(values, tmp_path) -> dict:
             "class": "AzureBlobComputeLogManager",
             "config": {snake(key): value for key, value in logs.items()},
         },
-        "run_monitoring": {snake(key): value for key, value in monitoring.items()},
+        "run_coordinator": {"module": module, "class": coordinator},
+        "run_monitoring": {snake(key): value for key, value in daemon["runMonitoring"].items()},
+        "sensors": {snake(key): value for key, value in daemon["sensors"].items()},
+        "concurrency": {
+            name: {snake(key): value for key, value in concurrency[name].items()} for name in ("runs", "pools")
+        },
         "retention": days,
-        **values["additionalInstanceConfig"],
     }
 
 
@@ -129,9 +142,7 @@ def test_lock_has_a_hash_and_a_fitting_version_of_every_dependency():
 def test_dagster_accepts_the_instance_of_the_compose_file(tmp_path, monkeypatch):
     home = write_home(tmp_path, load("compose/dagster.yaml"))
     config, _ = dagster_instance_config(home)
-    assert (
-        config["concurrency"]["pools"] == yaml.safe_load((PROJECT / "dagster.yaml").read_text())["concurrency"]["pools"]
-    )
+    assert_as_the_project(config)
     for name in ("HOST", "USERNAME", "PASSWORD", "DB"):
         monkeypatch.setenv(f"DAGSTER_PG_{name}", "x")
     assert InstanceRef.from_dir(home).storage_data.class_name == "DagsterPostgresStorage"
@@ -149,11 +160,16 @@ def test_compose_gives_postgres_password_to_dagster_and_shows_the_ui_to_this_mac
 
 def test_dagster_accepts_the_instance_that_the_values_describe(as_the_chart_says, tmp_path, values):
     config, _ = dagster_instance_config(write_home(tmp_path, as_the_chart_says))
-    project = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
-    assert config["concurrency"]["pools"] == project["concurrency"]["pools"]
+    assert_as_the_project(config)
+    assert values["concurrency"]["enabled"] is True
+    assert config["concurrency"]["runs"]["max_concurrent_runs"] == 8
     ref = InstanceRef.from_dir(str(tmp_path))
-    assert values["dagsterDaemon"]["runCoordinator"]["enabled"] is False
-    assert ref.run_coordinator_data.class_name == "QueuedRunCoordinator", "Dagster's own default"
+    assert ref.run_coordinator_data.class_name == "QueuedRunCoordinator", "places are kept by the queue alone"
+
+
+def test_webserver_is_asked_whether_it_is_ready_where_it_listens(values):
+    webserver = values["dagsterWebserver"]
+    assert webserver["readinessProbe"]["httpGet"]["port"] == webserver["service"]["port"], "the chart's own asks 80"
 
 
 @pytest.mark.deep
