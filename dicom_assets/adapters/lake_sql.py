@@ -99,9 +99,8 @@ class _Question:
         for service in filter(None, self.lakes):
             _do(builder, f"CREATE SCHEMA {service}")
         for name, by_service in self.snapshots.items():
-            newest = max(by_service.values(), key=lambda each: each.version)
-            if newest.service is not None:
-                builder = _register_shared(builder, name, newest, by_service)
+            if any(snapshot.service for snapshot in by_service.values()):
+                builder = _register_shared(builder, name, by_service)
                 continue
             for service, snapshot in by_service.items():
                 builder = builder.register(f"{service}.{name}" if service else name, snapshot.delta)
@@ -203,15 +202,13 @@ def ask(
     raise question.explain(error)
 
 
-def _register_shared(
-    builder: QueryBuilder, name: str, table: Snapshot, by_service: Mapping[str, Snapshot]
-) -> QueryBuilder:
+def _register_shared(builder: QueryBuilder, name: str, by_service: Mapping[str, Snapshot]) -> QueryBuilder:
     """A table that several services share: all of it by its name, and of each service a view; or the view of one."""
     whole = name
     if "" in by_service:
         _do(builder, f"CREATE SCHEMA IF NOT EXISTS {_SHARED}")
         whole = f"{_SHARED}.{name}"
-    builder = builder.register(whole, table.delta)
+    builder = builder.register(whole, next(iter(by_service.values())).delta)
     for service, snapshot in by_service.items():
         view = f"{service}.{name}" if service else name
         rows = f"SELECT * EXCEPT ({_SERVICE}) FROM {whole} WHERE {_SERVICE} = '{snapshot.service}'"  # noqa: S608

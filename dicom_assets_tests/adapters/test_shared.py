@@ -15,11 +15,14 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from duckdb_extensions import import_extension
 
 from dicom_assets.adapters import newest, study_index
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.file_lookup import find_files
 from dicom_assets.adapters.lake_sql import AsOf, ask
+from dicom_assets.adapters.spark import SparkLake
+from dicom_assets.adapters.spark_session import Spark
 from dicom_assets.adapters.table_changes import open_changes
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import CursorError, ForeignTableError, LakeUnavailableError, VersionGoneError
@@ -75,7 +78,7 @@ def test_rows_of_the_same_key_in_two_services_are_two_and_each_service_writes_it
     assert store(north, study("1", patientSex="F"), study("2")).commits == 0
 
 
-def test_services_that_share_a_table_declare_no_column_and_readers_see_one(filled, south):
+def test_services_that_share_a_table_declare_no_column_and_readers_see_one(filled, south, tmp_path, monkeypatch):
     assert south.open(STUDY).schema.names == STUDY.schema.names
     delta = DeltaTable(filled.uri(STUDY))
     assert delta.schema().fields[0].name == "serviceName"
@@ -83,14 +86,20 @@ def test_services_that_share_a_table_declare_no_column_and_readers_see_one(fille
     assert delta.protocol().min_reader_version == 1
     expected = [("north", "1", "F"), ("north", "2", None), ("south", "1", "M")]
     columns = ["serviceName", "studyInstanceUid", "patientSex"]
+    monkeypatch.setenv("HOME", str(tmp_path))  # what DuckDB installs stays there
+    connection = duckdb.connect()
+    import_extension("delta", con=connection)
+    connection.load_extension("delta")
     found = {
         "deltalake": delta.to_pyarrow_table(columns=columns),
         "pyarrow": delta.to_pyarrow_dataset().to_table(columns=columns),
         "polars": pl.scan_delta(filled.uri(STUDY)).select(columns).collect().to_arrow(),
-        "duckdb": duckdb.from_arrow(delta.to_pyarrow_dataset()).select(*columns).to_arrow_table(),
+        "duckdb": connection.sql(f"FROM delta_scan('{filled.uri(STUDY)}')").select(*columns).to_arrow_table(),
+        "duckdb by pyarrow": duckdb.from_arrow(delta.to_pyarrow_dataset()).select(*columns).to_arrow_table(),
     }
     for reader, rows in found.items():
         assert sorted((tuple(row.values()) for row in rows.to_pylist()), key=str) == expected, reader
+    connection.close()
     north_alone = delta.to_pyarrow_dataset().to_table(filter=pc.field("serviceName") == "north")
     assert len(north_alone) == 2
     assert {name.partition("/")[0] for name in live_files(south)} == {"serviceName=south"}
@@ -209,6 +218,15 @@ def test_small_files_of_a_service_are_joined_beside_commits_of_another(filled, n
     assert len(read(south)) == 4
 
 
+def test_staged_rows_of_another_service_are_no_sign_of_a_killed_writer(filled):
+    paths = {STUDY.name: STUDY.name}
+    north, south = (
+        SparkLake(filled.storage, paths, spark=Spark(None), service=name)._staging(STUDY) for name in ("north", "south")
+    )
+    name = north.put(Wanted([study("1")]).desired, STUDY)
+    assert (north.names(), south.names()) == ([name], [])
+
+
 # What is in the way
 
 
@@ -305,6 +323,19 @@ def test_upkeep_of_two_services_at_once_ends(filled, tmp_path):
     assert len(whole(filled)) == 27
 
 
+def test_log_is_cleaned_by_upkeep_alone(filled):
+    for number in range(10):
+        store(filled, study(f"1.{number}"))
+    for path in Path(filled.uri(STUDY)).rglob("*"):
+        os.utime(path, (time.time() - 9000 * 3600,) * 2)
+    for number in range(10):
+        store(filled, study(f"2.{number}"))
+    assert filled.open(STUDY).version > 20
+    assert Path(filled.uri(STUDY), newest.commit_name(0)).exists()
+    assert maintain(filled, STUDY).removed_log_files > 0
+    assert not Path(filled.uri(STUDY), newest.commit_name(0)).exists()
+
+
 def test_log_that_another_service_cleans_at_the_same_time_is_clean(filled, monkeypatch):
     clean, refusals = DeltaTable.cleanup_metadata, iter(["Object at location …/00000000000000000003.json not found"])
 
@@ -398,11 +429,9 @@ def test_statement_of_one_service_reads_no_file_of_another(filled, north, south)
     assert "serviceName=north" not in plan
 
 
-def test_statistics_in_the_log_are_of_the_stored_columns(filled):
-    (entry,) = [
-        json.loads(line)["add"]
-        for line in Path(filled.uri(STUDY), newest.commit_name(2)).read_text().splitlines()
-        if "add" in line
-    ]
-    assert entry["partitionValues"] == {"serviceName": "south"}
-    assert "serviceName" not in json.loads(entry["stats"])["minValues"]
+def test_log_says_of_each_file_whose_it_is(filled, south):
+    version = store(south, study("1", patientSex="O")).version
+    lines = Path(filled.uri(STUDY), newest.commit_name(version)).read_text().splitlines()
+    actions = {kind: action for line in lines for kind, action in json.loads(line).items()}
+    assert [actions[kind]["partitionValues"] for kind in ("add", "remove")] == [{"serviceName": "south"}] * 2
+    assert "serviceName" not in json.loads(actions["add"]["stats"])["minValues"]

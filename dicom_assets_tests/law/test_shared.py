@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from dicom_assets.adapters import parquet, study_index
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import INSTANCE, SERVICE, TABLES
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets_tests.law import test_healthcare
 from dicom_assets_tests.law.test_order import EXTRA, HOURS, check_law, histories, law, play, steps
 from dicom_assets_tests.law.test_writers import CREATES, DELETES, run_in_turns, schedules
 from dicom_assets_tests.law.test_writers import play as apply_all
@@ -97,6 +99,20 @@ def test_what_one_service_does_changes_no_row_of_another(history, order):
         assert all(south.lake.has_version(*each) for each in zip(TABLES, versions, strict=True))
         south.run_chain(hours(0, 2))
         check_law(north)
+
+
+def test_layout_of_healthcare_data_solutions_can_be_shared():
+    with open_worlds() as worlds:
+        for world in worlds:
+            apply_all(world.service, [*CREATES, *DELETES])
+        apply_all(worlds[1].service, [(("delete", *CREATES[1][0][1:3], 3), (1, 2))])
+        for hour in (1, 0):
+            for world in worlds:
+                test_healthcare.run(world, hour)
+        for world in worlds:
+            assert test_healthcare.found(world) == test_healthcare.expected(world.read)
+        rows = DeltaTable(worlds[0].lake.uri(HEALTHCARE_INSTANCE)).to_pyarrow_table(columns=[SERVICE.name])
+        assert rows[SERVICE.name].to_pylist() == ["north"]
 
 
 @given(schedule=schedules, joined_files=st.sampled_from([2, 8]))

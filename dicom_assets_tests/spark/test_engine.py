@@ -19,7 +19,7 @@ from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spa
 from dicom_assets.adapters.staging import Staging
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import EngineError, LakeError
-from dicom_assets.core.schema import STUDY, TABLES
+from dicom_assets.core.schema import INSTANCE, STUDY, TABLES
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.adapters.lakes import Wanted, read, store, study
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
@@ -62,7 +62,7 @@ def test_engines_that_take_turns_leave_the_tables_that_the_law_says(real, tmp_pa
         assert "Apache-Spark" in engines or table.name == "file_index"
 
 
-def test_services_that_share_tables_are_merged_beside_each_other(real, tmp_path):
+def test_services_that_share_tables_are_merged_beside_each_other(real, spark, tmp_path):
     with Service(seed=1) as north, Service(seed=2) as south:
         services = {"north": north, "south": south}
         worlds = [World(service, TakingTurns(tmp_path, real, name)) for name, service in services.items()]
@@ -77,6 +77,9 @@ def test_services_that_share_tables_are_merged_beside_each_other(real, tmp_path)
         for world in worlds:
             assert read_tables(world.lake) == world.expected()
             assert leftovers(world.lake) == []
+        rows = spark.sql(f"SELECT serviceName, count(*) FROM delta.`file://{worlds[0].lake.uri(INSTANCE)}` GROUP BY 1")
+        counts = [(name, len(world.expected()["instance"])) for name, world in zip(services, worlds, strict=True)]
+        assert sorted(map(tuple, rows.collect())) == [each for each in counts if each[1]]
 
 
 def test_merges_of_two_services_at_the_same_moment_lose_no_attempt_to_each_other(spark_url, tmp_path):
