@@ -69,7 +69,7 @@ bench-full: $(BENCH_READY) $(CLUSTER_READY) ## Measure everything, and write doc
 	@$(BIN)/python -m bench.run --rounds 5 --publish
 	@$(BIN)/python -m bench.orchestration --publish
 	@$(BIN)/python -m bench.growth --rows 100000 1000000 5000000 20000000 --scattered 100000 1000000 5000000 --publish
-	@$(BIN)/python -m bench.engines --rows 100000 1000000 5000000 20000000 --scattered 100000 1000000 --publish
+	@$(BIN)/python -m bench.engines --rows 100000 1000000 5000000 20000000 --scattered 100000 1000000 5000000 --publish
 	@$(BIN)/python -m bench.capacity --rows 100000 1000000 5000000 20000000 --publish
 	@$(BIN)/python -m bench.month --publish
 	@$(BIN)/python -m bench.year --publish

@@ -9,6 +9,7 @@ processes; the run's own come on top.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 from bench.check import count_rows, digest_tables, expected_counts
 from bench.feed import CACHE, Feed, open_feed
 from bench.growth import copy_history, open_history, spec_of, whole_hours
-from bench.measure import ROOT, measure, save, summarize
+from bench.measure import PUBLISHED, ROOT, measure, save, summarize, this_command
 from bench.server import serving
 from dicom_assets.adapters.spark_session import Spark
 from dicom_assets.core.errors import EngineUnavailableError
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", default="4g", help="of Spark's Java, at most")
     parser.add_argument("--publish", action="store_true", help="write to bench/results, not to the cache")
+    parser.add_argument("--keep", action="store_true", help="of what was published, cases of other sizes stay")
     options = parser.parse_args()
     cases = [(whole_hours(rows), False) for rows in options.rows]
     cases += [(whole_hours(rows), True) for rows in options.scattered]
@@ -188,6 +190,10 @@ def main() -> None:
         "spark": {"version": SPARK_VERSION, "delta": DELTA_VERSION, "memory": options.memory},
         "cases": described,
     }
+    if options.keep:
+        before = json.loads((PUBLISHED / "engines.json").read_text())
+        content["cases"] += [case for case in before["cases"] if (case["rows"], case["scattered"]) not in cases]
+        content["command"] = f"{before['command']}; then {this_command()}"
     path = save("engines", content, publish=options.publish)
     print(f"\nWritten to {path.relative_to(ROOT)}")
 

@@ -78,7 +78,7 @@ def save(name: str, content: dict[str, Any], *, publish: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     about = {
-        "command": " ".join(["python -m", f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": this_command(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": _commit(),
         "load_at_start": _LOAD,
@@ -86,6 +86,11 @@ def save(name: str, content: dict[str, Any], *, publish: bool) -> Path:
     }
     path.write_text(json.dumps({**about, **content}, indent=1) + "\n")
     return path
+
+
+def this_command() -> str:
+    """The command that is running, as it would be typed."""
+    return " ".join(["python -m", f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
