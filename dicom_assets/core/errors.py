@@ -3,6 +3,7 @@
     DicomAssetsError
     ├── SettingsError            a setting is missing or cannot be used
     ├── UnknownHourError         a run over hours that are no partitions
+    ├── OutdatedError            a run in a process that is older than what asked for it
     ├── ServiceError             the DICOM service
     │   ├── ServiceRefusedError      400, 401, 403, 404: asking again would not help
     │   ├── ServiceUnreachableError  no usable answer after every retry
@@ -41,6 +42,10 @@ class SettingsError(DicomAssetsError):
 
 class UnknownHourError(DicomAssetsError):
     """A run was asked to cover hours that are no partitions, or not yet."""
+
+
+class OutdatedError(DicomAssetsError):
+    """A run is executed by an older version of the project than the one that asked for it."""
 
 
 class ServiceError(DicomAssetsError):

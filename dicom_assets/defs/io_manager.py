@@ -27,6 +27,7 @@ from dicom_assets.defs.preview import build_preview
 from dicom_assets.defs.progress import Writing
 from dicom_assets.defs.resume import record_hours
 from dicom_assets.defs.same_lake import TABLE_ID, TABLE_VERSION
+from dicom_assets.defs.same_version import require_recent
 
 RANGE = "range"
 """Under this the last partition of a range tells what the run did for all of them."""
@@ -54,6 +55,7 @@ class DeltaIOManager(dg.IOManager):
         self.lake = lake
         self._tables = tables
         self._memory = memory or MemoryLimit()
+        self._recent = ""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Brings the table to hold the output, and tells Dagster what that did."""
@@ -62,6 +64,7 @@ class DeltaIOManager(dg.IOManager):
         results: list[Written] = []
         try:
             with retrying(context.step_context.previous_attempt_count):
+                self._require_recent(context)
                 derivations = _to_derivations(obj, table, self._memory.entries)
                 parts = len(derivations) if isinstance(derivations, list) else None
                 writing = Writing(table.name, parts, context.log.info)
@@ -95,6 +98,13 @@ class DeltaIOManager(dg.IOManager):
         window = to_window(context.asset_partitions_time_window) if context.has_asset_partitions else None
         with retrying(context.step_context.previous_attempt_count):
             return self._load(table, window, context.dagster_type.typing_type)
+
+    def _require_recent(self, context: dg.OutputContext) -> None:
+        """Once a run, since its steps are all of this process."""
+        run = context.step_context.dagster_run
+        if run.run_id != self._recent:
+            require_recent(context.step_context.instance, run)
+            self._recent = run.run_id
 
     def _load(self, table: Table, window: Window | None, wanted: Any) -> Any:
         if wanted is HoursOf:

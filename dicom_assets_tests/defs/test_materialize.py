@@ -14,6 +14,7 @@ from dicom_assets.adapters import derive, memory
 from dicom_assets.connections import build_lake
 from dicom_assets.core.schema import TABLES
 from dicom_assets.definitions import build_definitions
+from dicom_assets.defs import same_version
 from dicom_assets.emulator.history import write_history
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
@@ -87,6 +88,35 @@ def test_a_range_in_one_run_gives_the_tables_of_the_law_and_again_changes_nothin
     run(settings, instance, tags=RANGE)
     run(settings, instance, partition_key=KEYS[2])
     assert versions(settings) == before
+
+
+def plan(settings, version, monkeypatch) -> dg.JobDefinition:
+    """The job of all assets, as a code location of that version has it."""
+    with monkeypatch.context() as other:
+        other.setattr(same_version, "VERSION", version)
+        return build_definitions(settings).resolve_implicit_global_asset_job_def()
+
+
+def test_a_process_older_than_what_asked_for_the_run_writes_nothing_and_says_what_to_upgrade(
+    settings, instance, monkeypatch
+):
+    monkeypatch.setattr(same_version, "VERSION", "1.9.0")
+    job = plan(settings, "1.10.0", monkeypatch)
+    result = job.execute_in_process(instance=instance, tags=RANGE, raise_on_error=False)
+    assert not result.success
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    told = failed.event_specific_data.user_failure_data.description
+    assert told.startswith("dicom_assets 1.10.0 asked for this run")
+    assert "the older 1.9.0" in told
+    assert "pip install 'dicom-assets==1.10.0'" in told
+    assert not any(build_lake(settings).open(table) for table in TABLES)
+
+
+def test_a_run_that_an_older_version_asked_for_before_the_upgrade_is_executed(settings, instance, service, monkeypatch):
+    monkeypatch.setattr(same_version, "VERSION", "1.10.0")
+    job = plan(settings, "1.9.0", monkeypatch)
+    assert job.execute_in_process(instance=instance, tags=RANGE).success
+    check_law(settings, service)
 
 
 def test_a_range_that_does_not_fit_into_memory_is_stored_in_parts(settings, instance, service, monkeypatch):
