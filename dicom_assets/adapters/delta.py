@@ -29,7 +29,13 @@ from deltalake.transaction import AddAction, RemoveAction
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.foreign import check_is_ours
 from dicom_assets.adapters.newest import Newest, commit_name
-from dicom_assets.adapters.parquet import DataFile, columns_with_statistics, decode, group_small_files
+from dicom_assets.adapters.parquet import (
+    JOINED_AT_ONCE,
+    DataFile,
+    columns_with_statistics,
+    decode,
+    group_small_files,
+)
 from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.adapters.study_index import StudyIndex
@@ -261,7 +267,7 @@ class Lake:
         return Effect(plan.inserted, plan.updated, plan.deleted, 1, plan.bytes_written)
 
     def _join_small_files(self, snapshot: Snapshot) -> Snapshot:
-        """Joins small files where there are enough; returns the table's newest version.
+        """Joins some small files where there are enough; returns the table's newest version.
 
         So the number of files, and with it the cost of a run, does not grow with the number of runs. Where another
         writer is quicker, the files wait for the next time.
@@ -269,7 +275,7 @@ class Lake:
         groups = group_small_files(snapshot.files)
         if not groups:
             return snapshot
-        self.join(snapshot, groups)
+        self.join(snapshot, [groups[0][:JOINED_AT_ONCE]])
         return self._look(snapshot.table)
 
     def join(self, snapshot: Snapshot, groups: Iterable[Sequence[DataFile]]) -> bool:

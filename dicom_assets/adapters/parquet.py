@@ -33,6 +33,8 @@ CONCURRENT_FILES = 2
 
 JOINED_FILES = 8
 """Small files that are joined, at least: an hour of a small hospital is a file, and files cost every run."""
+JOINED_AT_ONCE = 64
+"""Small files that a write joins, at most: where very many lie, each write does a part, and upkeep the rest."""
 JOINED_BYTES = 4 * 2**20
 """Size on disk of files that are joined, at most."""
 

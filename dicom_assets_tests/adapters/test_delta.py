@@ -637,6 +637,17 @@ def test_small_files_are_joined_without_a_change_of_data(lake):
     assert store(lake, study("0", patientSex="F")).updated == 1
 
 
+def test_very_many_small_files_are_joined_over_several_writes(lake, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(delta, "group_small_files", lambda files: [])
+        for number in range(3 * parquet.JOINED_FILES):
+            store(lake, study(f"{number}"))
+    monkeypatch.setattr(delta, "JOINED_AT_ONCE", 2 * parquet.JOINED_FILES)
+    left = [store(lake, study("0", patientSex=sex)).file_count for sex in ("F", "M")]
+    assert left == [parquet.JOINED_FILES + 1, 1]
+    assert len(read(lake)) == 3 * parquet.JOINED_FILES
+
+
 def test_joining_that_loses_to_another_writer_is_left_for_the_next_time(lake, monkeypatch):
     monkeypatch.setattr(parquet, "JOINED_FILES", 2)
     store(lake, study("1"))

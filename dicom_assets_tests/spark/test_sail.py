@@ -94,8 +94,10 @@ def test_tables_stay_of_the_protocol_that_every_reader_knows(sail, tmp_path):
 class GatedSparkLake(SparkLake):
     """A writer of its own, that waits for its turn before every look at a table and every merge."""
 
-    def __init__(self, spark: Spark, storage: Storage, turns: test_writers.Turns, who: bool) -> None:
-        super().__init__(storage, PATHS, spark=spark)
+    def __init__(
+        self, spark: Spark, storage: Storage, turns: test_writers.Turns, who: bool, service: str | None
+    ) -> None:
+        super().__init__(storage, PATHS, spark=spark, service=service)
         self._turns, self._who = turns, who
 
     def open(self, table: Table) -> Snapshot | None:
