@@ -1,6 +1,5 @@
 """Real Apache Spark starts, knows Delta, and is one for all test processes."""
 
-import os
 import subprocess
 import sys
 import time
@@ -25,11 +24,9 @@ with share_process(Path(sys.argv[1]), sys.argv[2:]) as address:
 
 
 def is_running(process_id: str) -> bool:
-    try:
-        os.kill(int(process_id), 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Not if it has ended and only waits to be asked how."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", process_id], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
 
 
 def test_spark_is_the_one_its_client_is_made_for_and_reads_and_writes_delta(spark, tmp_path):
