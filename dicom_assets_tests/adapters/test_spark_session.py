@@ -159,12 +159,15 @@ def test_session_of_a_notebook_is_used_and_left_as_it_was(monkeypatch):
     assert list(settings) == ["spark.sql.parquet.outputTimestampType"]
 
 
-def test_loggers_of_spark_are_as_before_afterwards():
+@pytest.mark.parametrize("disabled", [False, True])
+def test_loggers_of_spark_are_as_before_afterwards(disabled, monkeypatch):
     from pyspark.logger import PySparkLogger
 
+    logger = PySparkLogger.getLogger("SQLQueryContextLogger")
+    monkeypatch.setattr(logger, "disabled", disabled)
     with pytest.raises(EngineUnavailableError):
         fail("Job aborted").merge("MERGE", "tag")
-    assert not PySparkLogger.getLogger("SQLQueryContextLogger").disabled
+    assert logger.disabled is disabled
 
 
 def test_nothing_of_spark_is_imported_before_it_is_needed():

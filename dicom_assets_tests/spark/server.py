@@ -26,7 +26,8 @@ PATIENCE_SECONDS = 300
 _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 # A process group: the process, and a guard that ends the group when nobody holds the other end of the pipe any more.
 # However a test process ends, its end is closed: so nothing is left behind, or ends while somebody still uses it.
-GUARDED = f'(("$@"; echo "{ENDED}") & cat pipe > /dev/null; kill 0) > log 2>&1 &'
+# KILL for where it was started with TERM ignored, which its processes inherit.
+GUARDED = f'(("$@"; echo "{ENDED}") & cat pipe > /dev/null; kill 0; sleep 5; kill -s KILL 0) > log 2>&1 &'
 
 
 def find_java() -> str:
