@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import ssl
 import threading
 import time
@@ -113,7 +114,7 @@ class TokenServer:
         """A token as Entra would write it, for the audience, from now on."""
         now = time.time()
         claims = {"aud": audience, "iss": self.issuer, "iat": int(now) - 5, "nbf": int(now) - 5}
-        claims |= {"exp": int(now + self.life_seconds), "tid": TENANT, "oid": OBJECT, "jti": f"hidden-{number}"}
+        claims |= {"exp": math.ceil(now + self.life_seconds), "tid": TENANT, "oid": OBJECT, "jti": f"hidden-{number}"}
         parts = [json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, claims)] + [b"hidden"]
         return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
