@@ -1,13 +1,25 @@
+import signal
 import sys
 from collections.abc import Iterator
 from itertools import count
 
+import hypothesis
 import pytest
 
 from dicom_assets_tests.spark.server import open_session, share_spark
 
 databases = count(1)
 QUICK_ROOMS = {"adapters", "core", "doctor", "emulator", "golden", "reading"}
+
+# Ignored below a shell's background jobs: after a run of its own Dagster would have TERM ignored too, and all that the
+# tests start would inherit both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Examples take as long as the machine needs.
+hypothesis.settings.register_profile(
+    "patient", hypothesis.settings.default, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 # Without it, as in the processes of pytest-xdist, pyspark believes that it tests itself. It speaks to Sail too.
 vars(sys.modules["__main__"]).setdefault("__file__", __file__)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pytest_socket import SocketConnectBlockedError
 
 from dicom_assets.settings import describe_settings
@@ -129,6 +130,16 @@ def test_make_lists_every_target():
     status, output = run([shutil.which("make") or "make"])
     assert status == 0, output
     assert {"demo", "dev", "test", "test-deep", "check", "clean"} <= set(re.findall(r"^  make ([a-z-]+)", output, re.M))
+
+
+def test_what_tests_start_can_be_stopped_where_tests_run_in_the_background():
+    code = "import signal, dicom_assets_tests.conftest; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    assert run(["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", code]) == (0, "False\n")
+
+
+def test_examples_may_take_any_time():
+    assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
 
 
 def test_tests_never_leave_loopback():

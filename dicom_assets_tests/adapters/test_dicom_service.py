@@ -296,7 +296,7 @@ def test_late_entry_anywhere_before_any_request_is_neither_lost_nor_doubled(serv
     assert proofs > 42  # some readings were found wanting
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     present=st.sets(st.integers(0, 60), max_size=12),
     late=st.dictionaries(st.integers(1, 14), st.sets(st.integers(61, 120), max_size=4), max_size=3),
@@ -336,7 +336,7 @@ def test_offsets_stay_small_in_a_window_of_very_many_entries(server, monkeypatch
     assert len(server.requests) < 1.6 * len(server.entries) / 5
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     ties=st.lists(st.integers(1, 9), max_size=12),
     late=st.dictionaries(st.integers(1, 20), st.sets(st.integers(1000, 1100), max_size=3), max_size=2),

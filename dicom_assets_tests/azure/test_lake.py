@@ -131,9 +131,7 @@ def lakes(signing, lake_settings) -> Iterator[Lake]:
     return (Lake(replace(storage, url=f"{storage.url}/{number}"), paths) for number in count(1))
 
 
-few = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], database=None
-)
+few = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], database=None)
 
 
 @given(history=histories, order=st.permutations(range(HOURS)))

@@ -370,7 +370,7 @@ ALL_TYPES = [
 
 
 @given(st.dictionaries(st.sampled_from(["00080060", "00400275", "group"]), json_values, max_size=3) | json_values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_metadata_raises(metadata):
     row, failures = build(metadata, *ALL_TYPES)
     assert list(row) == [each.name for each in ALL_TYPES]
@@ -385,7 +385,7 @@ def test_no_metadata_raises(metadata):
         max_size=4,
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_many_texts_at_a_time_give_what_they_give_one_by_one(metadata):
     plain = [each for each in ALL_TYPES if each.path[0].creator is None]
     texts = [None if elements is None else json.dumps(elements).encode() for elements in metadata]
@@ -395,6 +395,6 @@ def test_many_texts_at_a_time_give_what_they_give_one_by_one(metadata):
 
 
 @given(st.binary(max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_bytes_raise(text):
     build(text, *ALL_TYPES)

@@ -29,7 +29,7 @@ def newest(rows: list[dict]) -> list[dict]:
 
 
 @given(rows=rows_of, randomness=st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_newest_rows_are_the_same_for_any_order_and_repetition(rows, randomness: random.Random):
     mixed = rows + [row for row in rows if randomness.random() < 0.5]
     randomness.shuffle(mixed)

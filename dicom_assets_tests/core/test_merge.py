@@ -67,7 +67,7 @@ def to_dict(rows: pa.Table) -> dict:
     fenced=st.booleans(),
     chunk=st.integers(1, 3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_merge_leaves_what_a_dict_would_hold(stored, desired, fenced, chunk):
     stored = {key: row | {"undeclared": "kept"} for key, row in stored.items()}
     desired = {key: (row["order"] if row else order, row) for key, (order, row) in desired.items()}

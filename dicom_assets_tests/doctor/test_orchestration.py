@@ -14,12 +14,6 @@ from dicom_assets.core.finding import Status
 from dicom_assets.defs.assets import POOL
 from dicom_assets.doctor import orchestration
 
-DAEMON = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored below a shell's background jobs
-runpy.run_module("dagster._daemon", run_name="__main__")
-"""
-
 
 def test_pool_is_that_of_the_assets():
     assert orchestration.POOL == POOL
@@ -79,7 +73,7 @@ def test_daemon_that_runs_is_green_and_one_that_died_is_red(ward, monkeypatch):
     env = {**os.environ, **ward.env, "DAGSTER_DISABLE_TELEMETRY": "1"}
     log = ward.folder / "daemon.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-c", DAEMON, "run", "--empty-workspace"]
+        command = [sys.executable, "-m", "dagster._daemon", "run", "--empty-workspace"]
         daemon = subprocess.Popen(command, cwd=ward.folder, env=env, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 90
