@@ -37,6 +37,8 @@ JOINED_AT_ONCE = 64
 """Small files that a write joins, at most: where very many lie, each write does a part, and upkeep the rest."""
 JOINED_BYTES = 4 * 2**20
 """Size on disk of files that are joined, at most."""
+MOVED_ROWS = 1000
+"""So few cost next to nothing: a file with no more is joined with whatever lies beside it."""
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,20 @@ def group_small_files(files: Sequence[DataFile]) -> list[list[DataFile]]:
             groups.append([file])
         else:
             groups[-1] = group
-    return [group for group in groups if len(group) >= JOINED_FILES]
+    return [group for group in map(_without_large, groups) if len(group) >= JOINED_FILES]
+
+
+def _without_large(group: Sequence[DataFile]) -> list[DataFile]:
+    """The group without large files that are larger than all smaller ones together: many rows would move for few.
+
+    A row is moved once for each doubling of its file, and what is new, which most corrections are about, stays in small
+    files.
+    """
+    by_size = sorted(group, key=lambda file: file.rows)
+    while by_size and by_size[-1].rows > max(MOVED_ROWS, sum(file.rows for file in by_size[:-1])):
+        by_size.pop()
+    kept = {file.name for file in by_size}
+    return [file for file in group if file.name in kept]
 
 
 def columns_with_statistics(schema: pa.Schema) -> list[str]:

@@ -18,7 +18,7 @@ from dicom_assets.core.errors import LakeUnavailableError
 NAME = "_studies/index.arrow"
 """Below the table's folder; Delta takes no notice of names that begin with an underscore."""
 
-UNKNOWN_FILES = 16
+UNKNOWN_FILES = 4
 """Files that are asked one by one; where there are more, the file beside the table is worth reading, and writing."""
 
 LIMIT = 4_000_000

@@ -1,4 +1,5 @@
 import json
+import math
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -261,6 +262,32 @@ def test_large_files_are_left_alone_and_joined_ones_become_no_larger():
     assert parquet.group_small_files(halves) == []
     heavy = small(*[10] * 40, size=parquet.JOINED_BYTES // 2)
     assert parquet.group_small_files(heavy) == []
+
+
+def test_file_larger_than_all_smaller_ones_together_is_not_moved_for_them():
+    few = [parquet.MOVED_ROWS // 4] * parquet.JOINED_FILES
+    before, *after = small(sum(few) + 1, *few)
+    assert parquet.group_small_files([before, *after]) == [after]
+    assert parquet.group_small_files([before, *after[1:]]) == []
+    alike = small(sum(few), *few)
+    assert parquet.group_small_files(alike) == [alike]
+    tiny = small(parquet.MOVED_ROWS, *[1] * parquet.JOINED_FILES)
+    assert parquet.group_small_files(tiny) == [tiny]
+
+
+def test_row_is_moved_once_for_each_doubling_of_its_file_and_few_files_stay():
+    files: list[DataFile] = []
+    moved = 0
+    for number in range(100):
+        files.append(DataFile(f"{number}", 1000, 200, {}, number))
+        for group in parquet.group_small_files(files):
+            files = [file for file in files if file not in group]
+            moved += sum(file.rows for file in group)
+            files.append(DataFile(f"{number}, joined", 1000, sum(file.rows for file in group), {}, number))
+    doublings = math.log2(parquet.ROWS_PER_FILE / 200)
+    assert sum(file.rows for file in files) == 20_000
+    assert moved <= 20_000 * doublings
+    assert len(files) <= parquet.JOINED_FILES + doublings
 
 
 def test_large_file_is_streamed_in_the_wanted_columns_and_types(files, monkeypatch):
