@@ -162,7 +162,8 @@ def build_catch_up(
                 ask_service()
             except DicomAssetsError as error:
                 taken, told = [], f"{_count(len(situation.wanted))} wait for {waited_for}. {error}"
-        told = told or f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
+        if not (taken or told):
+            told = f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
         look_at = (
             moment if spans or cursor.checked != until else min(hours.due_at(until), situation.next_change(moment))
         )

@@ -147,7 +147,7 @@ def build_feed_sensor(
                 if not (moved or sweeping):
                     return dg.SensorResult(skip_reason=_describe(latest), cursor=context.cursor)
                 look = Look(service, HourLog(context.instance, assets), feed, moment)
-                new: set[datetime] = set()
+                new: dict[datetime, int] = {}
                 late: set[datetime] = set()
                 if moved:
                     new, cursor = _look_at_open_hours(look, hours, cursor, latest)
@@ -157,11 +157,11 @@ def build_feed_sensor(
                 check_lake(context.instance)
         except DicomAssetsError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        asked_for = [(Reason.NEW, new), (Reason.LATE, late - new)]
+        asked_for = [(Reason.NEW, new), (Reason.LATE, dict.fromkeys(late - new.keys(), 1))]
         requests = [
-            build_request(span, reason)
+            build_request(span, reason, wanted[span.start])
             for reason, wanted in asked_for
-            for span in build_spans(wanted, lambda _: hours_per_run)
+            for span in build_spans(wanted, lambda _: hours_per_run, wanted.get)
         ]
         if not requests:
             waiting = moved and cursor.latest != latest
@@ -176,8 +176,8 @@ def build_feed_sensor(
 
 def _look_at_open_hours(
     look: Look, hours: Hours, cursor: Cursor, latest: tuple[str, int] | None
-) -> tuple[set[datetime], Cursor]:
-    """Hours that are not due yet and have new entries, from that of the newest entry seen before on."""
+) -> tuple[dict[datetime, int], Cursor]:
+    """Hours that are not due yet and have new entries, from that of the newest entry seen before on; which attempt."""
     first = max(hours.first, hours.due_until(look.now))
     if cursor.latest is not None:
         with suppress(ValueError):  # what the service gave was no time
@@ -186,7 +186,8 @@ def _look_at_open_hours(
     unfinished = look.log.look(look.now, candidates).unfinished
     busy = {hour for hour, each in unfinished.items() if each.in_flight or each.retry_at > look.now}
     free = [hour for hour in candidates if hour not in busy]
-    new = {hour for hour in free if hour in unfinished or look.behind(hour)}
+    attempts = {hour: unfinished[hour].number + 1 if hour in unfinished else 1 for hour in free}
+    new = {hour: number for hour, number in attempts.items() if number > 1 or look.behind(hour)}
     if free == candidates and not new:  # else they are looked at again, until a run has brought what is new
         cursor = msgspec.structs.replace(cursor, latest=latest)
     return new, cursor

@@ -28,6 +28,7 @@ def test_hour_is_asked_for_once_it_has_been_closed_for_the_delay(world):
     assert world.tick("catch_up").hours == []
     world.set_clock(1 + 15 / 60)
     assert world.catch_up().hours == [[key(0)]]
+    assert "is in the tables" not in world.cursors["catch_up"], "the UI shows it beside the run"
     tick = world.catch_up()
     assert tick.hours == []
     assert tick.told == "Every hour up to 2026-03-01 01:00Z is in the tables."

@@ -91,6 +91,31 @@ def test_open_hour_in_a_run_is_not_asked_for_again_and_not_forgotten(world):
     assert world.look().hours == [[key(0)]]
 
 
+def test_open_hour_whose_run_fails_is_tried_again_later_and_later(world):
+    world.store(0.01, 1)
+    failed_at = []
+    for minute in range(2, 60):
+        set_minutes(world, minute)
+        for request in world.tick("change_feed_sensor").requests:
+            world.answer = lambda request: Response(status_code=403)
+            world.run(request, fails=True)
+            world.answer = lambda request: None
+            failed_at.append((minute, request.tags.get("dicom_assets/attempt")))
+    assert failed_at == [(2, None), (7, "2"), (17, "3"), (37, "4")]
+
+
+def test_a_new_open_hour_does_not_wait_with_one_whose_run_failed(world):
+    world.store(0.9, 1)
+    set_minutes(world, 56)
+    (request,) = world.tick("change_feed_sensor").requests
+    world.answer = lambda request: Response(status_code=403)
+    world.run(request, fails=True)
+    world.answer = lambda request: None
+    world.store(1.01, 2)
+    set_minutes(world, 62)
+    assert world.tick("change_feed_sensor").hours == [[key(1)], [key(0)]]
+
+
 def read_hours(world, count: int) -> None:
     """All hours are due and read, and a sweep has found nothing late."""
     world.set_clock(count + 1)
