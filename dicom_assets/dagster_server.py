@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,10 +18,12 @@ from dicom_assets.embedded import PROJECT
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 30
-"""For Dagster to stop its own processes, which takes it some seconds."""
+"""For Dagster and its runs to stop, which takes some seconds."""
 _NOTICE = "ignore:Function `dev_command`"
 """That `dg dev` does the same: it does not start without pyproject.toml, and would have to be installed."""
 _LAST_LINES = 20
+_EVENT = " - dagster - DEBUG - "
+"""In each line that a run writes, of which there may be hundreds after the one that tells what is wrong."""
 
 
 class DagsterServerError(DicomAssetsError):
@@ -49,8 +52,7 @@ class DagsterServer:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which passes it on once; Dagster stops its own
-            # children.
+            # A session of its own: Ctrl-C reaches this process alone, which passes it on once, and to all of them.
             self._process = subprocess.Popen(  # noqa: S603 - fixed arguments
                 self._command, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -59,17 +61,28 @@ class DagsterServer:
     def __exit__(
         self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if self._process.poll() is not None:
-                return
-            self._process.send_signal(number)
+        # All of the group, as a terminal does: left to itself, a code server lets its runs go on to their end.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            with suppress(KeyboardInterrupt):  # an impatient second Ctrl-C goes on to the next, stronger signal
+                if self._end(number):
+                    return
+
+    def _end(self, number: int) -> bool:
+        """Sends a signal, and says whether Dagster and all that it has started ended of it in time."""
+        group = self._process.pid
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+        give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < give_up_at:
+            self._process.poll()
+            with suppress(ChildProcessError):
+                os.waitpid(-group, os.WNOHANG)  # in a container Dagster's orphans may be this process's
             try:
-                self._process.wait(_PATIENCE_SECONDS)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                continue  # an impatient second Ctrl-C goes on to the next, stronger signal
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # what does not stop by itself cannot stop its own children
-            self._process.wait()
+                os.killpg(group, 0)
+            except (ProcessLookupError, PermissionError):  # the latter where only dead ones are left, on macOS
+                return True
+            time.sleep(0.1)
+        return False
 
     def wait_until_it_answers(self) -> None:
         """Returns when the UI can be opened.
@@ -93,7 +106,8 @@ class DagsterServer:
             DagsterServerError: Dagster ended.
         """
         status = self._process.wait()
-        said = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [line for line in lines if _EVENT not in line][-_LAST_LINES:]
         raise DagsterServerError(
             f"Dagster ended by itself, with status {status}. `make definitions` checks whether it can load the "
             f"project. Its last words, from {self._log}:\n" + "\n".join(said)
