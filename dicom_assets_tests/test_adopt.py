@@ -338,7 +338,7 @@ def run_command(move, *arguments, **env):
         "DAGSTER_HOME": move.home, "NO_COLOR": "1", "COLUMNS": "200",
     } | env  # fmt: skip
     command = [sys.executable, "-m", "dicom_assets.cli", "adopt", *arguments]
-    return subprocess.run(command, env=kept | env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=kept | env, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_command_works_on_the_home_of_dagster_and_says_what_is_wrong(move):

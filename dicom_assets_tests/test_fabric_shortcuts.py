@@ -43,7 +43,7 @@ def run(fabric, *arguments, **env):
     result = subprocess.run(
         [sys.executable, "-m", "dicom_assets.cli", "fabric-shortcuts", *arguments],
         env={**kept, **SETTINGS, **ENVIRONMENT, "DICOM_FABRIC_URL": fabric.url, **env},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     return result.returncode, result.stdout + result.stderr
 

@@ -28,7 +28,7 @@ def run(tmp_path, *arguments):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DICOM_")}
     env = {**kept, "DICOM_STORAGE_URL": str(tmp_path), "COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
     command = [sys.executable, "-m", "dicom_assets.cli", "maintain", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 def told(lake, *, dry_run=False):

@@ -197,10 +197,8 @@ def test_closing_the_pages_stops_requests(server):
         with closing(service.fetch_pages(WINDOW)) as pages:
             for _, _page in zip(range(10), pages, strict=False):
                 pass
-        time.sleep(0.05)
-        made = len(server.requests)
-        time.sleep(0.05)
-        assert len(server.requests) == made <= 13
+        time.sleep(0.05)  # room for requests that should not be made
+    assert len(server.requests) <= 13
 
 
 def test_closing_the_pages_ends_waits_of_pages_ahead(server):
@@ -516,11 +514,17 @@ def test_gzip_is_understood(server):
 
 def test_slow_answer_is_asked_again(server):
     server.entries = [entry(1)]
-    slow = iter([0.5])
-    server.before = lambda request: time.sleep(next(slow, 0))
-    with connect(server, timeout=0.1) as service:
+    asked_again = threading.Event()
+
+    def before(request: Request) -> None:
+        if len(server.requests) == 1:
+            asked_again.wait(60)
+        asked_again.set()
+
+    server.before = before
+    with connect(server, timeout=1) as service:
         assert sequences(service.fetch_pages(WINDOW)) == [1000]
-        assert service.statistics.retries == 1
+        assert service.statistics.retries >= 1
 
 
 def test_fault_in_a_later_page_changes_nothing(server):

@@ -22,7 +22,7 @@ from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.azure.test_refusals import MARKER, refusing, signature, with_sas
-from dicom_assets_tests.azure.token_server import SECRET
+from dicom_assets_tests.azure.token_server import OUTLIVED_AFTER_SECONDS, SECRET, SHORT_LIFE_SECONDS
 from dicom_assets_tests.emulator.conftest import metadata_of, renamed
 from dicom_assets_tests.law.world import START, World, hours
 
@@ -117,9 +117,9 @@ def test_file_that_changes_while_it_is_read_is_gone(archive):
 
 @pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
 def test_open_file_outlives_its_first_token(archive, entra):
-    entra.life_seconds = 2
+    entra.life_seconds = SHORT_LIFE_SECONDS
     with archive.open() as file:
-        time.sleep(3.1)  # ends are whole seconds, rounded up
+        time.sleep(OUTLIVED_AFTER_SECONDS)
         file.seek(FIRST_BYTES)
         assert len(file.read(1)) == 1
 

@@ -25,6 +25,7 @@ from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets_tests.adapters.lakes import read, store, study
+from dicom_assets_tests.azure.token_server import OUTLIVED_AFTER_SECONDS, SHORT_LIFE_SECONDS
 from dicom_assets_tests.core.rows import build_rows
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.test_order import HOURS, histories, play
@@ -82,14 +83,14 @@ def test_whole_job_gives_the_tables_of_the_law_and_again_changes_nothing(environ
 
 
 @pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
-def test_run_outlives_the_tokens_it_began_with(environment, service, entra):
-    entra.life_seconds = 2
+def test_a_run_has_tokens_of_its_own_where_the_first_have_ended(environment, service, entra):
+    entra.life_seconds = SHORT_LIFE_SECONDS
     configured = load_settings(environment)
     job = build_definitions(configured).resolve_implicit_global_asset_job_def()
-    started = time.monotonic()
     with dg.DagsterInstance.ephemeral() as instance:
-        while time.monotonic() - started < 3 * entra.life_seconds:
-            assert job.execute_in_process(instance=instance, tags=RANGE).success
+        assert job.execute_in_process(instance=instance, tags=RANGE).success
+        time.sleep(OUTLIVED_AFTER_SECONDS)
+        assert job.execute_in_process(instance=instance, tags=RANGE).success
     assert read_tables(build_lake(configured)) == reference.fold(service.change_feed(limit=10**6))
     assert {request.audience for request in entra.requests} == {"https://storage.azure.com", AUDIENCE}
 
@@ -97,7 +98,7 @@ def test_run_outlives_the_tokens_it_began_with(environment, service, entra):
 class Slow(Given):
     """A derivation that takes longer than a token lives."""
 
-    seconds = 3.1
+    seconds = OUTLIVED_AFTER_SECONDS
 
     def build(self) -> Desired:
         time.sleep(self.seconds)
@@ -106,7 +107,7 @@ class Slow(Given):
 
 @pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
 def test_commit_has_a_token_of_its_own_where_the_derivation_outlived_the_first(signing, lake_settings, entra):
-    entra.life_seconds = 2
+    entra.life_seconds = SHORT_LIFE_SECONDS
     lake = build_lake(load_settings(signing | lake_settings))
     lake.open_or_create(STUDY)
     written = lake.write(STUDY, Slow(build_rows([study("1.2")], STUDY), STUDY))
@@ -116,10 +117,10 @@ def test_commit_has_a_token_of_its_own_where_the_derivation_outlived_the_first(s
 
 @pytest.mark.parametrize("signing", ["client_secret"], indirect=True)
 def test_open_folder_outlives_its_first_token(signing, lake_settings, entra):
-    entra.life_seconds = 2
+    entra.life_seconds = SHORT_LIFE_SECONDS
     folder = Files(build_lake(load_settings(signing | lake_settings)).storage, "study")
     folder.write_aside("a", b"content")
-    time.sleep(entra.life_seconds + 1.1)  # ends are whole seconds, rounded up
+    time.sleep(OUTLIVED_AFTER_SECONDS)
     assert folder.read_aside("a") == b"content"
 
 

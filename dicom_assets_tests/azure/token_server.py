@@ -22,6 +22,11 @@ SECRET = "hidden-secret"
 HEADER = "hidden-header"
 ASSERTION = "hidden-assertion"
 
+SHORT_LIFE_SECONDS = 8
+"""Of a token that a test outlives; an operation may take as long where other processes have the machine."""
+OUTLIVED_AFTER_SECONDS = SHORT_LIFE_SECONDS + 1.1
+"""Ends of tokens are whole seconds, rounded up."""
+
 
 @dataclass(frozen=True)
 class TokenRequest:

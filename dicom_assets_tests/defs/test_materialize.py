@@ -291,7 +291,7 @@ def test_the_command_line_materialises_an_hour_and_a_range(option, first, last, 
         env=os.environ | environment | {"DAGSTER_HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
@@ -314,5 +314,5 @@ def test_two_runs_in_two_processes_at_the_same_time_leave_the_tables_of_the_law(
                 stderr=subprocess.DEVNULL,
             )
         )
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
     check_law(load_settings(environment), service)

@@ -93,7 +93,7 @@ def test_a_table_that_takes_long_to_write_is_told_until_it_is_written():
         if len(told) == 2:
             twice.set()
 
-    writing = Writing("instance", 1, tell, pace_seconds=0.001)
+    writing = Writing("instance", 1, tell, Clock(), pace_seconds=0.001)
     with writing.part():
         assert twice.wait(30)
     count = len(told)

@@ -32,7 +32,7 @@ def start_worker(folder: Path, **settings: str) -> subprocess.CompletedProcess[s
     env |= {"PYTHONPATH": f"{folder}{os.pathsep}{celery.CONFIGURATION}", celery.URL: "redis://127.0.0.1:1/0"}
     command = [sys.executable, "-m", "celery", "-A", "dagster_celery.app", "worker", "-n", "worker@%h"]
     env |= settings
-    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_worker_without_the_project_is_not_started_and_says_what_to_install(tmp_path):

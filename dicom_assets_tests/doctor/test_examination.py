@@ -21,7 +21,7 @@ def run(ward, *arguments):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_", "AZURE_"))}
     return subprocess.run(
         [sys.executable, "-m", "dicom_assets.cli", "doctor", *arguments],
-        cwd=ROOT, env={**kept, **ward.env, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env={**kept, **ward.env, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_command_without_dagsters_checks_does_not_import_dagster(ward):
     script = f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
     script += "assert 'dagster' not in sys.modules"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**kept, **ward.env}, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**kept, **ward.env}, check=True, timeout=300)
 
 
 def test_unknown_check_is_told(ward):

@@ -16,7 +16,7 @@ SHARDS = 4
 
 def run_killed(folder, hour: int, fatal: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dicom_assets_tests.law.killed_run", str(folder), str(hour), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_upkeep_and_a_run_lose_and_double_nothing_however_their_turns_mix(grown,
 
 def run_killed(folder: Path, fatal: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dicom_assets_tests.law.killed_upkeep", str(folder), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("shard", range(2))

@@ -241,7 +241,7 @@ def test_reader_that_stops_early_ends_the_command_without_a_traceback(lake, env)
     sql = "SELECT * FROM generate_series(1, 10000000)"
     command = f"{sys.executable} -m dicom_assets.cli sql '{sql}' --format csv | head -1"
     ran = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **env}
+        ["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **env}
     )
     assert ran.stdout == '"value"\n'
     assert "Traceback" not in ran.stderr
