@@ -110,7 +110,15 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
             *build_fabric(settings, naming),
         ],
         schedules=[
-            *build_watch(lake, settings.tables, partitions, delay, now, naming=naming),
+            *build_watch(
+                lake,
+                settings.tables,
+                partitions,
+                delay,
+                now,
+                has_service=settings.service_url is not None,
+                naming=naming,
+            ),
             build_upkeep(lake, settings.tables, naming),
         ],
         sensors=sensors,

@@ -13,9 +13,11 @@ from dicom_assets.adapters.agreement import audit
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.core.errors import DisagreementError, LakeLostError, LateHourError
 from dicom_assets.core.schema import Table
+from dicom_assets.defs.catch_up import NAME as CATCH_UP
 from dicom_assets.defs.checks import SPECS, describe_agreement
 from dicom_assets.defs.failure import fail
 from dicom_assets.defs.freshness import allowed_lateness
+from dicom_assets.defs.hour_log import Attempt, HourLog
 from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.partitions import partition_key
 from dicom_assets.defs.same_lake import REMEDY, find_lost_hours, require_same_lake
@@ -30,6 +32,7 @@ def build_watch(
     delay: timedelta,
     now: Callable[[], datetime],
     *,
+    has_service: bool = True,
     naming: Naming = PLAIN,
 ) -> Sequence[dg.ScheduleDefinition]:
     """The two jobs with their schedules.
@@ -40,24 +43,29 @@ def build_watch(
         partitions: the hours.
         delay: the wait between the end of an hour and its reading.
         now: gives the time, with a zone.
+        has_service: without one no hour can be late, and nobody looks.
         naming: of the service.
     """
     lateness = allowed_lateness(delay)
     minute = (int(lateness.total_seconds() // 60) + 1) % 60
     keys = [naming.key(table) for table in tables]
-    jobs = {
-        AUDIT_AT: build_audit(lake, tables, naming),
-        f"{minute} * * * *": build_freshness_job(keys, partitions, lateness, now, naming=naming),
-    }
+    schedules = [
+        (AUDIT_AT, build_audit(lake, tables, naming), True),
+        (
+            f"{minute} * * * *",
+            build_freshness_job(keys, partitions, lateness, now, naming=naming),
+            has_service,
+        ),
+    ]
     return [
         dg.ScheduleDefinition(
             job=job,
             cron_schedule=cron,
             execution_timezone="UTC",
-            default_status=dg.DefaultScheduleStatus.RUNNING,
+            default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
             description=job.description,
         )
-        for cron, job in jobs.items()
+        for cron, job, running in schedules
     ]
 
 
@@ -140,11 +148,11 @@ def build_freshness_job(
         hour = partition_key(window.start)
         late = [key.to_user_string() for key in assets if not _is_materialised(context.instance, key, hour)]
         if late:
+            attempt = HourLog(context.instance, assets).look(now(), [window.start]).unfinished.get(window.start)
             fail(
                 LateHourError(
-                    f"The hour {hour} is not in {', '.join(late)} {minutes} minutes after its end. Look for failed or "
-                    "queued runs, and whether the daemon runs and what requests the hours is switched on; then "
-                    "materialise what is missing."
+                    f"The hour {hour} is not in {', '.join(late)} {minutes} minutes after its end. "
+                    f"{_explain_lateness(attempt, naming)}"
                 )
             )
         context.log.info("The hour %s is in.", hour)
@@ -162,6 +170,20 @@ def build_freshness_job(
 def _is_materialised(instance: dg.DagsterInstance, asset: dg.AssetKey, hour: str) -> bool:
     wanted = dg.AssetRecordsFilter(asset, asset_partitions=[hour])
     return bool(instance.fetch_materializations(wanted, limit=1).records)
+
+
+def _explain_lateness(attempt: Attempt | None, naming: Naming) -> str:
+    if attempt is None:
+        return (
+            f"No run is to bring it. Look at the last tick of the sensor {naming.name(CATCH_UP)}, under Automation: it "
+            "says what is waited for, such as a service that does not answer, or that the sensor is switched off."
+        )
+    if attempt.in_flight:
+        return f"Run {attempt.run_id} is to bring it, and waits or runs: look what it waits for, or is busy with."
+    return (
+        f"Run {attempt.run_id} was to bring it and did not succeed: mend what that says. The hour is asked for again "
+        "by itself, less and less often; to have it at once, materialise it."
+    )
 
 
 def _describe_lost(hours: list[datetime]) -> str | None:

@@ -176,7 +176,10 @@ def test_an_hour_that_is_late_is_told_in_words_that_help(instance):
     assert not job.execute_in_process(instance=instance, raise_on_error=False).success
     told.tick()
     (alert,) = told.alerts
-    assert "Why: The hour 2026-03-01-01:00 is not in study 30 minutes after its end. Look for failed" in alert["text"]
+    assert (
+        "Why: The hour 2026-03-01-01:00 is not in study 30 minutes after its end. No run is to bring it. Look at"
+        in alert["text"]
+    )
     assert alert["error"] == "LateHourError"
 
 

@@ -9,10 +9,12 @@ from deltalake import write_deltalake
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import CHANGE_FEED, SERIES, TABLES
+from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.checks import SPECS
 from dicom_assets.defs.freshness import allowed_lateness
 from dicom_assets.defs.partitions import PARTITION_FORMAT, build_partitions
 from dicom_assets.defs.watch import build_audit, build_freshness_job, build_watch
+from dicom_assets.settings import load_settings
 from dicom_assets_tests.adapters.lakes import build_lake, store
 from dicom_assets_tests.core.rows import entry
 from dicom_assets_tests.law.world import derivation, hours
@@ -123,6 +125,31 @@ def test_late_hour_is_named_with_the_assets_that_lack_it(instance):
     assert is_late(instance, now) is None
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (None, "No run is to bring it. Look at the last tick of the sensor catch_up, under Automation"),
+        (dg.DagsterRunStatus.STARTED, "is to bring it, and waits or runs"),
+        (dg.DagsterRunStatus.FAILURE, "was to bring it and did not succeed: mend what that says"),
+    ],
+)
+def test_late_hour_is_told_with_the_run_that_should_have_brought_it(instance, status, said):
+    materialise(instance, *NAMES[:4], hour="2026-03-01-05:00")
+    run_id = ""
+    if status is not None:
+
+        @dg.asset(name="file_index", partitions_def=HOURLY)
+        def last() -> None: ...
+
+        job = dg.Definitions(assets=[last]).resolve_implicit_global_asset_job_def()
+        tags = {"dagster/partition": "2026-03-01-05:00"}
+        run_id = instance.create_run_for_job(job, tags=tags, status=status).run_id
+    message = is_late(instance, START + timedelta(hours=6, minutes=50))
+    assert message.startswith("The hour 2026-03-01-05:00 is not in file_index 45 minutes after its end. ")
+    assert said in message
+    assert run_id in message
+
+
 def test_hour_that_has_not_ended_is_never_late(instance):
     early = dg.HourlyPartitionsDefinition(start_date=START, timezone="UTC", fmt=PARTITION_FORMAT, end_offset=1)
     job = build_freshness_job(KEYS, early, allowed_lateness(DELAY), lambda: START + timedelta(hours=2, minutes=50))
@@ -134,6 +161,12 @@ def test_hour_that_has_not_ended_is_never_late(instance):
 @pytest.mark.parametrize(("delay", "lateness"), [(0, 10), (5, 15), (15, 45), (60, 180)])
 def test_lateness_is_the_delay_and_two_more(delay, lateness):
     assert allowed_lateness(timedelta(minutes=delay)) == timedelta(minutes=lateness)
+
+
+def test_without_a_service_nobody_looks_for_late_hours(tmp_path):
+    definitions = build_definitions(load_settings({"DICOM_STORAGE_URL": str(tmp_path)}))
+    (schedule,) = (each for each in definitions.schedules or [] if each.name == "check_freshness_schedule")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 
 def test_both_jobs_are_scheduled_and_switched_on(lake):
