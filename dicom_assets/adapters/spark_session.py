@@ -34,7 +34,7 @@ _TALKATIVE = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
 _LOST_RACE = re.compile(
     r"DELTA_CONCURRENT_\w+|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
     r"|\b(?:Concurrent\w+|MetadataChanged|ProtocolChanged)Exception\b"
-    r"|[Cc]ommit conflict|[Cc]oncurrent transaction|[Tt]ransaction conflict"
+    r"|[Cc]ommit conflict|[Cc]oncurrent transaction|[Tt]ransaction conflict|Failed to commit transaction"
 )
 _LOST_SESSION = re.compile(r"SESSION_(?:CLOSED|NOT_FOUND|CHANGED|EXPIRED)|NO_ACTIVE_SESSION|[Ss]ession .*not found")
 _NOT_SEEN = re.compile(r"PATH_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELTA_TABLE|PATH_DOES_NOT_EXIST"

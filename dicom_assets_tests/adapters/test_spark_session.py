@@ -120,6 +120,7 @@ def fail(message: str, kind: type[Exception] = PySparkException, condition: str 
         ("UNAUTHENTICATED: wrong token", EngineError, "token in DICOM_SPARK_REMOTE"),
         ("[DELTA_CONCURRENT_APPEND.WITHOUT_HINT] lost", LostRaceError, ""),
         ("(io.delta.exceptions.MetadataChangedException) changed", LostRaceError, ""),
+        ("Failed to commit transaction: 0", LostRaceError, ""),  # as Sail says it, beside another writer
         ("[INVALID_HANDLE.SESSION_CLOSED] The handle is invalid.", LostRaceError, ""),
         ("Job aborted: cannot cast 'Doe^Jane'", EngineUnavailableError, "run this again"),
     ],

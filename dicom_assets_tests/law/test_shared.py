@@ -1,7 +1,7 @@
 """Services that share tables: whatever happens to one, and whenever, each one's rows are those of its own feed."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -38,7 +38,7 @@ def open_worlds(**options) -> Iterator[list[World]]:
         ]
 
 
-def check_rows_of_all(worlds: list[World]) -> None:
+def check_rows_of_all(worlds: Sequence[World]) -> None:
     """What readers see of `instance`: the rows of both, each with its service."""
     rows = DeltaTable(worlds[0].lake.uri(INSTANCE)).to_pyarrow_table(columns=[SERVICE.name, "sopInstanceUid"])
     expected = [
@@ -56,15 +56,20 @@ def check_interleaved(both, orders, turns, shard: int) -> None:
         patch.setattr(study_index, "UNKNOWN_FILES", many_files)
         for world in worlds:
             world.lake.retention_hours = 0  # whatever is not live of its own rows may go
-        waiting = [steps(world, *how) for world, *how in zip(worlds, both, orders, strict=True)]
-        for turn in turns:
-            next(waiting[turn], None)
-        for rest in waiting:
-            for _ in rest:
-                pass
-        for world in worlds:
-            check_law(world)
-        check_rows_of_all(worlds)
+        play_both(worlds, both, orders, turns)
+
+
+def play_both(worlds: Sequence[World], both, orders, turns) -> None:
+    """Each plays its history, whichever takes the next step; then the law is held against the rows of each."""
+    waiting = [steps(world, *how) for world, *how in zip(worlds, both, orders, strict=True)]
+    for turn in turns:
+        next(waiting[turn], None)
+    for rest in waiting:
+        for _ in rest:
+            pass
+    for world in worlds:
+        check_law(world)
+    check_rows_of_all(worlds)
 
 
 two_histories = st.tuples(histories, histories)

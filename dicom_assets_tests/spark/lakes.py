@@ -1,6 +1,7 @@
 """Lakes that are merged by Spark, by itself or taking turns with the default engine."""
 
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from dicom_assets.adapters.delta import Derivation, Written
@@ -11,6 +12,7 @@ from dicom_assets.core.schema import CHANGE_FEED, TABLES, Table
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.law.test_order import play
+from dicom_assets_tests.law.test_shared import play_both
 from dicom_assets_tests.law.world import World, read_tables
 
 PATHS = {table.name: table.name for table in TABLES}
@@ -41,6 +43,15 @@ def check_history(lake: SparkLake, history, order) -> None:
         assert read_tables(lake) == world.expected()
         stored = lake.open(CHANGE_FEED).read_table(["sequence"])["sequence"].to_pylist()
         assert sorted(stored) == sorted({entry["sequence"] for entry in world.read})
+
+
+def check_histories_of_two(lakes: Sequence[SparkLake], both, orders, turns) -> None:
+    """The law for two services that share their tables, whichever takes the next step of its history."""
+    with ExitStack() as stack:
+        services = [stack.enter_context(Service(seed=1)) for _ in lakes]
+        worlds = [World(*each) for each in zip(services, lakes, strict=True)]
+        play_both(worlds, both, orders, turns)
+        assert leftovers(lakes[0]) == []
 
 
 def leftovers(lake: SparkLake) -> list[Path]:

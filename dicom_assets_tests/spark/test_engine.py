@@ -24,9 +24,16 @@ from dicom_assets.emulator.store import Service
 from dicom_assets_tests.adapters.lakes import Wanted, read, store, study
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
 from dicom_assets_tests.law.test_order import HOURS, histories, law
+from dicom_assets_tests.law.test_shared import NAMES, turns, two_histories, two_orders
 from dicom_assets_tests.law.world import World, hours, read_tables
 from dicom_assets_tests.spark.fetch import HOME
-from dicom_assets_tests.spark.lakes import TakingTurns, build_spark_lake, check_history, leftovers
+from dicom_assets_tests.spark.lakes import (
+    TakingTurns,
+    build_spark_lake,
+    check_histories_of_two,
+    check_history,
+    leftovers,
+)
 from dicom_assets_tests.spark.server import find_java, share_process, spark_command
 
 BEGINS_SECONDS = 3
@@ -152,6 +159,16 @@ def test_merge_that_a_killed_writer_left_behind_cannot_be_committed_any_more(spa
 @law(5)
 def test_tables_obey_the_law_with_engines_that_take_turns(shard, spark_url, tmp_path_factory, history, order):
     check_history(TakingTurns(tmp_path_factory.mktemp("law"), Spark(spark_url)), history, order)
+
+
+@pytest.mark.deep
+@given(both=two_histories, orders=two_orders, turns=turns)
+@law(4)
+def test_services_that_share_tables_obey_the_law(spark_url, tmp_path_factory, both, orders, turns):
+    folder, spark = tmp_path_factory.mktemp("law"), Spark(spark_url)
+    lakes = [TakingTurns(folder, spark, NAMES[0]), build_spark_lake(folder, spark, NAMES[1])]
+    with closing(spark):
+        check_histories_of_two(lakes, both, orders, turns)
 
 
 @pytest.fixture(scope="module")

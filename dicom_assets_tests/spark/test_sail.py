@@ -1,6 +1,7 @@
 """The law on Sail, which speaks Spark SQL without Java: on every machine, in this process."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,15 @@ from dicom_assets.core.schema import STUDY, Table
 from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law import test_writers
 from dicom_assets_tests.law.test_order import HOURS, histories, law
-from dicom_assets_tests.spark.lakes import PATHS, TakingTurns, build_spark_lake, check_history, leftovers
+from dicom_assets_tests.law.test_shared import NAMES, turns, two_histories, two_orders
+from dicom_assets_tests.spark.lakes import (
+    PATHS,
+    TakingTurns,
+    build_spark_lake,
+    check_histories_of_two,
+    check_history,
+    leftovers,
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +142,24 @@ def test_tables_obey_the_law_with_engines_that_take_turns(sail_url, tmp_path_fac
 @law(15)
 def test_tables_obey_the_law_after_dozens_of_histories(shard, sail_url, tmp_path_factory, history, order):
     check_history(build_spark_lake(tmp_path_factory.mktemp("law"), Spark(sail_url)), history, order)
+
+
+def check_two(folder: Path, url: str, both, orders, turns) -> None:
+    with closing(Spark(url)) as spark:
+        lakes = [TakingTurns(folder, spark, NAMES[0]), build_spark_lake(folder, spark, NAMES[1])]
+        check_histories_of_two(lakes, both, orders, turns)
+
+
+@given(both=two_histories, orders=two_orders, turns=turns)
+@law(2)
+def test_services_that_share_tables_obey_the_law(sail_url, tmp_path_factory, both, orders, turns):
+    check_two(tmp_path_factory.mktemp("law"), sail_url, both, orders, turns)
+
+
+@pytest.mark.deep
+@given(both=two_histories, orders=two_orders, turns=turns)
+@law(20)
+def test_services_that_share_tables_obey_the_law_after_dozens_of_histories(
+    sail_url, tmp_path_factory, both, orders, turns
+):
+    check_two(tmp_path_factory.mktemp("law"), sail_url, both, orders, turns)
