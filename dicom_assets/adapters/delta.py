@@ -13,14 +13,14 @@ commit names.
 import logging
 import secrets
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
@@ -33,14 +33,15 @@ from dicom_assets.adapters.parquet import (
     JOINED_AT_ONCE,
     DataFile,
     columns_with_statistics,
-    decode,
     group_small_files,
 )
+from dicom_assets.adapters.plan import Plan
 from dicom_assets.adapters.snapshot import Logged, Snapshot
+from dicom_assets.adapters.staging import Staging
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.adapters.study_index import StudyIndex
 from dicom_assets.core.errors import CommitConflictError, LakeUnavailableError
-from dicom_assets.core.merge import Desired, align_rows, merge_rows
+from dicom_assets.core.merge import Desired, align_rows
 from dicom_assets.core.schema import SERVICE, Table
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,10 @@ COMMITS_PER_CHECKPOINT = 10
 SAFE_RETENTION_HOURS = 48
 """Two days, since a run may take one (`max_runtime_seconds` in dagster.yaml): what no commit names may be about to be
 committed, and nothing but its age says so."""
+
+ISOLATION = {"delta.isolationLevel": "Serializable"}
+"""Of a table that Spark merges: under the weaker level that Databricks has by default, two may insert one key."""
+_FENCE = "dicomAssets.fence"
 
 
 class Derivation(Protocol):
@@ -219,16 +224,42 @@ class Lake:
         meanwhile are read again. Hence of any number of concurrent writers the last one has seen all that any of them
         saw: whichever commits first, the table ends as the sources say.
 
+        A writer on Spark that was killed left a staged file, and maybe a MERGE with nobody to look after it. That is
+        locked out, whichever engine comes next, and then the sources are looked at once more.
+
         Raises:
             CommitConflictError: other writers won every attempt.
             ForeignTableError: what lies there is no table of ours.
             LakeUnavailableError: storage refuses.
         """
+        snapshot = self.open_or_create(table)
+        staging, others = self._staging(table), self._staged(snapshot)
+        written = self._write(snapshot, derivation)
+        if not others:
+            return written
+        marker = staging.mark()  # until all is done: who comes after a writer that is killed here begins with it
+        self.lock_out(table, others)
+        again = self._write(self.open_or_create(table), derivation)
+        staging.delete([marker])
+        return replace(
+            again,
+            inserted=written.inserted + again.inserted,
+            updated=written.updated + again.updated,
+            deleted=written.deleted + again.deleted,
+            commits=written.commits + again.commits,
+            conflicts=written.conflicts + again.conflicts,
+            bytes_written=written.bytes_written + again.bytes_written,
+            seconds=written.seconds + again.seconds,
+        )
+
+    def _write(self, snapshot: Snapshot, derivation: Derivation) -> Written:
+        table = snapshot.table
         done = Effect()
         conflicts = 0
         seconds: Counter[str] = Counter()
         for attempt in range(ATTEMPTS):
-            snapshot = self.open_or_create(table)
+            if attempt:
+                snapshot = self.open_or_create(table)
             try:
                 done += self._bring(snapshot, derivation, seconds)
             except CommitFailedError:
@@ -250,7 +281,7 @@ class Lake:
 
     def _bring(self, snapshot: Snapshot, derivation: Derivation, seconds: "Counter[str]") -> Effect:
         """One attempt at it: all of what the derivation says in one commit, or a CommitFailedError and nothing."""
-        plan = _Plan(snapshot)
+        plan = Plan(snapshot)
         try:
             with timed(seconds, "derive"):
                 desired = derivation.build()
@@ -284,7 +315,7 @@ class Lake:
         Returns:
             Whether it was committed: where another writer was quicker, the table is as that one left it.
         """
-        plan = _Plan(snapshot)
+        plan = Plan(snapshot)
         for group in groups:
             rows = snapshot.read_table(files=group)
             plan.adds.extend(snapshot.folder.write(rows, data_change=False))
@@ -352,6 +383,34 @@ class Lake:
             )
         newest.give_back(delta, options)
 
+    def _staged(self, snapshot: Snapshot) -> list[str]:
+        """What is staged for a table: by writers that are at work, or were killed."""
+        has_spark = snapshot.logged.configuration.items() >= ISOLATION.items()
+        return self._staging(snapshot.table).names() if has_spark else []
+
+    def _staging(self, table: Table) -> Staging:
+        return Staging(self.storage, "/".join(filter(None, [self._paths[table.name], self.service])))
+
+    def lock_out(self, table: Table, names: list[str]) -> None:
+        """Has no MERGE of these staged files committed any more.
+
+        One that has not begun finds no rows; with a change of the table's metadata none can be committed that has.
+        """
+        self._staging(table).delete(names)
+        self.set_properties(table, {_FENCE: str(uuid.uuid4())})
+
+    def set_properties(self, table: Table, properties: dict[str, str]) -> None:
+        """Sets properties of a table, in a commit of its own."""
+        for _ in range(5):
+            delta = self.open_or_create(table).delta
+            try:
+                with self.storage.explained(self._paths[table.name], "set properties of"):
+                    delta.alter.set_table_properties(properties, raise_if_not_exists=False)
+            except (CommitFailedError, LakeUnavailableError):
+                continue
+            return
+        raise CommitConflictError(f"Could not set properties of {self.uri(table)}: other writers won. Run this again.")
+
     def _discard(self, table: Table, adds: list[AddAction]) -> None:
         """Deletes the files of a lost commit.
 
@@ -394,53 +453,3 @@ def timed(seconds: "Counter[str]", stage: str) -> Iterator[None]:
         yield
     finally:
         seconds[stage] += time.perf_counter() - began  # type: ignore[assignment]  # counters count floats too
-
-
-class _Plan:
-    """The actions of one commit: files written anew, and those they replace."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.adds: list[AddAction] = []
-        self.removes: list[RemoveAction] = []
-        self.inserted = self.updated = self.deleted = 0
-
-    @property
-    def actions(self) -> list[AddAction | RemoveAction]:
-        return [*self.adds, *self.removes]
-
-    @property
-    def bytes_written(self) -> int:
-        return sum(action.size for action in self.adds)
-
-    def prepare(self, desired: Desired) -> None:
-        """Writes the files that the commit will name."""
-        snapshot, table = self._snapshot, self._snapshot.table
-        candidates = snapshot.candidates(desired)
-        if desired.encoded and not candidates and snapshot.schema.names == table.schema.names:
-            self.inserted = len(desired.rows)
-            self.adds.extend(snapshot.folder.store(desired.encoded, attributes=desired.attributes))
-            return
-        desired = decode(desired)
-        places = pa.array(range(len(desired.rows)), pa.int64())
-        found = [places.slice(0, 0)]
-        for file in candidates:
-            concerned = snapshot.concerned(desired.rows, file)
-            part = Desired(desired.keys.filter(snapshot.concerned(desired.keys, file)), desired.rows.filter(concerned))
-            if not len(part.keys):
-                continue  # as the files of an hour's other parts, which need not be read
-            stored = snapshot.folder.read(file, snapshot.schema)
-            change = merge_rows(stored, part, table)
-            found.append(places.filter(concerned.combine_chunks()).filter(change.found.combine_chunks()))
-            if not change.is_empty:
-                self.updated += change.updated
-                self.deleted += change.deleted
-                self.adds.extend(snapshot.folder.write(change.rows))
-                self.removes.append(file.removal())
-        known = pa.concat_arrays(found)
-        new, attributes = desired.rows, desired.attributes
-        if len(known):
-            is_new = pc.invert(pc.is_in(places, value_set=known))
-            new, attributes = new.filter(is_new), None if attributes is None else attributes.filter(is_new)
-        self.inserted = len(new)
-        self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema), attributes=attributes))

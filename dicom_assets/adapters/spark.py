@@ -9,33 +9,35 @@ So the table never holds a key twice. But it may begin after a commit that the d
 back that are older than those. The look at the sources that follows every write finds that: they moved before that
 other commit, hence since the derivation, and it is made anew.
 
-A writer that is killed leaves a MERGE behind that goes on in Spark, with nobody to look at the sources after it. Its
-staged file tells. Whoever writes the table next deletes that file, so that the MERGE cannot begin any more; commits a
-change of the table's metadata, with which no MERGE under way can be committed; and then looks once more.
+A writer that is killed, or gets no answer, leaves a MERGE behind that goes on in Spark, with nobody to look at the
+sources after it. Its staged file tells. Whoever writes the table next, by whichever engine, deletes that file, so that
+the MERGE cannot begin any more; commits a change of the table's metadata, with which no MERGE under way can be
+committed; and then looks once more (`Lake.write`).
 """
 
 import logging
-import uuid
 from collections import Counter
-from dataclasses import replace
 
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters.delta import Derivation, Effect, Lake, Written, timed
+from dicom_assets.adapters.delta import ISOLATION, Derivation, Effect, Lake, timed
 from dicom_assets.adapters.merge_statement import build_merge
 from dicom_assets.adapters.parquet import decode
 from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
+from dicom_assets.adapters.spark_session import (
+    LostRaceError,
+    NoAnswerError,
+    NotSeenError,
+    SessionEndedError,
+    Spark,
+)
 from dicom_assets.adapters.staging import Staging
 from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.errors import CommitConflictError, EngineError, LakeUnavailableError
+from dicom_assets.core.errors import EngineError, EngineUnavailableError
 from dicom_assets.core.schema import Table
 
 logger = logging.getLogger(__name__)
 
-_ISOLATION = {"delta.isolationLevel": "Serializable"}
-"""Under the weaker level that Databricks has by default, two merges may insert one key."""
-_FENCE = "dicomAssets.fence"
 _METRICS = {
     "inserted": "numTargetRowsInserted",
     "updated": "numTargetRowsUpdated",
@@ -68,35 +70,6 @@ class SparkLake(Lake):
         super().__init__(storage, paths, retention_hours=retention_hours, service=service)
         self._spark = spark
 
-    def write(self, table: Table, derivation: Derivation) -> Written:
-        """As without Spark, and past the MERGE of any writer that was killed.
-
-        Raises:
-            CommitConflictError: other writers won every attempt.
-            EngineError: Spark is not fit for it; nothing was written.
-            EngineUnavailableError: Spark cannot be reached, or failed.
-            ForeignTableError: what lies there is no table of ours.
-            LakeUnavailableError: storage refuses.
-        """
-        staging = self._staging(table)
-        others = staging.names()
-        written = super().write(table, derivation)
-        if not others:
-            return written
-        staging.delete(others)
-        self._set_properties(table, {_FENCE: str(uuid.uuid4())})
-        again = super().write(table, derivation)
-        return replace(
-            again,
-            inserted=written.inserted + again.inserted,
-            updated=written.updated + again.updated,
-            deleted=written.deleted + again.deleted,
-            commits=written.commits + again.commits,
-            conflicts=written.conflicts + again.conflicts,
-            bytes_written=written.bytes_written + again.bytes_written,
-            seconds=written.seconds + again.seconds,
-        )
-
     def _bring(self, snapshot: Snapshot, derivation: Derivation, seconds: "Counter[str]") -> Effect:
         table = snapshot.table
         staging = self._staging(table)
@@ -107,35 +80,43 @@ class SparkLake(Lake):
         self._isolate(snapshot)
         with timed(seconds, "stage"):
             name = staging.put(desired, table)
-        try:
-            target, source = _location(self.uri(table)), _location(staging.uri(name))
-            keys = desired.rows if "windowStart" in table.schema.names else None
-            statement = build_merge(table, snapshot.schema.names, target, source, keys, service=self.service)
-            del desired
-            with timed(seconds, "merge"):
-                self._merge(table, staging, name, statement)
-        finally:
-            staging.delete([name])
+        target, source = _location(self.uri(table)), _location(staging.uri(name))
+        keys = desired.rows if "windowStart" in table.schema.names else None
+        statement = build_merge(table, snapshot.schema.names, target, source, keys, service=self.service)
+        del desired
+        with timed(seconds, "merge"):
+            self._merge(table, staging, name, statement)
         return self._effect(snapshot, name)
 
     def _merge(self, table: Table, staging: Staging, name: str, statement: str) -> None:
+        """Has Spark merge a staged file, which is deleted then; where the MERGE may go on, it stays."""
         try:
             self._spark.merge(statement, name)
-        except LostRaceError as error:
-            raise CommitFailedError("Spark") from error
-        except (EngineError, NotSeenError) as error:
-            if name not in staging.names():
-                raise CommitFailedError("staged rows were taken away") from error
-            if isinstance(error, EngineError):
+        except NoAnswerError:
+            raise
+        except SessionEndedError as error:
+            self.lock_out(table, [name])
+            raise CommitFailedError("Spark's session has ended") from error
+        except (EngineError, EngineUnavailableError, LostRaceError, NotSeenError) as error:
+            is_there = name in staging.names()
+            staging.delete([name])
+            if isinstance(error, EngineUnavailableError) or (is_there and isinstance(error, EngineError)):
                 raise
-            raise EngineError(
-                f"Spark at {self._spark.place} does not find {self.uri(table)} ({error}). It probably runs on another "
-                "machine, where that folder does not exist, or may not read the account. Nothing was written. Put the "
-                "lake where both reach it under one name (a storage account, a shared disk), and give Spark's own "
-                "identity rights to it."
-            ) from error
-        if name not in staging.names():
+            if is_there and isinstance(error, NotSeenError):
+                raise self._not_seen(table, error) from error
+            raise CommitFailedError("another writer was quicker, or took the staged rows away") from error
+        is_there = name in staging.names()
+        staging.delete([name])
+        if not is_there:
             raise CommitFailedError("staged rows were taken away")  # there are engines that take none for no rows
+
+    def _not_seen(self, table: Table, error: NotSeenError) -> EngineError:
+        return EngineError(
+            f"Spark at {self._spark.place} does not find {self.uri(table)} ({error}). It probably runs on another "
+            "machine, where that folder does not exist, or may not read the account. Nothing was written. Put the "
+            "lake where both reach it under one name (a storage account, a shared disk), and give Spark's own "
+            "identity rights to it."
+        )
 
     def _effect(self, snapshot: Snapshot, tag: str) -> Effect:
         """What the commit with the tag did since the snapshot, which is brought up to date; nothing without one."""
@@ -152,23 +133,8 @@ class SparkLake(Lake):
         return Effect()
 
     def _isolate(self, snapshot: Snapshot) -> None:
-        if any(snapshot.logged.configuration.get(name) != value for name, value in _ISOLATION.items()):
-            self._set_properties(snapshot.table, _ISOLATION)
-
-    def _set_properties(self, table: Table, properties: dict[str, str]) -> None:
-        path = self._paths[table.name]
-        for _ in range(5):
-            delta = self.open_or_create(table).delta
-            try:
-                with self.storage.explained(path, "set properties of"):
-                    delta.alter.set_table_properties(properties, raise_if_not_exists=False)
-            except (CommitFailedError, LakeUnavailableError):
-                continue
-            return
-        raise CommitConflictError(f"Could not set properties of {self.uri(table)}: other writers won. Run this again.")
-
-    def _staging(self, table: Table) -> Staging:
-        return Staging(self.storage, "/".join(filter(None, [self._paths[table.name], self.service])))
+        if not snapshot.logged.configuration.items() >= ISOLATION.items():
+            self.set_properties(snapshot.table, ISOLATION)
 
 
 def _location(uri: str) -> str:

@@ -31,6 +31,8 @@ _TAG = "spark.databricks.delta.commitInfo.userMetadata"
 _TALKATIVE = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
 """Loggers of Spark's client that write each error to stderr."""
 
+_OF_THE_NETWORK = ("SparkConnectGrpcException", "RetriesExceeded")
+"""Errors of Spark's client itself; what the server says is of a class below these."""
 _LOST_RACE = re.compile(
     r"DELTA_CONCURRENT_\w+|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
     r"|\b(?:Concurrent\w+|MetadataChanged|ProtocolChanged)Exception\b"
@@ -48,7 +50,15 @@ _REFUSED = re.compile(r"UNAUTHENTICATED|PERMISSION_DENIED|INSUFFICIENT_PERMISSIO
 
 
 class LostRaceError(Exception):
-    """Another writer committed first, or the session has ended: begin again."""
+    """Another writer committed first: begin again."""
+
+
+class SessionEndedError(Exception):
+    """The session has ended, though a statement of it may go on: begin again."""
+
+
+class NoAnswerError(EngineUnavailableError):
+    """Spark did not say how a statement ended; it may go on."""
 
 
 class NotSeenError(Exception):
@@ -94,12 +104,14 @@ class Spark:
             EngineError: Spark cannot be used.
             EngineUnavailableError: Spark cannot be reached, or failed in a way that may heal.
             LostRaceError: nothing was written; begin again.
+            NoAnswerError: Spark was asked, and cannot be reached any more.
+            SessionEndedError: nothing is known; begin again.
             NotSeenError: Spark does not see the table or the staged file.
         """
         session = self._open()
         self._ask(lambda: session.conf.set(_TAG, tag))
         try:
-            self._ask(lambda: session.sql(statement).collect())
+            self._ask(lambda: session.sql(statement).collect(), begins=True)
         finally:
             if self._remote is None:  # a notebook's own commits are not ours
                 session.conf.unset(_TAG)
@@ -168,7 +180,8 @@ class Spark:
             )
         return session
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def _ask(self, call: Callable[[], T], *, begins: bool = False) -> T:
+        """The answer; where something begins with the question, it may go on without one."""
         from pyspark.errors import PySparkException
 
         try:
@@ -176,11 +189,11 @@ class Spark:
                 warnings.filterwarnings("ignore", r"\[RETRIES_EXCEEDED\]")  # the error that follows says so
                 return call()
         except PySparkException as error:
-            problem = self._explain(error)
+            problem = self._explain(error, has_begun=begins)
         # Out here, so that Spark's own error, which may quote a row, does not travel along as the context.
         raise problem
 
-    def _explain(self, error: "PySparkException") -> Exception:
+    def _explain(self, error: "PySparkException", *, has_begun: bool) -> Exception:
         """What a failure of Spark's means."""
         from pyspark.errors import AnalysisException, ParseException
 
@@ -188,7 +201,7 @@ class Spark:
         condition = _condition(error)
         if _LOST_SESSION.search(text):
             self.close()
-            return LostRaceError()
+            return SessionEndedError() if has_begun else LostRaceError()
         if _LOST_RACE.search(text):
             return LostRaceError()
         if _NO_DELTA.search(text):
@@ -205,7 +218,11 @@ class Spark:
                 "token in DICOM_SPARK_REMOTE, or its own identity may not write to the lake: Spark reaches the lake "
                 "with its own rights, not with those of this process."
             )
-        kind = EngineError if isinstance(error, AnalysisException | ParseException) else EngineUnavailableError
+        kind: type[Exception] = EngineUnavailableError
+        if has_begun and type(error).__name__ in _OF_THE_NETWORK:
+            kind = NoAnswerError
+        elif isinstance(error, AnalysisException | ParseException):
+            kind = EngineError
         return kind(
             f"Spark at {self.place} failed ({condition}). The table is as it was, or as it should be: run this again. "
             "If it stays so, Spark's own log says more; its message is not repeated here since it may quote rows."

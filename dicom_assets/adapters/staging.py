@@ -46,10 +46,11 @@ class Staging:
                 for start in range(0, len(rows), _ROWS_PER_GROUP):
                     part = align_rows(rows.slice(start, _ROWS_PER_GROUP), schema)
                     writer.write_table(part.append_column(LIVES, pa.repeat(lives, len(part))))
-        name = f"{uuid.uuid4()}.parquet"
-        with self._storage.explained(self._path, "write"):
-            obstore.put(self._storage.open_store(self._path), name, sink.getvalue().to_pybytes())
-        return name
+        return self._store(sink.getvalue().to_pybytes())
+
+    def mark(self) -> str:
+        """Writes a file without rows, which tells the next writer what one with rows does; gives its name."""
+        return self._store(b"")
 
     def uri(self, name: str) -> str:
         """Location of a file."""
@@ -70,6 +71,12 @@ class Staging:
                     obstore.delete(store, name)
                 except FileNotFoundError:
                     continue
+
+    def _store(self, content: bytes) -> str:
+        name = f"{uuid.uuid4()}.parquet"
+        with self._storage.explained(self._path, "write"):
+            obstore.put(self._storage.open_store(self._path), name, content)
+        return name
 
 
 def _without(keys: pa.Table, rows: pa.Table, key: tuple[str, ...]) -> pa.Table:

@@ -7,10 +7,10 @@ import sys
 import pytest
 from pyspark.errors import AnalysisException, PySparkException
 
-from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
+from dicom_assets.adapters.spark_session import LostRaceError, NoAnswerError, NotSeenError, SessionEndedError, Spark
 from dicom_assets.core.errors import EngineError, EngineUnavailableError
 from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import store, study
+from dicom_assets_tests.adapters.lakes import build_lake, store, study
 from dicom_assets_tests.spark.lakes import build_spark_lake, leftovers
 
 
@@ -121,7 +121,7 @@ def fail(message: str, kind: type[Exception] = PySparkException, condition: str 
         ("[DELTA_CONCURRENT_APPEND.WITHOUT_HINT] lost", LostRaceError, ""),
         ("(io.delta.exceptions.MetadataChangedException) changed", LostRaceError, ""),
         ("Failed to commit transaction: 0", LostRaceError, ""),  # as Sail says it, beside another writer
-        ("[INVALID_HANDLE.SESSION_CLOSED] The handle is invalid.", LostRaceError, ""),
+        ("[INVALID_HANDLE.SESSION_CLOSED] The handle is invalid.", SessionEndedError, ""),
         ("Job aborted: cannot cast 'Doe^Jane'", EngineUnavailableError, "run this again"),
     ],
 )
@@ -158,6 +158,42 @@ def test_session_of_a_notebook_is_used_and_left_as_it_was(monkeypatch):
         spark.merge("MERGE", "tag")
     spark.close()
     assert list(settings) == ["spark.sql.parquet.outputTimestampType"]
+
+
+def test_merge_without_an_answer_leaves_its_staged_file_to_the_next_writer(tmp_path):
+    from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+
+    lake = build_spark_lake(tmp_path, fail("Connection reset by peer", SparkConnectGrpcException))
+    with pytest.raises(NoAnswerError, match=r"failed \(SparkConnectGrpcException\).*run this again"):
+        store(lake, study("1.1"))
+    assert len(leftovers(lake)) == 1
+    assert store(build_lake(tmp_path), study("1.1")).commits == 1
+    assert leftovers(lake) == []
+    assert "dicomAssets.fence" in lake.open(STUDY).logged.configuration
+
+
+def test_run_that_is_interrupted_leaves_its_staged_file_to_the_next_writer(tmp_path):
+    lake = build_spark_lake(tmp_path, fail("", KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store(lake, study("1.1"))
+    assert len(leftovers(lake)) == 1
+
+
+def test_merge_of_a_session_that_has_ended_is_locked_out_before_it_is_made_again(tmp_path, monkeypatch):
+    spark = fail("[INVALID_HANDLE.SESSION_CLOSED] The handle is invalid.")
+    lake, fences = build_spark_lake(tmp_path, spark), []
+
+    def merge_anew() -> Failing:
+        assert leftovers(lake)[1:] == []  # but for what is to be merged now
+        fences.append(lake.open(STUDY).logged.configuration.get("dicomAssets.fence"))
+        return Failing(PySparkException("enough"))
+
+    monkeypatch.setattr(spark, "_open", lambda: spark._session or merge_anew())
+    with pytest.raises(EngineUnavailableError):
+        store(lake, study("1.1"))
+    assert len(fences) == 1
+    assert fences[0] is not None
+    assert leftovers(lake) == []
 
 
 @pytest.mark.parametrize("disabled", [False, True])

@@ -21,7 +21,7 @@ from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import EngineError, LakeError
 from dicom_assets.core.schema import INSTANCE, STUDY, TABLES
 from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import Wanted, read, store, study
+from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
 from dicom_assets_tests.law.test_order import HOURS, histories, law
 from dicom_assets_tests.law.test_shared import NAMES, turns, two_histories, two_orders
@@ -134,7 +134,8 @@ def test_merges_at_the_same_moment_leave_each_row_once(spark_url, tmp_path):
     assert leftovers(lakes[0]) == []
 
 
-def test_merge_that_a_killed_writer_left_behind_cannot_be_committed_any_more(spark_url, tmp_path):
+@pytest.mark.parametrize("engine", ["spark", "delta-rs"])
+def test_merge_that_a_killed_writer_left_behind_cannot_be_committed_any_more(engine, spark_url, tmp_path):
     """It has begun when the next writer finds nothing to do, and would put back a row that is deleted by then."""
     with closing(Spark(spark_url)) as dead, closing(Spark(spark_url)) as alive:
         lake = build_spark_lake(tmp_path, alive)
@@ -147,7 +148,8 @@ def test_merge_that_a_killed_writer_left_behind_cannot_be_committed_any_more(spa
         with ThreadPoolExecutor(1) as pool:
             orphan = pool.submit(dead.merge, slow, "orphan")
             time.sleep(BEGINS_SECONDS)
-            lake.write(STUDY, Wanted([study("1.0")], [study("1.1")]))
+            after = lake if engine == "spark" else build_lake(tmp_path)
+            after.write(STUDY, Wanted([study("1.0")], [study("1.1")]))
             with suppress(LostRaceError, NotSeenError):  # on a slow machine it was earlier, and then is found
                 orphan.result(300)
     assert [row["studyInstanceUid"] for row in read(lake)] == ["1.0"]

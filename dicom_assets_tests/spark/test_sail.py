@@ -65,16 +65,34 @@ def test_where_nothing_differs_there_is_no_commit(sail, tmp_path):
     assert (again.version, again.commits, again.updated) == (version, 0, 0)
 
 
-def test_staged_rows_of_a_killed_writer_are_taken_away_and_its_merge_is_locked_out(sail, tmp_path):
+@pytest.mark.parametrize("engine", ["spark", "delta-rs"])
+def test_staged_rows_of_a_killed_writer_are_taken_away_and_its_merge_is_locked_out(engine, sail, tmp_path):
     lake = build_spark_lake(tmp_path, sail)
     version = store(lake, study("1.1")).version
     left = tmp_path / "_staging/study/left.parquet"
     left.write_bytes(b"")
-    written = store(lake, study("1.1"))
+    written = store(lake if engine == "spark" else build_lake(tmp_path), study("1.1"))
     assert leftovers(lake) == []
     assert written.version == version + 1  # of the table's metadata
     assert "dicomAssets.fence" in lake.open(STUDY).delta.metadata().configuration
     assert read(lake) == [study("1.1")]
+
+
+def test_writer_that_is_killed_while_it_locks_out_another_leaves_that_to_the_next(sail, tmp_path, monkeypatch):
+    lake = build_spark_lake(tmp_path, sail)
+    version = store(lake, study("1.1")).version
+    (tmp_path / "_staging/study/left.parquet").write_bytes(b"")
+
+    def kill(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lake, "set_properties", kill)
+        with pytest.raises(KeyboardInterrupt):
+            store(lake, study("1.1"))
+    assert lake.version(STUDY) == version
+    assert store(lake, study("1.1")).version == version + 1
+    assert leftovers(lake) == []
 
 
 def test_rows_whose_staged_file_is_taken_away_are_merged_in_another_attempt(sail, tmp_path, monkeypatch):

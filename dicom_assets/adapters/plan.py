@@ -1,0 +1,66 @@
+"""What a write does to a table's files: which are written anew, and which they replace."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake.transaction import AddAction, RemoveAction
+
+from dicom_assets.adapters.parquet import decode
+from dicom_assets.adapters.snapshot import Snapshot
+from dicom_assets.core.merge import Desired, align_rows, merge_rows
+
+
+class Plan:
+    """The actions of one commit: files written anew, and those they replace."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        """Nothing planned yet.
+
+        Args:
+            snapshot: the version that is planned on.
+        """
+        self._snapshot = snapshot
+        self.adds: list[AddAction] = []
+        self.removes: list[RemoveAction] = []
+        self.inserted = self.updated = self.deleted = 0
+
+    @property
+    def actions(self) -> list[AddAction | RemoveAction]:
+        """What the commit says."""
+        return [*self.adds, *self.removes]
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of the files that were written."""
+        return sum(action.size for action in self.adds)
+
+    def prepare(self, desired: Desired) -> None:
+        """Writes the files that the commit will name."""
+        snapshot, table = self._snapshot, self._snapshot.table
+        candidates = snapshot.candidates(desired)
+        if desired.encoded and not candidates and snapshot.schema.names == table.schema.names:
+            self.inserted = len(desired.rows)
+            self.adds.extend(snapshot.folder.store(desired.encoded, attributes=desired.attributes))
+            return
+        desired = decode(desired)
+        places = pa.array(range(len(desired.rows)), pa.int64())
+        found = [places.slice(0, 0)]
+        for file in candidates:
+            concerned = snapshot.concerned(desired.rows, file)
+            part = Desired(desired.keys.filter(snapshot.concerned(desired.keys, file)), desired.rows.filter(concerned))
+            if not len(part.keys):
+                continue  # as the files of an hour's other parts, which need not be read
+            stored = snapshot.folder.read(file, snapshot.schema)
+            change = merge_rows(stored, part, table)
+            found.append(places.filter(concerned.combine_chunks()).filter(change.found.combine_chunks()))
+            if not change.is_empty:
+                self.updated += change.updated
+                self.deleted += change.deleted
+                self.adds.extend(snapshot.folder.write(change.rows))
+                self.removes.append(file.removal())
+        known = pa.concat_arrays(found)
+        new, attributes = desired.rows, desired.attributes
+        if len(known):
+            is_new = pc.invert(pc.is_in(places, value_set=known))
+            new, attributes = new.filter(is_new), None if attributes is None else attributes.filter(is_new)
+        self.inserted = len(new)
+        self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema), attributes=attributes))
