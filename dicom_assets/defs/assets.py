@@ -17,7 +17,6 @@ from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_i
 from dicom_assets.core.schema import Column, Table
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
-from dicom_assets.defs import same_version
 from dicom_assets.defs.checks import build_specs, check_agreement, check_feed, check_instances, check_values
 from dicom_assets.defs.failure import retrying
 from dicom_assets.defs.freshness import build_freshness_policy
@@ -28,6 +27,7 @@ from dicom_assets.defs.progress import Progress
 from dicom_assets.defs.resources import DicomServiceResource
 from dicom_assets.defs.resume import find_remaining
 from dicom_assets.defs.same_lake import require_same_lake
+from dicom_assets.defs.same_version import tag_step
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 """What an asset gives: its rows, and what its checks found once they were stored."""
@@ -101,7 +101,7 @@ def build_assets(
             "pool": naming.name(POOL),
             "check_specs": build_specs(key),
             "metadata": describe_table(tables[name], lake.uri(tables[name]), naming),
-            "op_tags": {same_version.VERSION_TAG: same_version.VERSION},
+            "op_tags": tag_step(tables[name]),
         }
 
     @dg.asset(

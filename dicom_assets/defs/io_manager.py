@@ -103,7 +103,7 @@ class DeltaIOManager(dg.IOManager):
         """Once a run, since its steps are all of this process."""
         run = context.step_context.dagster_run
         if run.run_id != self._recent:
-            require_recent(context.step_context.instance, run)
+            require_recent(context.step_context.instance, run, self._tables.values())
             self._recent = run.run_id
 
     def _load(self, table: Table, window: Window | None, wanted: Any) -> Any:

@@ -119,6 +119,33 @@ def test_a_run_that_an_older_version_asked_for_before_the_upgrade_is_executed(se
     check_law(settings, service)
 
 
+def test_a_process_that_lacks_columns_of_what_asked_for_the_run_writes_nothing_and_names_them(
+    environment, instance, monkeypatch, tmp_path
+):
+    file = tmp_path / "columns.toml"
+    file.write_text('[columns]\nkvp = "KVP"\nprotocol = "ProtocolName"\n')
+    job = plan(load_settings(environment | {"DICOM_EXTRA_COLUMNS": str(file)}), same_version.VERSION, monkeypatch)
+    known = same_version.find_users_columns
+    monkeypatch.setattr(same_version, "find_users_columns", lambda tables: known(tables)[:1])
+    result = job.execute_in_process(instance=instance, tags=RANGE, raise_on_error=False)
+    assert not result.success
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    told = failed.event_specific_data.user_failure_data.description
+    assert "does not have: protocol (00181030). Rows would lack their values, so nothing was written" in told
+    assert not any(build_lake(load_settings(environment)).open(table) for table in TABLES)
+
+
+def test_a_process_with_all_columns_and_more_than_asked_for_the_run_executes_it(
+    environment, instance, monkeypatch, tmp_path
+):
+    file = tmp_path / "columns.toml"
+    file.write_text('[columns]\nkvp = "KVP"\n')
+    job = plan(load_settings(environment | {"DICOM_EXTRA_COLUMNS": str(file)}), same_version.VERSION, monkeypatch)
+    known = same_version.find_users_columns
+    monkeypatch.setattr(same_version, "find_users_columns", lambda tables: [*known(tables), "newer (00181030)"])
+    assert job.execute_in_process(instance=instance, partition_key=KEYS[0]).success
+
+
 def test_a_range_that_does_not_fit_into_memory_is_stored_in_parts(settings, instance, service, monkeypatch):
     monkeypatch.setattr(memory, "_ENTRY_BYTES", 2**27)
     monkeypatch.setattr(memory, "_COPIES", 2**14)
