@@ -31,7 +31,7 @@ FIELDS = (
 _PLACES = ("container_name", *PATHS)
 """Where tables lie: of the lake too, where the services share them."""
 _OF_THE_LAKE = frozenset(Settings.model_fields) - {
-    *FIELDS, "services", "service_name", "environment", "shares_tables",
+    *FIELDS, "services", "service_name", "environment", "sharing",
 }  # fmt: skip
 _COMMON = "all services have that in common. Set {} in the environment."
 _SECRETS = ("azure_client_secret",)
@@ -41,6 +41,11 @@ _SHARED, _OWN = _CHOICES = ("shared", "own")
 """Whose tables: one set for all services, with a column that tells whose a row is; or a set for each."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _LONGEST_NAME = 40
+_OF_SQL = (
+    "all_services", "information_schema", "lateral", "public", "table", "unnest",
+    *(path.removesuffix("_table_path") for path in PATHS),
+)  # fmt: skip
+"""What means something else in SQL, where the name of a service stands before its tables' (`north.instance`)."""
 _EXAMPLE = f'service_url = "{rules.SERVICE_URL_EXAMPLE}"'
 _HEAD = "[services.NAME]"
 _VARIABLE = re.compile(r"\b(?:DICOM_)?([A-Z]+(?:_[A-Z]+)*)\b")
@@ -119,13 +124,15 @@ def _parse(
     problems: list[Problem] = []
     services: list[Settings] = []
     is_shared = _read_choice(document, problems) == _SHARED
-    for place, name, given in _services(document, problems):
+    listed = list(_services(document, problems))
+    sharing = tuple(name for _, name, _ in listed) if is_shared else ()
+    for place, name, given in listed:
         before = len(problems)
         fields = dict(_read_fields(given, place, environment, problems, is_shared=is_shared))
         if "service_url" not in given:
             problems.append(Problem((*place, "service_url"), f"service_url is missing. Add it: {_EXAMPLE}."))
         if len(problems) == before:
-            settings, wrong = check_settings(_complete(name, fields, common, environment, is_shared=is_shared))
+            settings, wrong = check_settings(_complete(name, fields, common, environment, sharing))
             problems += [Problem((*place, field), _explain(field, text)) for field, text in wrong]
             services += [settings] if settings else []
     if not problems:
@@ -168,6 +175,14 @@ def _services(document: object, problems: list[Problem]) -> Iterator[tuple[Place
                     place,
                     f"{name!r} cannot be the name of a service: it stands in names of assets, jobs and folders. Take "
                     f"small letters and digits, joined by single underscores, {_LONGEST_NAME} at most.",
+                )
+            )
+        elif name in _OF_SQL:
+            problems.append(
+                Problem(
+                    place,
+                    f"{name!r} cannot be the name of a service: it has a meaning of its own in SQL, where "
+                    "north.instance are the instances of the service north. Choose another.",
                 )
             )
         elif not isinstance(given, dict):
@@ -216,20 +231,20 @@ def _read_fields(
 
 
 def _complete(
-    name: str, own: Mapping[str, object], common: Settings, environment: Mapping[str, str], *, is_shared: bool
+    name: str, own: Mapping[str, object], common: Settings, environment: Mapping[str, str], sharing: tuple[str, ...]
 ) -> dict[str, object]:
     """The service's settings, those of the environment included."""
     inherited: dict[str, object] = dict(read_variables(environment))
     for field in ("services", *(IDENTITY if any(part in own for part in IDENTITY) else ())):
         inherited.pop(field, None)
-    paths = {} if is_shared else {field: f"{name}/{getattr(common, field)}" for field in PATHS}
+    paths = {} if sharing else {field: f"{name}/{getattr(common, field)}" for field in PATHS}
     return {
         **inherited,
         **paths,
         "extra_columns": common.extra_columns,
         "service_name": name,
         "environment": common,
-        "shares_tables": is_shared,
+        "sharing": sharing,
         **own,
     }
 

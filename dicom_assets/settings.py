@@ -81,8 +81,8 @@ class Settings(BaseModel):
     """Of one of several services; None where there is one alone."""
     environment: "Settings | None" = None
     """Of one of several services: what they have in common, and the identity that opens their lake."""
-    shares_tables: bool = False
-    """Of one of several services: whether its rows are in the same tables as the others'."""
+    sharing: tuple[str, ...] = ()
+    """Of one of several services whose rows are in the same tables: the names of all."""
     service_url: Annotated[str | None, _text(rules.check_service_url)] = Field(
         None,
         description="Base URL of the DICOM service, without `/v2`. Without it the definitions load, and materialising "
@@ -377,6 +377,11 @@ class Settings(BaseModel):
         if self.file_system_url is None or "://" in self.file_system_url:
             return self.file_system_url
         return Path(self.file_system_url).absolute().as_posix().rstrip("/")
+
+    @property
+    def shares_tables(self) -> bool:
+        """Whether the tables have the rows of other services too."""
+        return bool(self.sharing)
 
     def require_service_url(self) -> str:
         """The service's base URL.

@@ -249,6 +249,13 @@ def test_a_file_that_is_not_there_is_refused():
         load_services({"DICOM_SERVICES": "/nowhere.toml"})
 
 
+@pytest.mark.parametrize("name", ["public", "information_schema", "table", "instance", "healthcare_instance"])
+def test_name_with_a_meaning_in_sql_is_refused(name, refusal):
+    lines, message = refusal(TWO.replace("south", name, 1))
+    assert lines[0] == f"line 7: [services.{name}]"
+    assert f"{name!r} cannot be the name of a service: it has a meaning of its own in SQL" in message
+
+
 def test_one_service_is_chosen_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "s.toml").write_text(TWO)
     for name in [name for name in os.environ if name.startswith(("DICOM_", "AZURE_"))]:

@@ -543,7 +543,7 @@ def test_misspelt_variable_is_warned_of(caplog):
 
 def test_rows_describe_every_setting():
     rows = describe_settings()
-    assert len(rows) == len({*Settings.model_fields} - {"service_name", "environment", "shares_tables"})
+    assert len(rows) == len({*Settings.model_fields} - {"service_name", "environment", "sharing"})
     assert all(row.meaning.endswith(".") for row in rows)
     assert {row.variable: row.default for row in rows if row.default} == {
         "DICOM_AUTHENTICATION": "default",

@@ -124,6 +124,11 @@ class Snapshot:
         return self.folder.service
 
     @property
+    def services(self) -> set[str]:
+        """Whose rows the table has, where several services share it."""
+        return {part[SERVICE.name] for part in self.delta.partitions()}
+
+    @property
     def table_id(self) -> str:
         """What tells the table from one that was created in its place; copies and restored ones have the same.
 

@@ -20,7 +20,7 @@ from obstore.store import ObjectStore
 from dicom_assets.adapters.delta import Given, Lake, Written
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeError
-from dicom_assets.core.finding import Finding, Status
+from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.core.schema import KEY, Table
 from dicom_assets.doctor.surroundings import Surroundings
 
@@ -42,13 +42,20 @@ def check_reach(surroundings: Surroundings) -> Finding:
         )
     with _asking(storage, "list"):
         found = obstore.list_with_delimiter(storage.open_store(""))
-    kept = surroundings.settings.tables
-    tables = sum(surroundings.lake.open(table) is not None for table in kept)
+    kept, sharing = surroundings.settings.tables, surroundings.settings.sharing
+    tables = [snapshot for table in kept if (snapshot := surroundings.lake.open(table))]
+    told = f"{storage.uri('').rstrip('/')} can be listed, and has {len(tables)} of the {len(kept)} tables"
+    facts: dict[str, Fact] = {"tables": len(tables), "folders": len(found["common_prefixes"])}
+    strangers = {service for table in tables for service in table.services} - {*sharing} if sharing else set()
+    if not strangers:
+        return Finding(check, Status.GREEN, told, facts=facts)
     return Finding(
         check,
-        Status.GREEN,
-        f"{storage.uri('').rstrip('/')} can be listed, and has {tables} of the {len(kept)} tables",
-        facts={"tables": tables, "folders": len(found["common_prefixes"])},
+        Status.YELLOW,
+        f"{told}. They have rows of services that DICOM_SERVICES does not list: {', '.join(sorted(strangers))}",
+        why="Such a service was taken out of the file; or has another name now, and its rows are counted twice",
+        remedy="Give it the name back that it had; or delete the rows of the old one, as docs/services.md says",
+        facts=facts,
     )
 
 

@@ -27,7 +27,7 @@ from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables
 
 NAMES = ("north", "south")
-FIRST_HOURS = {"north": 0, "south": 1}
+FIRST_HOURS = {"north": 0, "south": 1, "southern": 1}
 JOBS = {"hours", "audit_lake", "check_freshness", "doctor", "maintain_lake"}
 
 
@@ -282,6 +282,22 @@ def test_other_commands_take_the_service_or_do_all_of_them(filled):
     assert [each["check"] for each in one["findings"]] == ["south/settings"]
     unknown = json.loads(filled.command("doctor", "settings", "--service", "east", "--json").stdout)
     assert "There is no service 'east'" in unknown["findings"][0]["found"]
+
+
+@pytest.mark.parametrize("sites", ["shared"], indirect=True)
+def test_doctor_tells_of_rows_whose_service_has_left_the_file_or_has_another_name_there(filled):
+    def look() -> dict:
+        filled.settings()
+        told = json.loads(filled.command("doctor", "lake.reach", "--service", "north", "--json").stdout)
+        return next(each for each in told["findings"] if each["check"] == "north/lake.reach")
+
+    assert look()["status"] == "green"
+    filled.sites["southern"] = filled.sites.pop("south")
+    filled.sites["southern"].name = "southern"
+    finding = look()
+    assert finding["status"] == "yellow"
+    assert finding["found"].endswith("rows of services that DICOM_SERVICES does not list: south")
+    assert "counted twice" in finding["why"]
 
 
 @pytest.mark.parametrize("sites", ["own"], indirect=True)
