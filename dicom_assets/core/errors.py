@@ -1,4 +1,4 @@
-"""Every exception the project raises on purpose.
+"""What the project raises on purpose; the embedded service, `make demo` and `make dev` have errors of their own.
 
     DicomAssetsError
     ├── SettingsError            a setting is missing or cannot be used
@@ -12,19 +12,22 @@
     ├── FabricError              the shortcuts of a Fabric lakehouse could not be listed or written
     ├── FeedEntryError           an entry that has no place in the tables
     ├── LakeError                the Delta tables
-    │   ├── LakeUnavailableError     storage refuses, or cannot be reached or written
+    │   ├── LakeUnavailableError     storage cannot be reached, read or written
+    │   │   ├── LakeRefusedError         storage says no: asking again would not help
     │   │   └── EngineUnavailableError   Spark, which is to merge, cannot be reached, or fails
+    │   ├── EngineError              Spark, which is to merge, is not fit for it: asking again would not help
     │   ├── ForeignTableError        a table under our name that is not ours
     │   ├── LakeLostError            the lake is not the one that Dagster's history is of
     │   ├── OtherServiceError        the service does not know what the lake holds
-    │   ├── EngineError              Spark, which is to merge, is not fit for it: asking again would not help
     │   ├── CommitConflictError      other writers won every attempt
     │   ├── LakeQueryError           a query that the tables cannot answer
     │   ├── VersionGoneError         a version of a table that there is not, or no more
     │   ├── CursorError              a consumer's cursor that does not fit the table
     │   ├── InstanceNotFoundError    file_index has no such instance, or several
-    │   └── InstanceFileGoneError    the instance's file is not where it was, nor where it should be now
-    │       └── InstanceDeletedError     because the instance was deleted
+    │   ├── InstanceFileGoneError    the instance's file is not where it was, nor where it should be now
+    │   │   └── InstanceDeletedError     because the instance was deleted
+    │   └── DisagreementError        rows of a table are not those that it is made from
+    ├── LateHourError            an hour that is due is not in the tables
     └── AlertError               nobody could be told of a failure
 
 Messages say what happened, why it probably did and what to do. They name windows, offsets, sequences, tables and URLs,
