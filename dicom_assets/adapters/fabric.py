@@ -9,7 +9,6 @@ https://github.com/microsoft/fabric-rest-api-specs. Beyond it, seen of the servi
 a slash before them, the other answers do not; a name that is taken answers 409 whether a shortcut has it or a table.
 """
 
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from logging import getLogger
@@ -21,6 +20,7 @@ import msgspec
 import tenacity
 
 from dicom_assets.adapters.fabric_errors import explain, read_answer
+from dicom_assets.adapters.http_client import open_http_client
 from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
 from dicom_assets.adapters.shortcuts import FABRIC_URL, Change, Found, Outcome, Shortcut, Step, Target, plan_change
 from dicom_assets.core.errors import FabricError
@@ -91,15 +91,7 @@ class Lakehouse:
         retry: RetryPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        encrypted = base_url.startswith("https:")
-        self._client = httpx.Client(
-            base_url=base_url,
-            verify=True if encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            auth=auth,
-            timeout=timeout_seconds,
-            headers={"Accept": "application/json"},
-            trust_env=encrypted,  # plain http is for this machine alone: a proxy would carry it elsewhere
-        )
+        self._client = open_http_client(base_url, auth=auth, timeout=timeout_seconds)
         self._path = f"/v1/workspaces/{workspace_id}/items/{lakehouse_id}/shortcuts"
         self._retry = retry or RetryPolicy()
         self._clock = clock

@@ -1,6 +1,5 @@
 """One GET at the DICOM service: sent again while that may help, answered with parsed content or one clear error."""
 
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import httpx
 import msgspec
 import tenacity
 
+from dicom_assets.adapters.http_client import open_http_client
 from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
 from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.errors import (
@@ -67,18 +67,8 @@ class ServiceRequests:
         retry: RetryPolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        encrypted = base_url.startswith("https:")
-        self._client = httpx.Client(
-            base_url=base_url,
-            # Reading the trusted authorities takes longer than a window; without https a context that trusts none does.
-            verify=True if encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            auth=auth,
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            headers={"Accept": "application/json"},
-            # Plain http is for this machine alone: a proxy from the environment would carry it elsewhere.
-            trust_env=encrypted,
-        )
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = open_http_client(base_url, auth=auth, timeout=timeout, limits=limits)
         self._retry = retry
         self._clock = clock
         self._lock = threading.Lock()
