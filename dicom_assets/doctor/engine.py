@@ -1,14 +1,9 @@
 """Whether the engine that merges can do so, tried where it counts: in the scratch folder beside the tables."""
 
-import pyarrow as pa
-
-from dicom_assets.adapters.delta import Given
 from dicom_assets.connections import build_spark
 from dicom_assets.core.finding import Fact, Finding, Status
-from dicom_assets.core.schema import KEY, Table
+from dicom_assets.doctor.lake import TRIAL, build_trial
 from dicom_assets.doctor.surroundings import Surroundings
-
-_TRIAL = Table("trial", "one trial of dicom-assets doctor", (KEY[1].name,), (KEY[1],))
 
 
 def check_merge(surroundings: Surroundings) -> Finding:
@@ -18,11 +13,10 @@ def check_merge(surroundings: Surroundings) -> Finding:
         return Finding(check, Status.GREEN, "Rows are merged by delta-rs, in the run itself")
     from dicom_assets.adapters.spark import SparkLake  # not before it is needed: Dagster loads all checks
 
-    lake = SparkLake(surroundings.scratch, {_TRIAL.name: "engine"}, spark=spark)
+    lake = SparkLake(surroundings.scratch, {TRIAL.name: "engine"}, spark=spark)
     try:
         version = spark.version()
-        rows = pa.Table.from_pylist([{KEY[1].name: "2.25.1"}], _TRIAL.schema)
-        written = lake.write(_TRIAL, Given(rows, _TRIAL))
+        written = lake.write(TRIAL, build_trial("2.25.1"))
     finally:
         spark.close()
     facts: dict[str, Fact] = {"spark": version, "rows": written.row_count}

@@ -1,20 +1,22 @@
 """Whether the service's DICOM files can be read."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.errors import InstanceDeletedError, InstanceFileGoneError
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.core.schema import FILE_INDEX
 from dicom_assets.doctor.surroundings import Surroundings
+from dicom_assets.settings import Settings
 
-PREAMBLE_BYTES = 132
+_PREAMBLE_BYTES = 132
 """128 of anything, and `DICM` (PS3.10, 7.1)."""
 
 
 def check_files(surroundings: Surroundings) -> Finding:
     """The beginning of the file that `file_index` took in last."""
-    from dicom_assets.instances import open_instance  # not before it is needed: Dagster loads all checks
-
     check, settings = "files.read", surroundings.settings
     if settings.file_system_url is None:
         return Finding(
@@ -32,19 +34,10 @@ def check_files(surroundings: Surroundings) -> Finding:
             "file_index has no row yet, so there is no file to try",
             remedy="Materialise an hour, then ask again",
         )
-    newest = max(snapshot.files, key=lambda file: file.written_at)
-    rows = snapshot.read_table(files=[newest]).sort_by("sequence").slice(newest.rows - 1).to_pylist()
-    row = rows[0]
+    row = _newest_row(snapshot)
     facts = {"sequence": row["sequence"]}
     try:
-        with open_instance(
-            row["sopInstanceUid"],
-            study_instance_uid=row["studyInstanceUid"],
-            series_instance_uid=row["seriesInstanceUid"],
-            partition_name=row["partitionName"],
-            settings=settings,
-        ) as file:
-            is_dicom = file.read(PREAMBLE_BYTES)[128:] == b"DICM"
+        is_dicom = _begins_as_dicom(row, settings)
     except InstanceDeletedError as error:
         why = "Deletes reach the tables with the hour that they lie in"
         return replace(Finding.of_error(check, error, Status.YELLOW), why=why, facts=facts)
@@ -61,3 +54,29 @@ def check_files(surroundings: Surroundings) -> Finding:
             facts=facts,
         )
     return Finding(check, Status.GREEN, f"The DICOM file of sequence {row['sequence']} can be read", facts=facts)
+
+
+def _newest_row(snapshot: Snapshot) -> Mapping[str, Any]:
+    """The row with the greatest sequence of the file that was written last."""
+    newest = max(snapshot.files, key=lambda file: file.written_at)
+    rows: list[dict[str, Any]] = snapshot.read_table(files=[newest]).sort_by("sequence").to_pylist()
+    return rows[-1]
+
+
+def _begins_as_dicom(row: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether the row's file has what stands at the beginning of every DICOM file.
+
+    Raises:
+        InstanceFileGoneError: it cannot be found.
+        LakeUnavailableError: storage refuses.
+    """
+    from dicom_assets.instances import open_instance  # not before it is needed: Dagster loads all checks
+
+    with open_instance(
+        row["sopInstanceUid"],
+        study_instance_uid=row["studyInstanceUid"],
+        series_instance_uid=row["seriesInstanceUid"],
+        partition_name=row["partitionName"],
+        settings=settings,
+    ) as file:
+        return file.read(_PREAMBLE_BYTES)[128:] == b"DICM"

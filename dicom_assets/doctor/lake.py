@@ -26,7 +26,7 @@ from dicom_assets.doctor.surroundings import Surroundings
 
 APPENDS = 3
 _PROBE = "probe"
-_TRIAL = Table("trial", "one trial of dicom-assets doctor", (KEY[1].name,), (KEY[1],))
+TRIAL = Table("trial", "one trial of dicom-assets doctor", (KEY[1].name,), (KEY[1],))
 
 
 def check_reach(surroundings: Surroundings) -> Finding:
@@ -216,14 +216,18 @@ def clear_away(surroundings: Surroundings) -> int:
     return len(_names(store))
 
 
+def build_trial(uid: str) -> Given:
+    """One row of a trial table, to be written."""
+    return Given(pa.Table.from_pylist([{KEY[1].name: uid}], TRIAL.schema), TRIAL)
+
+
 def _write(storage: Storage, path: str, uid: str) -> Written:
     """A row of a trial table, by a writer of its own."""
-    rows = pa.Table.from_pylist([{KEY[1].name: uid}], _TRIAL.schema)
-    return Lake(storage, {_TRIAL.name: path}).write(_TRIAL, Given(rows, _TRIAL))
+    return Lake(storage, {TRIAL.name: path}).write(TRIAL, build_trial(uid))
 
 
 def _count(storage: Storage, path: str) -> int:
-    snapshot = Lake(storage, {_TRIAL.name: path}).open(_TRIAL)
+    snapshot = Lake(storage, {TRIAL.name: path}).open(TRIAL)
     return 0 if snapshot is None else len(snapshot.read_table())
 
 

@@ -20,7 +20,7 @@ def check_home(surroundings: Surroundings) -> Finding:
             Status.RED,
             "DAGSTER_HOME is not set",
             why="Without it Dagster keeps its history, schedules and pools in a temporary folder, or nowhere",
-            remedy="Set DAGSTER_HOME to a folder with the project's dagster.yaml; `make dev` uses ./.dagster",
+            remedy="Set DAGSTER_HOME to a folder with the project's dagster.yaml, by its absolute path",
         )
     folder = Path(home)
     if not folder.is_absolute() or not folder.is_dir():
@@ -104,6 +104,6 @@ def check_daemons(surroundings: Surroundings) -> Finding:
         Status.RED,
         "The daemon never ran" if never else f"These daemons gave no sign of life: {', '.join(dead)}",
         why="Schedules, sensors, backfills and queued runs wait for it",
-        remedy="Start it (`dagster-daemon run`, or `make dev`) with the same DAGSTER_HOME, and read its log",
+        remedy="Start it (`dagster-daemon run`, or `dagster dev`) with the same DAGSTER_HOME, and read its log",
         facts=facts,
     )

@@ -2,9 +2,10 @@
 
 import io
 import json
-import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,17 +13,13 @@ from rich.console import Console
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor import examination, report
 from dicom_assets.doctor.examination import CHECKS, Check, choose
-from dicom_assets_tests.doctor.conftest import ROOT
+from dicom_assets_tests.processes import clean_environment, run_command
 
 NAMES = [check.name for check in CHECKS]
 
 
 def run(ward, *arguments):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_", "AZURE_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "dicom_assets.cli", "doctor", *arguments],
-        cwd=ROOT, env={**kept, **ward.env, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return run_command("doctor", *arguments, env=clean_environment(**ward.env))
 
 
 def test_all_is_well_but_for_the_daemon_which_does_not_run(ward):
@@ -67,6 +64,13 @@ def test_settings_that_cannot_be_used_are_listed_and_dagster_is_checked_all_the_
     assert found["dagster.pool"].status is Status.GREEN
 
 
+def test_page_on_operations_names_every_check():
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"`([\w.]+)`", cell) for cell in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)]
+    named = {f"{cell[0].partition('.')[0]}{name}" if name.startswith(".") else name for cell in rows for name in cell}
+    assert set(NAMES) <= named
+
+
 def test_no_service_is_red(ward):
     del ward.env["DICOM_SERVICE_URL"]
     assert "DICOM_SERVICE_URL is not set" in ward.examine("settings")["settings"].found
@@ -76,8 +80,7 @@ def test_command_without_dagsters_checks_does_not_import_dagster(ward):
     code = "import sys; from dicom_assets.cli import app; app(['doctor', 'lake', 'service'], standalone_mode=False)\n"
     script = f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
     script += "assert 'dagster' not in sys.modules"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**kept, **ward.env}, check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", script], env=clean_environment(**ward.env), check=True)
 
 
 def test_unknown_check_is_told(ward):
