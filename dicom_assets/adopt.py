@@ -4,7 +4,7 @@ An hour is told of only where that is proved: the service counts as many entries
 studies agree in all tables. Other hours are left to the sensors; to read an hour again changes nothing in the tables.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table as Grid
 
 from dicom_assets.adapters.agreement import find_disagreeing
-from dicom_assets.adapters.coverage import count_stored, find_complete, find_hours
+from dicom_assets.adapters.coverage import Stored, count_stored, find_complete, find_hours
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.connections import build_lake, open_client
@@ -142,12 +142,7 @@ def make_plan(
         )
     asked = hours - done - busy
     stored = count_stored(feed, window)
-    with open_client(settings) as service:
-        complete = {
-            hour.start
-            for span in build_spans(asked, lambda _: len(asked))
-            for hour in find_complete(service, stored, span.window)
-        }
+    complete = _find_complete(settings, stored, asked)
     held, disagreeing = _hold_back(lake, kept, feed, tables, complete) if complete else ({}, {})
     entries = {hour: of_hour.entries for hour, of_hour in stored.items()}
     adoptions = [
@@ -166,6 +161,16 @@ def make_plan(
     return Plan(
         window, adoptions, frozenset(done), frozenset(busy & hours), frozenset(asked - complete), torn, disagreeing
     )
+
+
+def _find_complete(settings: Settings, stored: Mapping[datetime, Stored], asked: set[datetime]) -> set[datetime]:
+    """Those of the hours of which the lake holds as many entries as the service."""
+    with open_client(settings) as service:
+        return {
+            hour.start
+            for span in build_spans(asked, lambda _: len(asked))
+            for hour in find_complete(service, stored, span.window)
+        }
 
 
 def _hold_back(

@@ -2,20 +2,21 @@
 
 import sys
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dicom_assets.command_line import end_by_signals, parse_time
 from dicom_assets.core.errors import DicomAssetsError, SettingsError
+from dicom_assets.emulator.command import commands as emulator_commands
 from dicom_assets.reading.commands import commands as reading_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from dicom_assets.core.finding import Finding
-    from dicom_assets.emulator.store import Service
     from dicom_assets.settings import Settings
 
 app = typer.Typer(
@@ -25,126 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # locals may hold patient data
 )
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps `dicom-assets` a group of commands while there is only one."""
-
-
-@app.command()
-def emulator(
-    *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
-    database: Annotated[Path | None, typer.Option(help="SQLite file that keeps the state; without, memory.")] = None,
-    files: Annotated[Path | None, typer.Option(help="Folder for DICOM files, as Data Lake Storage.")] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="DICOM_EMULATOR_TOKEN", help="Bearer token every request must bear.")
-    ] = None,
-    audience: Annotated[
-        str | None, typer.Option(help="Whom the token of every request must have been issued for, and not expired.")
-    ] = None,
-    load: Annotated[
-        Path | None, typer.Option(help="Folder of DICOM files to store.", exists=True, file_okay=False)
-    ] = None,
-    bundled: Annotated[bool, typer.Option("--bundled", help="Store the files that come with pydicom.")] = False,
-    synthesize: Annotated[int, typer.Option(help="Number of made-up instances to store.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Fixes every random choice.")] = 0,
-    hours: Annotated[int, typer.Option(help="Spread the changes over so many hours.", min=0)] = 0,
-    start: Annotated[
-        str | None, typer.Option(help="First of these hours, ISO 8601 with zone; without, the last hours before now.")
-    ] = None,
-) -> None:
-    """Run the embedded DICOM service until Ctrl-C."""
-    import signal
-    import threading
-
-    from dicom_assets.emulator.server import serve
-    from dicom_assets.emulator.store import Service
-
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts this in the background has SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
-    if start is not None and not hours:
-        raise typer.BadParameter("the hours to spread changes over are missing: add --hours", param_hint="--start")
-    if hours and not (load or bundled or synthesize):
-        raise typer.BadParameter("nothing to spread: add --bundled, --load or --synthesize", param_hint="--hours")
-    first_hour = _first_hour(start, hours)
-    try:
-        with Service(database, file_store=files, seed=seed) as service:
-            if service.change_count():
-                typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
-            else:
-                _fill(service, load=load, bundled=bundled, count=synthesize, seed=seed, hours=hours, start=first_hour)
-            with serve(service, host=host, port=port, token=token, audience=audience) as url:
-                _announce(service, url, files, token)
-                threading.Event().wait()
-    except KeyboardInterrupt:
-        typer.echo("Stopped.")
-
-
-def _first_hour(start: str | None, hours: int) -> datetime:
-    """The hour in which changes begin."""
-    if start is None:
-        return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
-    return _parse_time(start, "--start")
-
-
-def _parse_time(text: str, option: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter("not an ISO 8601 time such as 2026-03-01T00:00Z", param_hint=option) from error
-    if moment.tzinfo is None:
-        raise typer.BadParameter("the time needs a zone, such as 2026-03-01T00:00Z", param_hint=option)
-    return moment.astimezone(UTC)
-
-
-def _fill(
-    service: "Service", *, load: Path | None, bundled: bool, count: int, seed: int, hours: int, start: datetime
-) -> None:
-    """Store what was asked for: at once, or spread over hours."""
-    from collections import Counter
-
-    from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
-    from dicom_assets.emulator.history import write_history
-    from dicom_assets.emulator.sources import bundled_files, folder_files, synthesize
-
-    skipped: Counter[str] = Counter()
-    found = [*(bundled_files(skipped) if bundled else ()), *(folder_files(load, skipped) if load else ())]
-    sources = {(file.study, file.series, file.sop_instance): file for file in reversed(found)}
-    dicom_files = list(reversed(sources.values()))
-    if hours:
-        history = write_history(
-            service, start=start, hours=hours, instances=count, seed=seed, files=dicom_files, write_files=True
-        )
-        typer.echo(f"{history.created} stored, {history.updated} updated, {history.deleted} deleted in {hours} hours.")
-    else:
-        with service.transaction():
-            for file in dicom_files:
-                try:
-                    file.store(service)
-                except (InstanceExistsError, InvalidInstanceError):
-                    skipped["refused by the service"] += 1
-            for metadata in synthesize(count, seed=seed):
-                service.store_metadata(metadata, write_file=True)
-        typer.echo(f"{service.instance_count()} instances stored.")
-    for reason, number in sorted(skipped.items()):
-        typer.echo(f"{number} files skipped: {reason}.")
-
-
-def _announce(service: "Service", url: str, files: Path | None, token: str | None) -> None:
-    """Say where the service is and how the project is pointed at it."""
-    first = service.change_feed(limit=1, include_metadata=False)
-    start = first[0]["timestamp"][:13] if first else f"{datetime.now(UTC):%Y-%m-%dT%H}"
-    typer.echo(f"The embedded DICOM service listens on {url} (change feed: {url}/v2/changefeed). Ctrl-C stops it.")
-    if token is not None:
-        typer.echo("Every request needs the bearer token.")
-    typer.echo("Point the project at it:")
-    typer.echo(f"  DICOM_SERVICE_URL={url} DICOM_AUTHENTICATION=none DICOM_START_TIME={start}:00:00Z")
-    if files is not None:
-        typer.echo(f"  DICOM_FILE_SYSTEM_URL={files.resolve().as_uri()}")
-    sys.stdout.flush()
 
 
 _Service = Annotated[
@@ -172,6 +53,7 @@ def demo(
     from dicom_assets.demo import run_demo
     from dicom_assets.embedded import Day
 
+    end_by_signals()
     try:
         run_demo(Console(), folder=service_folder, home=dagster_home, day=Day(hours, instances), env=os.environ)
     except KeyboardInterrupt:
@@ -200,6 +82,7 @@ def dev(
 
     from dicom_assets.dev import run_dev
 
+    end_by_signals()
     run_dev(
         Console(),
         folder=folder,
@@ -423,12 +306,13 @@ def adopt(
 
 
 def _full_hour(text: str, option: str) -> datetime:
-    moment = _parse_time(text, f"--{option}")
+    moment = parse_time(text, f"--{option}")
     if moment != moment.replace(minute=0, second=0, microsecond=0):
         raise typer.BadParameter("hours of the lake are full hours of UTC", param_hint=f"--{option}")
     return moment
 
 
+app.add_typer(emulator_commands)
 app.add_typer(reading_commands)
 
 

@@ -67,9 +67,7 @@ class Totals:
                 self.entries += numbers["entries"]
 
 
-def run_demo(
-    console: Console, *, folder: Path, home: Path, day: Day, env: Mapping[str, str], dev_command: str = "make dev"
-) -> None:
+def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mapping[str, str]) -> None:
     """Bring the day into the tables, show them, and say what changed and what to do next.
 
     Args:
@@ -78,7 +76,6 @@ def run_demo(
         home: where Dagster keeps its history.
         day: what the service is given when it is empty.
         env: may place the tables with DICOM_STORAGE_URL and its kin.
-        dev_command: what starts the UI.
 
     Raises:
         DicomAssetsError: a setting, the service's state or the tables prevent it.
@@ -99,7 +96,7 @@ def run_demo(
     unchanged = before == _versions(lake)
     _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
     console.print(
-        f"[bold]Next:[/] [green]{dev_command}[/] runs a service that keeps changing, and shows in Dagster's UI how its "
+        "[bold]Next:[/] [green]make dev[/] runs a service that keeps changing, and shows in Dagster's UI how its "
         "tables follow; README.md tells how to read a service of your own."
     )
 

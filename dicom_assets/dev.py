@@ -1,6 +1,5 @@
 """`make dev`: an embedded service that keeps changing, and Dagster's UI and daemon on it, until Ctrl-C."""
 
-import signal
 import socket
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -22,6 +21,7 @@ from dicom_assets.embedded import (
 )
 from dicom_assets.emulator.live import Producer, producing
 from dicom_assets.emulator.server import serve
+from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
 
 DEFAULTS = {
@@ -30,8 +30,6 @@ DEFAULTS = {
     "DICOM_CATCH_UP_HOURS_PER_RUN": "4",
 }
 """Settings as somebody who looks on wants them: hours are read soon, and turn green a few at a time."""
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Ctrl-C, a supervisor's stop, a terminal that is closed."""
 
 
 class DevError(DicomAssetsError):
@@ -50,7 +48,7 @@ def run_dev(
     service_port: int,
     env: Mapping[str, str],
 ) -> None:
-    """Serve until Ctrl-C (or SIGTERM, or SIGHUP), then stop everything that was started.
+    """Serve until Ctrl-C, then stop everything that was started.
 
     Args:
         console: to say on what is where, and what happens to the service.
@@ -66,9 +64,6 @@ def run_dev(
     Raises:
         DicomAssetsError: a port is taken, a setting cannot be used, or Dagster ended by itself.
     """
-    # A shell that starts this in the background has SIGINT ignored, and Dagster would inherit that and never stop.
-    for number in _SIGNALS:
-        signal.signal(number, signal.default_int_handler)
     _check_port_is_free("--port", "the UI", port)
     if service_port:
         _check_port_is_free("--service-port", "the embedded service", service_port)
@@ -89,24 +84,34 @@ def run_dev(
                     highlight=False,
                 )
                 fill(service, Day(hours, instances, start))
-            child_env = point_at(url, folder / "service", first_hour(service), None, env)
-            home = prepare_home(folder / "dagster")
-            log = home / "dagster.log"
             _say(console, "DICOM service", f"{url}/v2/changefeed")
             _say(console, "Tables", settings.lake_url)
-            _say(console, "Dagster's log", str(log))
-            with DagsterServer({**child_env, "DAGSTER_HOME": str(home)}, port, log) as dagster:
-                dagster.wait_until_it_answers()
-                _say(console, "Dagster's UI", f"{dagster.url}/asset-groups")
-                console.print("\nCtrl-C stops all of it. Meanwhile, at the service:\n")
-
-                def tell(when: datetime, what: str) -> None:
-                    console.print(f"{when:%H:%M:%S} UTC  {what}", highlight=False)
-
-                with producing(Producer(service), per_minute=per_minute, tell=tell):
-                    dagster.wait()
+            child_env = point_at(url, folder / "service", first_hour(service), None, env)
+            _follow(console, service, prepare_home(folder / "dagster"), child_env, port=port, per_minute=per_minute)
     except KeyboardInterrupt:
         console.print("Stopped.")
+
+
+def _follow(
+    console: Console, service: Service, home: Path, env: Mapping[str, str], *, port: int, per_minute: float
+) -> None:
+    """Runs Dagster while something happens to the service, until Ctrl-C.
+
+    Raises:
+        DagsterServerError: Dagster ended by itself.
+    """
+    log = home / "dagster.log"
+    _say(console, "Dagster's log", str(log))
+    with DagsterServer({**env, "DAGSTER_HOME": str(home)}, port, log) as dagster:
+        dagster.wait_until_it_answers()
+        _say(console, "Dagster's UI", f"{dagster.url}/asset-groups")
+        console.print("\nCtrl-C stops all of it. Meanwhile, at the service:\n")
+
+        def tell(when: datetime, what: str) -> None:
+            console.print(f"{when:%H:%M:%S} UTC  {what}", highlight=False)
+
+        with producing(Producer(service), per_minute=per_minute, tell=tell):
+            dagster.wait()
 
 
 def _say(console: Console, what: str, where: str) -> None:

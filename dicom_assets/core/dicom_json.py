@@ -74,9 +74,8 @@ def _first(column: Column) -> Step:
 
 
 def _convert(texts: pa.ChunkedArray, column: Column, failures: dict[int, list[str]]) -> pa.Array:
-    encoded = (
-        texts.combine_chunks().dictionary_encode()
-    )  # instances of a series share most texts, and each is decoded once
+    # Instances of a series share most texts, and each is decoded once.
+    encoded = texts.combine_chunks().dictionary_encode()
     converter = _Converter(column)
     converted = list(map(converter.convert, encoded.dictionary.cast(pa.binary()).to_pylist()))
     if any(failed for _, failed in converted):

@@ -3,18 +3,20 @@
 import os
 import re
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dicom_assets.command_line import parse_time
 from dicom_assets.reading.formats import Format
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dicom_assets.adapters.lake_sql import AsOf
+    from dicom_assets.adapters.table_changes import TableChanges
 
 commands = typer.Typer()
 
@@ -155,7 +157,6 @@ def changes(
     """
     from dicom_assets.adapters.table_changes import open_changes
     from dicom_assets.connections import build_lake
-    from dicom_assets.core.row_changes import CHANGE_TYPE, ChangeType
     from dicom_assets.reading.change_data import find_table
     from dicom_assets.reading.cursor import Cursor, read_cursor, write_cursor
     from dicom_assets.reading.grid import show_rows
@@ -185,17 +186,23 @@ def changes(
     if chosen is Format.TABLE:
         show_rows(_console(), found.schema, found, limit=rows)
     else:
-        from dicom_assets.reading.output import open_output, write_rows
-
-        with open_output(output) as sink:
-            counts = write_rows(found, found.schema, chosen, sink, count_by=CHANGE_TYPE)
-        told = ", ".join(f"{counts[each]:,} {name}" for each, name in zip(ChangeType, _DONE, strict=True))
-        typer.echo(f"{table}: {told}.", err=True)
+        _write_changes(found, chosen, output)
     if state is None:
         typer.echo(f"Reached version {found.version} of {table}; next time: --since {found.version}", err=True)
     else:
         write_cursor(state, Cursor(table, found.table_id, found.version))
         typer.echo(f"Reached version {found.version} of {table}, kept in {state}.", err=True)
+
+
+def _write_changes(changes: "TableChanges", kind: Format, output: Path | None) -> None:
+    """Writes all of them, and says how many there were of each type."""
+    from dicom_assets.core.row_changes import CHANGE_TYPE, ChangeType
+    from dicom_assets.reading.output import open_output, write_rows
+
+    with open_output(output) as sink:
+        counts = write_rows(changes, changes.schema, kind, sink, count_by=CHANGE_TYPE)
+    told = ", ".join(f"{counts[each]:,} {name}" for each, name in zip(ChangeType, _DONE, strict=True))
+    typer.echo(f"{changes.table.name}: {told}.", err=True)
 
 
 _DONE = ("inserted", "updated", "deleted")
@@ -223,23 +230,13 @@ def _choose_format(kind: Format | None, output: Path | None) -> Format:
     return chosen
 
 
-def _parse_time(text: str, option: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(
-            "neither a version nor an ISO 8601 time such as 2026-03-01T00:00Z", param_hint=option
-        ) from error
-    if moment.tzinfo is None:
-        raise typer.BadParameter("the time needs a zone, such as 2026-03-01T00:00Z", param_hint=option)
-    return moment.astimezone(UTC)
-
-
 def _parse_version(text: str, option: str) -> int | datetime | None:
     """A version or a time; None for the beginning."""
     if text == _BEGINNING and option == "--since":
         return None
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else _parse_time(text, option)
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return int(text)
+    return parse_time(text, option, expected="a version, nor an ISO 8601 time")
 
 
 def _parse_versions(as_of: str | None, versions: list[str], tables: list[str]) -> "AsOf":
@@ -254,7 +251,7 @@ def _parse_versions(as_of: str | None, versions: list[str], tables: list[str]) -
                 param_hint="--table-version",
             )
         by_table[name] = int(number)
-    return AsOf(None if as_of is None else _parse_time(as_of, "--as-of"), by_table)
+    return AsOf(None if as_of is None else parse_time(as_of, "--as-of"), by_table)
 
 
 def _is_screen() -> bool:

@@ -1,0 +1,118 @@
+"""The command that runs the embedded service by itself: `dicom-assets emulator`."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicom_assets.command_line import end_by_signals, parse_time
+
+if TYPE_CHECKING:
+    from dicom_assets.emulator.store import Service
+
+commands = typer.Typer()
+
+
+@commands.command()
+def emulator(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+    database: Annotated[Path | None, typer.Option(help="SQLite file that keeps the state; without, memory.")] = None,
+    files: Annotated[Path | None, typer.Option(help="Folder for DICOM files, as Data Lake Storage.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="DICOM_EMULATOR_TOKEN", help="Bearer token every request must bear.")
+    ] = None,
+    audience: Annotated[
+        str | None, typer.Option(help="Whom the token of every request must have been issued for, and not expired.")
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option(help="Folder of DICOM files to store.", exists=True, file_okay=False)
+    ] = None,
+    bundled: Annotated[bool, typer.Option("--bundled", help="Store the files that come with pydicom.")] = False,
+    synthesize: Annotated[int, typer.Option(help="Number of made-up instances to store.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes every random choice.")] = 0,
+    hours: Annotated[int, typer.Option(help="Spread the changes over so many hours.", min=0)] = 0,
+    start: Annotated[
+        str | None, typer.Option(help="First of these hours, ISO 8601 with zone; without, the last hours before now.")
+    ] = None,
+) -> None:
+    """Run the embedded DICOM service until Ctrl-C."""
+    import threading
+
+    from dicom_assets.emulator.server import serve
+    from dicom_assets.emulator.store import Service
+
+    end_by_signals()
+    if start is not None and not hours:
+        raise typer.BadParameter("the hours to spread changes over are missing: add --hours", param_hint="--start")
+    if hours and not (load or bundled or synthesize):
+        raise typer.BadParameter("nothing to spread: add --bundled, --load or --synthesize", param_hint="--hours")
+    first_hour = _first_hour(start, hours)
+    try:
+        with Service(database, file_store=files, seed=seed) as service:
+            if service.change_count():
+                typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
+            else:
+                _fill(service, load=load, bundled=bundled, count=synthesize, seed=seed, hours=hours, start=first_hour)
+            with serve(service, host=host, port=port, token=token, audience=audience) as url:
+                _announce(service, url, files, token)
+                threading.Event().wait()
+    except KeyboardInterrupt:
+        typer.echo("Stopped.")
+
+
+def _first_hour(start: str | None, hours: int) -> datetime:
+    """The hour in which changes begin."""
+    if start is None:
+        return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
+    return parse_time(start, "--start")
+
+
+def _fill(
+    service: "Service", *, load: Path | None, bundled: bool, count: int, seed: int, hours: int, start: datetime
+) -> None:
+    """Store what was asked for: at once, or spread over hours."""
+    from collections import Counter
+
+    from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
+    from dicom_assets.emulator.history import write_history
+    from dicom_assets.emulator.sources import bundled_files, folder_files, synthesize
+
+    skipped: Counter[str] = Counter()
+    found = [*(bundled_files(skipped) if bundled else ()), *(folder_files(load, skipped) if load else ())]
+    sources = {(file.study, file.series, file.sop_instance): file for file in reversed(found)}
+    dicom_files = list(reversed(sources.values()))
+    if hours:
+        history = write_history(
+            service, start=start, hours=hours, instances=count, seed=seed, files=dicom_files, write_files=True
+        )
+        typer.echo(f"{history.created} stored, {history.updated} updated, {history.deleted} deleted in {hours} hours.")
+    else:
+        with service.transaction():
+            for file in dicom_files:
+                try:
+                    file.store(service)
+                except (InstanceExistsError, InvalidInstanceError):
+                    skipped["refused by the service"] += 1
+            for metadata in synthesize(count, seed=seed):
+                service.store_metadata(metadata, write_file=True)
+        typer.echo(f"{service.instance_count()} instances stored.")
+    for reason, number in sorted(skipped.items()):
+        typer.echo(f"{number} files skipped: {reason}.")
+
+
+def _announce(service: "Service", url: str, files: Path | None, token: str | None) -> None:
+    """Say where the service is and how the project is pointed at it."""
+    first = service.change_feed(limit=1, include_metadata=False)
+    start = first[0]["timestamp"][:13] if first else f"{datetime.now(UTC):%Y-%m-%dT%H}"
+    typer.echo(f"The embedded DICOM service listens on {url} (change feed: {url}/v2/changefeed). Ctrl-C stops it.")
+    if token is not None:
+        typer.echo("Every request needs the bearer token.")
+    typer.echo("Point the project at it:")
+    typer.echo(f"  DICOM_SERVICE_URL={url} DICOM_AUTHENTICATION=none DICOM_START_TIME={start}:00:00Z")
+    if files is not None:
+        typer.echo(f"  DICOM_FILE_SYSTEM_URL={files.resolve().as_uri()}")
+    sys.stdout.flush()
