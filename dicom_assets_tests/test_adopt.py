@@ -1,9 +1,6 @@
 """A Dagster instance that knows nothing is told what is in the lake; a lake that is not Dagster's is noticed."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -39,7 +36,8 @@ from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.defs.ticks import QUIET, RANGE, Automation, key, open_automation
-from dicom_assets_tests.law.world import CHAIN, START, derivation, hours
+from dicom_assets_tests.law.world import CHAIN, START, derivation, environment_of, hours
+from dicom_assets_tests.processes import clean_environment, run_command
 
 TABLES = {table.name: table for table in ALL_TABLES}
 HOURS = 30
@@ -330,27 +328,26 @@ def test_range_without_an_hour_and_a_range_to_forget_are_refused(move):
         move.adopt(since=START, forgetting=True)
 
 
-def run_command(move, *arguments, **env):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_", "AZURE_"))}
-    env = {
-        "DICOM_SERVICE_URL": move.world.url, "DICOM_AUTHENTICATION": "none", "DICOM_START_TIME": START.isoformat(),
-        "DICOM_END_TIME": (START + HOURS * HOUR).isoformat(), "DICOM_STORAGE_URL": str(move.lake_folder),
-        "DAGSTER_HOME": move.home, "NO_COLOR": "1", "COLUMNS": "200",
-    } | env  # fmt: skip
-    command = [sys.executable, "-m", "dicom_assets.cli", "adopt", *arguments]
-    return subprocess.run(command, env=kept | env, capture_output=True, text=True, timeout=300, check=False)
+def adopt_by_command(move, *arguments, **env):
+    settings = {
+        **environment_of(move.world.url, HOURS),
+        "DICOM_STORAGE_URL": str(move.lake_folder),
+        "DAGSTER_HOME": move.home,
+        "COLUMNS": "200",
+    }
+    return run_command("adopt", *arguments, env=clean_environment(**settings | env))
 
 
 def test_command_works_on_the_home_of_dagster_and_says_what_is_wrong(move):
     move.to_new_dagster()
-    done = run_command(move, "--since", "2026-03-01T04:00Z", "--until", "2026-03-01T09:00+02:00")
+    done = adopt_by_command(move, "--since", "2026-03-01T04:00Z", "--until", "2026-03-01T09:00+02:00")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Dagster was told of 3 hours." in done.stdout
     assert move.known("study") == {key(4), key(5), key(6)}
-    bare = run_command(move, DAGSTER_HOME="")
+    bare = adopt_by_command(move, DAGSTER_HOME="")
     assert (bare.returncode, bare.stdout) == (1, "")
     assert bare.stderr.startswith("Error: DAGSTER_HOME is not set. Set DAGSTER_HOME to a folder")
-    half = run_command(move, "--since", "2026-03-01T04:30Z")
+    half = adopt_by_command(move, "--since", "2026-03-01T04:30Z")
     assert half.returncode == 2
     assert "full hours of UTC" in half.stderr
 

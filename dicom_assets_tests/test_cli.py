@@ -1,31 +1,29 @@
-import os
 import re
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import pytest
 
 from dicom_assets.emulator.metadata import build_dataset
 from dicom_assets_tests.emulator.conftest import metadata_of
+from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, run_command
 
-COMMAND = [sys.executable, "-m", "dicom_assets.cli"]
-ENVIRONMENT = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+get = partial(httpx.get, timeout=PATIENCE_SECONDS)
 
 
 def run(*arguments):
-    return subprocess.run(
-        [*COMMAND, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
-    )
+    return run_command(*arguments, env=clean_environment(COLUMNS="200"))
 
 
 @contextmanager
 def running(*arguments, env=None, stop=signal.SIGINT):
     """The emulator's URL and what it said; it must end with exit code 0."""
     arguments = [*COMMAND, "emulator", "--port", "0", *map(str, arguments)]
-    process = subprocess.Popen(arguments, env={**ENVIRONMENT, **(env or {})}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, env=clean_environment(**env or {}), stdout=subprocess.PIPE, text=True)
     with process:
         said = ""
         try:
@@ -36,14 +34,14 @@ def running(*arguments, env=None, stop=signal.SIGINT):
             yield re.search(r"http://[\d.]+:\d+", said)[0], said
         finally:
             process.send_signal(stop)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         assert "Stopped." in process.stdout.read()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_emulator_serves_until_it_is_stopped(stop):
     with running("--synthesize", 30, stop=stop) as (url, said):
-        assert len(httpx.get(f"{url}/v2/changefeed").json()) == 30
+        assert len(get(f"{url}/v2/changefeed").json()) == 30
         assert "30 instances stored." in said
         assert f"DICOM_SERVICE_URL={url} DICOM_AUTHENTICATION=none DICOM_START_TIME=20" in said
 
@@ -52,21 +50,21 @@ def test_history_starts_where_it_is_told_and_stays_in_the_database(tmp_path):
     arguments = ["--database", tmp_path / "state.db", "--files", tmp_path / "files"]
     spread = ["--bundled", "--hours", 2, "--start", "2026-03-01T01:00+01:00"]
     with running(*arguments, *spread) as (url, said):
-        first = httpx.get(f"{url}/v2/changefeed").json()
+        first = get(f"{url}/v2/changefeed").json()
         assert "2026-03-01T00" <= first[0]["timestamp"] <= first[-1]["timestamp"] < "2026-03-01T02"
         assert re.search(r"DICOM_START_TIME=2026-03-01T0[01]:00:00Z", said)
         assert "files skipped: no DICOM file" in said
         assert (tmp_path / "files" / next(entry["filePath"] for entry in first if "filePath" in entry)).exists()
     with running(*arguments, *spread) as (url, said):
-        assert httpx.get(f"{url}/v2/changefeed").json() == first
+        assert get(f"{url}/v2/changefeed").json() == first
         assert "nothing was added" in said
 
 
 def test_folder_is_loaded_and_token_comes_from_the_environment(tmp_path):
     build_dataset(metadata_of()).save_as(tmp_path / "a.dcm", enforce_file_format=True)
     with running("--load", tmp_path, env={"DICOM_EMULATOR_TOKEN": "secret"}) as (url, said):
-        assert httpx.get(f"{url}/v2/changefeed").status_code == 401
-        page = httpx.get(f"{url}/v2/changefeed", headers={"Authorization": "Bearer secret"}).json()
+        assert get(f"{url}/v2/changefeed").status_code == 401
+        page = get(f"{url}/v2/changefeed", headers={"Authorization": "Bearer secret"}).json()
         assert [entry["sopInstanceUid"] for entry in page] == ["1.2.3.4"]
         assert "secret" not in said
         assert "Doe" not in said

@@ -1,11 +1,9 @@
 """`make demo`: twice, after being killed, and where it must refuse."""
 
 import io
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import dagster as dg
@@ -17,6 +15,7 @@ from dicom_assets.core.agreement import Agreement
 from dicom_assets.demo import DemoError, Pace, run_demo
 from dicom_assets.embedded import Day, ForeignTablesError, open_service, prepare_home
 from dicom_assets.emulator.errors import EmulatorStartError
+from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, run_command
 
 DAY = Day(hours=6, instances=200)
 TABLES = ("change_feed", "instance", "series", "study", "file_index")
@@ -132,19 +131,22 @@ def test_home_follows_the_project_when_it_moves(tmp_path):
     assert (home / "dagster.yaml").read_text() == "mine"
 
 
-def test_interrupted_demo_says_that_it_can_go_on(tmp_path):
-    command = [sys.executable, "-m", "dicom_assets.cli", "demo", "--hours", "5", "--instances", "300"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("DICOM_")}
-    demo = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_demo_says_that_it_can_go_on(tmp_path, stop):
+    command = ["demo", "--hours", "5", "--instances", "300"]
+    env, pipe = clean_environment(), subprocess.PIPE
+    in_background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as a shell starts its jobs
+    process = [*in_background, *COMMAND, *command]
+    demo = subprocess.Popen(process, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (tmp_path / "data" / "dicom").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    demo.send_signal(signal.SIGINT)
-    output, errors = demo.communicate(timeout=300)
+    demo.send_signal(stop)
+    output, errors = demo.communicate(timeout=PATIENCE_SECONDS)
     assert demo.returncode == 130, output + errors
     assert "run it again, and it goes on" in errors
     assert "Traceback" not in errors
-    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+    again = run_command(*command, env=env, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Delta tables" in again.stdout
     assert again.stderr == ""

@@ -17,25 +17,18 @@ from rich.console import Console
 from dicom_assets.dagster_server import DagsterServer, DagsterServerError
 from dicom_assets.dev import DevError, run_dev
 from dicom_assets.embedded import ForeignTablesError, open_service
+from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, free_port
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="needs /proc to see that no process is left"
 )
 
-PATIENCE_SECONDS = 300  # on a busy machine; seconds otherwise
 ASSETS = ("change_feed", "instance", "series", "study", "file_index")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
 def dev(tmp_path):
-    """Runs it in this process; puts back the signal handlers that it sets."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    """Runs it in this process."""
 
     def run(**options):
         defaults = {
@@ -50,9 +43,7 @@ def dev(tmp_path):
         }
         run_dev(Console(quiet=True), **{**defaults, **options})
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.mark.parametrize("option", ["port", "service_port"])
@@ -155,9 +146,9 @@ def processes_of(folder):
 def running(tmp_path, stop, *options):
     """`dicom-assets dev` in a process of its own; afterwards it must have stopped well, and left nothing."""
     ui, service = free_port(), free_port()
-    command = [sys.executable, "-m", "dicom_assets.cli", "dev", "--port", str(ui), "--service-port", str(service)]
+    command = [*COMMAND, "dev", "--port", str(ui), "--service-port", str(service)]
     command += ["--folder", str(tmp_path / "dev"), "--instances", "20", *options]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
+    env = clean_environment()
     log = tmp_path / "log"
     with log.open("wb") as output:
         dev = subprocess.Popen(
@@ -188,7 +179,7 @@ def wait_for(holds, what):
 def filled_hours(ui):
     """The number of hours that are materialised, by asset."""
     query = "{ assetNodes { assetKey { path } partitionStats { numMaterialized } } }"
-    nodes = httpx.post(f"{ui}/graphql", json={"query": query}, timeout=60).json()["data"]["assetNodes"]
+    nodes = httpx.post(f"{ui}/graphql", json={"query": query}, timeout=PATIENCE_SECONDS).json()["data"]["assetNodes"]
     return {node["assetKey"]["path"][-1]: node["partitionStats"]["numMaterialized"] for node in nodes}
 
 
@@ -197,7 +188,7 @@ def filled_hours(ui):
 def test_hours_turn_green_until_it_is_stopped(tmp_path):
     with running(tmp_path, signal.SIGTERM, "--hours", "2", "--per-minute", "600") as (dev, log, ui, service):
         wait_for(lambda: "Ctrl-C stops" in log.read_text() or dev.poll() is not None, "the UI")
-        assert httpx.get(f"{ui}/server_info").json()["dagster_version"], log.read_text()
+        assert httpx.get(f"{ui}/server_info", timeout=PATIENCE_SECONDS).json()["dagster_version"], log.read_text()
 
         def latest():
             return httpx.get(f"{service}/v2/changefeed/latest", params={"includeMetadata": "false"}).json()["sequence"]

@@ -23,7 +23,7 @@ from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.sources import bundled_files
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
-from dicom_assets_tests.law.world import START, read_tables
+from dicom_assets_tests.law.world import START, environment_of, read_tables
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "columns.toml"
 HOUR = "2026-03-01-00:00"
@@ -96,10 +96,7 @@ def lakes(files, tmp_path_factory) -> dict[str, Lake]:
             service.store(file, at=START + timedelta(seconds=second))
         with serve(service) as url:
             plain = {
-                "DICOM_SERVICE_URL": url,
-                "DICOM_AUTHENTICATION": "none",
-                "DICOM_START_TIME": START.isoformat(),
-                "DICOM_END_TIME": (START + timedelta(hours=1)).isoformat(),
+                **environment_of(url, 1),
             }
             columns = plain | {"DICOM_EXTRA_COLUMNS": str(EXAMPLE)}
             at_once = load_settings(columns | {"DICOM_STORAGE_URL": str(folder / "fresh")})

@@ -1,9 +1,6 @@
 """From settings to shortcuts: the command, and what it makes of settings."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -15,19 +12,13 @@ from dicom_assets_tests.adapters.fabric_server import (
     CONNECTION,
     LAKEHOUSE,
     OTHER_CONNECTION,
+    SETTINGS,
     WORKSPACE,
     FabricServer,
     adls,
 )
+from dicom_assets_tests.processes import clean_environment, run_command
 
-SETTINGS = {
-    "DICOM_STORAGE_URL": ACCOUNT,
-    "AZURE_STORAGE_ACCOUNT_KEY": "A" * 86 + "==",  # of storage, which nothing here asks
-    "DICOM_FABRIC_WORKSPACE_ID": WORKSPACE,
-    "DICOM_FABRIC_LAKEHOUSE_ID": LAKEHOUSE,
-    "DICOM_FABRIC_CONNECTION_ID": CONNECTION,
-}
-ENVIRONMENT = {"DICOM_AUTHENTICATION": "none", "COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
 FILES = {"DICOM_FILE_SYSTEM_URL": f"{ACCOUNT}/images"}
 
 
@@ -39,12 +30,8 @@ def fabric():
 
 
 def run(fabric, *arguments, **env):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "AZURE_"))}
-    result = subprocess.run(
-        [sys.executable, "-m", "dicom_assets.cli", "fabric-shortcuts", *arguments],
-        env={**kept, **SETTINGS, **ENVIRONMENT, "DICOM_FABRIC_URL": fabric.url, **env},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    variables = {**SETTINGS, "DICOM_FABRIC_URL": fabric.url, **env}
+    result = run_command("fabric-shortcuts", *arguments, env=clean_environment(**variables))
     return result.returncode, result.stdout + result.stderr
 
 

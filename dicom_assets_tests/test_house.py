@@ -1,6 +1,5 @@
 """The house around the code: import directions, Dagster's own checks, generated documentation, make targets."""
 
-import os
 import re
 import shutil
 import socket
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from pytest_socket import SocketConnectBlockedError
 
 from dicom_assets.settings import describe_settings
+from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -28,12 +28,13 @@ def env(tmp_path):
     home = tmp_path / "dagster_home"
     home.mkdir()
     shutil.copy(ROOT / "dagster.yaml", home)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_", "AZURE_"))}
-    return {**kept, "DAGSTER_HOME": str(home), "DICOM_STORAGE_URL": str(tmp_path / "lake"), "NO_COLOR": "1"}
+    return clean_environment(DAGSTER_HOME=str(home), DICOM_STORAGE_URL=str(tmp_path / "lake"), NO_COLOR="1")
 
 
 def run(command, env=None):
-    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     return result.returncode, result.stdout + result.stderr
 
 

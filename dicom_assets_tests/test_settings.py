@@ -1,5 +1,4 @@
 import logging
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import TABLES, Grain
 from dicom_assets.settings import FIRST_HOUR_WITHOUT_SERVICE, Settings, describe_settings, load_settings
+from dicom_assets_tests.processes import clean_environment
 
 SERVICE = {
     "DICOM_SERVICE_URL": "https://ws-dicom.dicom.azurehealthcareapis.com",
@@ -493,8 +493,8 @@ def test_extra_columns_that_cannot_be_used_are_explained(tmp_path, name, content
 
 def test_without_a_file_of_columns_no_dictionary_is_loaded():
     code = "import sys, dicom_assets.definitions as _; print(*sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOM_")}
-    loaded = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    command, env = [sys.executable, "-c", code], clean_environment()
+    loaded = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert "dicom_assets.setting_rules" in loaded.stdout.split()
     assert "dicom_assets.adapters.column_file" not in loaded.stdout.split()
     assert "pydicom" not in loaded.stdout.split()

@@ -1,9 +1,6 @@
 """`dicom-assets maintain`."""
 
 import io
-import os
-import subprocess
-import sys
 
 import pyarrow as pa
 import pytest
@@ -14,6 +11,7 @@ from dicom_assets.adapters import upkeep as adapter
 from dicom_assets.core.schema import TABLES
 from dicom_assets.upkeep import maintain_all
 from dicom_assets_tests.adapters.lakes import build_lake, contents, live_files, store, study
+from dicom_assets_tests.processes import clean_environment, run_command
 
 
 @pytest.fixture
@@ -25,10 +23,7 @@ def lake(tmp_path):
 
 
 def run(tmp_path, *arguments):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DICOM_")}
-    env = {**kept, "DICOM_STORAGE_URL": str(tmp_path), "COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
-    command = [sys.executable, "-m", "dicom_assets.cli", "maintain", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return run_command("maintain", *arguments, env=clean_environment(DICOM_STORAGE_URL=str(tmp_path)))
 
 
 def told(lake, *, dry_run=False):

@@ -24,6 +24,14 @@ CONNECTION = "91324db9-8dc4-4730-a1e5-bafabf1fb91e"
 OTHER_CONNECTION = "af196b7b-0bf8-4430-b383-ad48d14f4edf"
 REQUEST_ID = "11a7f238-08ee-40e9-8c3f-cf8994472056"
 ACCOUNT = "https://mylake.dfs.core.windows.net"
+SETTINGS = {
+    "DICOM_STORAGE_URL": ACCOUNT,
+    "AZURE_STORAGE_ACCOUNT_KEY": "A" * 86 + "==",  # of storage, which nothing here asks
+    "DICOM_FABRIC_WORKSPACE_ID": WORKSPACE,
+    "DICOM_FABRIC_LAKEHOUSE_ID": LAKEHOUSE,
+    "DICOM_FABRIC_CONNECTION_ID": CONNECTION,
+    "DICOM_AUTHENTICATION": "none",
+}
 
 
 @dataclass

@@ -2,7 +2,6 @@ import base64
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -33,18 +32,6 @@ class FakeCredential:
         if self.failure is not None:
             raise self.failure
         return AccessToken(f"hidden-{len(self.asked)}", int(self._clock() + self._life_seconds))
-
-
-@pytest.fixture(scope="module")
-def running_server() -> Iterator[FeedServer]:
-    with FeedServer().running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server) -> FeedServer:
-    running_server.reset()
-    return running_server
 
 
 def tokens(server: FeedServer) -> list[str]:
@@ -109,7 +96,7 @@ def test_concurrent_refusals_renew_the_token_once(server):
     def before(request: Request) -> Answer | None:
         if request.headers["authorization"] != "Bearer hidden-1":
             return None
-        together.wait(5)
+        together.wait(60)
         return Answer(401)
 
     server.before = before

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from functools import cache
@@ -34,20 +35,8 @@ QUICK = RetryPolicy(tries=4, first_wait_seconds=0.001, longest_wait_seconds=0.00
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def running_server() -> Iterator[FeedServer]:
-    with FeedServer().running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server) -> FeedServer:
-    running_server.reset()
-    return running_server
-
-
 def connect(server: FeedServer, **options) -> DicomService:
-    return DicomService(server.url, **({"retry": QUICK, "timeout": 10, "clock": NOW.timestamp} | options))
+    return DicomService(server.url, **({"retry": QUICK, "timeout": 60, "clock": NOW.timestamp} | options))
 
 
 def sequences(pages) -> list[int]:
@@ -514,15 +503,15 @@ def test_gzip_is_understood(server):
 
 def test_slow_answer_is_asked_again(server):
     server.entries = [entry(1)]
-    asked_again = threading.Event()
+    again = threading.Event()
 
     def before(request: Request) -> None:
-        if len(server.requests) == 1:
-            asked_again.wait(60)
-        asked_again.set()
+        if len(server.requests) > 1:
+            again.set()
+        again.wait()
 
     server.before = before
-    with connect(server, timeout=1) as service:
+    with connect(server, timeout=httpx.Timeout(60, read=0.3), retry=replace(QUICK, tries=100)) as service:
         assert sequences(service.fetch_pages(WINDOW)) == [1000]
         assert service.statistics.retries >= 1
 
@@ -555,14 +544,20 @@ def test_fault_in_a_later_page_changes_nothing(server):
     ],
 )
 def test_wait_that_the_service_asks_for_is_honoured_up_to_a_minute(server, asked, waited, monkeypatch):
-    waits = []
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: waits.append(timeout) or False)
+    waits, wait, here = [], threading.Event.wait, threading.get_ident()
+
+    def count(event: threading.Event, timeout: float | None = None) -> bool:
+        if timeout is None or threading.get_ident() != here:
+            return wait(event, timeout)
+        waits.append(timeout)
+        return False
+
+    monkeypatch.setattr(threading.Event, "wait", count)
     server.answers.append(Answer(429, headers={"Retry-After": asked}))
     with connect(server, retry=RetryPolicy()) as service:
         service.fetch_latest()
-    asked_waits = [wait for wait in waits if wait is not None]
-    assert len(asked_waits) == 1
-    assert waited <= asked_waits[0] <= waited + 0.5
+    (asked_wait,) = waits
+    assert waited <= asked_wait <= waited + 0.5
 
 
 def test_waits_grow_and_are_counted(server):
@@ -572,7 +567,7 @@ def test_waits_grow_and_are_counted(server):
         service.fetch_latest()
         spent = service.statistics - before
     assert (spent.pages, spent.retries) == (1, 3)
-    assert 0 < spent.waited_seconds < 5
+    assert spent.waited_seconds > 0
 
 
 def test_statistics_count_pages_and_bytes(server):

@@ -39,7 +39,7 @@ def fabric():
 
 
 def open_lakehouse(fabric, workspace=WORKSPACE, lakehouse=LAKEHOUSE, retry=QUICK, **options):
-    return Lakehouse(workspace, lakehouse, base_url=fabric.url, retry=retry, timeout_seconds=5, **options)
+    return Lakehouse(workspace, lakehouse, base_url=fabric.url, retry=retry, timeout_seconds=60, **options)
 
 
 def run(fabric, wanted=WANTED, *, replace=False, dry_run=False, **options):

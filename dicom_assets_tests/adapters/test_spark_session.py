@@ -3,6 +3,7 @@
 import builtins
 import socket
 import sys
+from collections.abc import Iterator
 
 import pytest
 from pyspark.errors import AnalysisException, PySparkException
@@ -15,10 +16,10 @@ from dicom_assets_tests.spark.lakes import build_spark_lake, leftovers
 
 
 @pytest.fixture
-def unused_port() -> int:
-    with socket.socket() as bound:
+def unused_port() -> Iterator[int]:
+    with socket.socket() as bound:  # not listening
         bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
+        yield bound.getsockname()[1]
 
 
 def test_server_that_is_not_there_is_told_at_once_and_without_the_token(unused_port, tmp_path):

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 from itertools import count
 
 import dagster as dg
@@ -31,10 +30,19 @@ from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.test_order import HOURS, histories, play
 from dicom_assets_tests.law.test_writers import CREATES, DELETES, run_both, schedules
 from dicom_assets_tests.law.test_writers import play as apply_all
-from dicom_assets_tests.law.world import CHAIN, START, World, hours, read_tables
+from dicom_assets_tests.law.world import (
+    CHAIN,
+    START,
+    World,
+    environment_of,
+    hours,
+    partition_keys,
+    range_tags,
+    read_tables,
+)
 
-KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
-RANGE = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
+KEYS = partition_keys(HOURS)
+RANGE = range_tags(KEYS)
 AUDIENCE = DICOM_SCOPE.removesuffix("/.default")
 
 
@@ -51,11 +59,9 @@ def environment(service, signing, lake_settings):
     audience = None if signing["DICOM_AUTHENTICATION"] == "none" else AUDIENCE
     with serve(service, audience=audience) as url:
         yield {
+            **environment_of(url, HOURS),
             **signing,
             **lake_settings,
-            "DICOM_SERVICE_URL": url,
-            "DICOM_START_TIME": START.isoformat(),
-            "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
             "DICOM_FILE_SYSTEM_URL": "/files",
         }
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -13,6 +12,7 @@ from dicom_assets.core.schema import STUDY
 from dicom_assets.reading.change_data import changes
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.adapters.lakes import Wanted, store, study
+from dicom_assets_tests.processes import run_command
 
 
 @pytest.fixture
@@ -26,10 +26,7 @@ def environment(signing, lake_settings) -> dict[str, str]:
 
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dicom_assets.cli", *arguments]
-    return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
-    )
+    return run_command(*arguments, env=dict(os.environ) | environment)
 
 
 def rows(ran: subprocess.CompletedProcess[str]) -> list[dict]:

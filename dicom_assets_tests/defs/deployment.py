@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -35,12 +34,12 @@ from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.defs.ticks import NO_OUTPUT
 from dicom_assets_tests.law import reference
-from dicom_assets_tests.law.world import CHAIN, START, read_tables
+from dicom_assets_tests.law.world import CHAIN, START, environment_of, partition_keys, range_tags, read_tables
+from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment, free_port
 
 HOURS = 8
-KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
+KEYS = partition_keys(HOURS)
 LOCATION = "dicom_assets"
-PATIENCE_SECONDS = 300  # on a busy machine; seconds otherwise
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
 JOB = {**REPOSITORY, "pipelineName": "__ASSET_JOB"}
 ERROR = "__typename ... on PythonError { message } ... on Error { message }"
@@ -90,7 +89,7 @@ class Dagster:
 
     def launch_run(self, *keys: str, assets=CHAIN, tags: dict[str, str] | None = None) -> str:
         """Queues a run over an hour, or over the hours from the first to the last; gives its id."""
-        both = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+        both = range_tags(keys)
         hours = {"dagster/partition": keys[0]} if len(keys) == 1 else both
         params = {
             "selector": JOB | {"assetSelection": [{"path": [name]} for name in assets]},
@@ -237,12 +236,6 @@ def wait_for(condition: Callable[[], object], what: str, patience_seconds: float
     return value
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def serving(app) -> Iterator[str]:
     """An ASGI application on a port of this machine; gives its URL."""
@@ -327,9 +320,7 @@ def deploy(folder: Path, settings: Mapping[str, str] | None = None, **config: di
         deployed = Deployment(folder, service)
         url = stack.enter_context(serving(deployed))
         needed = {
-            "DICOM_SERVICE_URL": url,
-            "DICOM_START_TIME": START.isoformat(),
-            "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+            **environment_of(url, HOURS),
             "DICOM_FILE_SYSTEM_URL": "/files",
             "DICOM_ALERT_WEBHOOK_URL": stack.enter_context(receiving(deployed.alerts)),
         }
@@ -364,7 +355,7 @@ def start(deployed: Dagster, settings: Mapping[str, str], *, quick: bool = True,
             "DAGSTER_HOME": str(home),
             **settings,
         }
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
+        clean = clean_environment()
         env = clean | deployed.environment | {"DAGSTER_DISABLE_TELEMETRY": "1"}
         deployed.surroundings = env
         module = "dicom_assets_tests.defs.quick_definitions" if quick else "dicom_assets.definitions"

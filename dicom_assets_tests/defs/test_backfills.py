@@ -14,14 +14,8 @@ from dicom_assets.core.errors import UnknownHourError
 from dicom_assets.core.schema import TABLES
 from dicom_assets.definitions import build_definitions
 from dicom_assets.settings import load_settings
-from dicom_assets_tests.defs.deployment import HOURS, KEYS, PATIENCE_SECONDS, Deployment, Held, deploy, wait_for
+from dicom_assets_tests.defs.deployment import HOURS, KEYS, PATIENCE_SECONDS, Deployment, Held, wait_for
 from dicom_assets_tests.law.world import CHAIN, START
-
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory):
-    with deploy(tmp_path_factory.mktemp("deployed")) as deployed:
-        yield deployed
 
 
 @pytest.fixture

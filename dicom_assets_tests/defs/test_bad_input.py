@@ -37,6 +37,7 @@ from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.adapters.lakes import read
+from dicom_assets_tests.law.world import environment_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(3)]
@@ -123,10 +124,7 @@ class World:
     def _load_settings(self):
         return load_settings(
             {
-                "DICOM_SERVICE_URL": self.url,
-                "DICOM_AUTHENTICATION": "none",
-                "DICOM_START_TIME": START.isoformat(),
-                "DICOM_END_TIME": (START + timedelta(hours=len(KEYS))).isoformat(),
+                **environment_of(self.url, len(KEYS)),
                 "DICOM_STORAGE_URL": str(self.folder / "lake"),
                 "DICOM_BATCH_SIZE": "3",
             }

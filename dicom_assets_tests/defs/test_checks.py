@@ -18,6 +18,7 @@ from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
+from dicom_assets_tests.law.world import environment_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOURS = 3
@@ -64,10 +65,7 @@ class Hospital:
     def settings(self):
         return load_settings(
             {
-                "DICOM_SERVICE_URL": self.url,
-                "DICOM_AUTHENTICATION": "none",
-                "DICOM_START_TIME": START.isoformat(),
-                "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+                **environment_of(self.url, HOURS),
                 "DICOM_STORAGE_URL": str(self.folder / "lake"),
                 "DICOM_BATCH_SIZE": "3",
             }

@@ -3,16 +3,12 @@ import pytest
 
 from dicom_assets.definitions import build_definitions
 from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.fabric_server import ACCOUNT, CONNECTION, LAKEHOUSE, WORKSPACE, FabricServer, adls
-
-SETTINGS = {
-    "DICOM_STORAGE_URL": ACCOUNT,
-    "AZURE_STORAGE_ACCOUNT_KEY": "A" * 86 + "==",  # of storage, which nothing here asks
-    "DICOM_FABRIC_WORKSPACE_ID": WORKSPACE,
-    "DICOM_FABRIC_LAKEHOUSE_ID": LAKEHOUSE,
-    "DICOM_FABRIC_CONNECTION_ID": CONNECTION,
-    "DICOM_AUTHENTICATION": "none",
-}
+from dicom_assets_tests.adapters.fabric_server import (
+    ACCOUNT,
+    SETTINGS,
+    FabricServer,
+    adls,
+)
 
 
 @pytest.fixture

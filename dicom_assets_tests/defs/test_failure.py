@@ -45,12 +45,6 @@ HEALING = {
 
 
 @pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
 def twice(monkeypatch):
     monkeypatch.setattr(failure, "RETRIES", dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL))
 

@@ -20,11 +20,11 @@ from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets_tests.law import reference
-from dicom_assets_tests.law.world import CHAIN, START, read_tables
+from dicom_assets_tests.law.world import CHAIN, START, environment_of, partition_keys, range_tags, read_tables
 
 HOURS = 6
-KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
-RANGE = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
+KEYS = partition_keys(HOURS)
+RANGE = range_tags(KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,7 @@ def url(service):
 @pytest.fixture
 def environment(url, tmp_path) -> dict[str, str]:
     return {
-        "DICOM_SERVICE_URL": url,
-        "DICOM_AUTHENTICATION": "none",
-        "DICOM_START_TIME": START.isoformat(),
-        "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+        **environment_of(url, HOURS),
         "DICOM_STORAGE_URL": str(tmp_path / "lake"),
         "DICOM_FILE_SYSTEM_URL": "/files",
     }
@@ -55,12 +52,6 @@ def environment(url, tmp_path) -> dict[str, str]:
 @pytest.fixture
 def settings(environment) -> Settings:
     return load_settings(environment)
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def run(settings, instance, *names: str, **how) -> dg.ExecuteInProcessResult:

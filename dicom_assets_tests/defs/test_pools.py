@@ -6,16 +6,10 @@ from itertools import pairwise
 import pytest
 from starlette.requests import Request
 
-from dicom_assets_tests.defs.deployment import KEYS, PATIENCE_SECONDS, Deployment, Held, deploy, wait_for
+from dicom_assets_tests.defs.deployment import KEYS, PATIENCE_SECONDS, Deployment, Held, wait_for
 from dicom_assets_tests.law.world import CHAIN
 
 POOL = "dicom_lake"
-
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory):
-    with deploy(tmp_path_factory.mktemp("deployed")) as deployed:
-        yield deployed
 
 
 @pytest.fixture

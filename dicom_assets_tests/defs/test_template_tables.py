@@ -20,6 +20,7 @@ from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets_tests.adapters.lakes import read
+from dicom_assets_tests.law.world import environment_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RANGE = {
@@ -155,10 +156,7 @@ def url(service):
 def settings_of(url: str, tmp_path: Path, **more: str) -> Settings:
     return load_settings(
         {
-            "DICOM_SERVICE_URL": url,
-            "DICOM_AUTHENTICATION": "none",
-            "DICOM_START_TIME": START.isoformat(),
-            "DICOM_END_TIME": (START + timedelta(hours=3)).isoformat(),
+            **environment_of(url, 3),
             "DICOM_STORAGE_URL": str(tmp_path / "lake"),
             **more,
         }

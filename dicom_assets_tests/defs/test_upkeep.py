@@ -1,7 +1,5 @@
 """The job `maintain_lake`, run by Dagster."""
 
-from collections.abc import Iterator
-
 import dagster as dg
 import pytest
 
@@ -14,12 +12,6 @@ from dicom_assets.settings import load_settings
 from dicom_assets_tests.adapters.lakes import build_lake, contents, data_files, live_files, store, study
 
 REAL = {"dry_run": False}
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture

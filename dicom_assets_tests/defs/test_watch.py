@@ -1,5 +1,4 @@
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -24,12 +23,6 @@ DELAY = timedelta(minutes=15)
 HOURLY = build_partitions(START, None)
 NAMES = [table.name for table in TABLES]
 KEYS = [dg.AssetKey(name) for name in NAMES]
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def build_token(**claims: object) -> str:
     """A JSON Web Token as Microsoft Entra makes them."""
     content = {
         "aud": "https://dicom.healthcareapis.azure.com",
-        "exp": int(time.time()) + 3600,
+        "exp": int(time.time()) + 86400,  # some are made when tests are collected
         "oid": "11111111-0000-0000-0000-000000000000",
         "tid": "22222222-0000-0000-0000-000000000000",
         "appid": "33333333-0000-0000-0000-000000000000",

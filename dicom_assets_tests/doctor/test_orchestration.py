@@ -1,6 +1,5 @@
 """Dagster: a home, a history, a pool, and daemons; in a real instance, with a real daemon."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dagster import DagsterInstance
 from dicom_assets.core.finding import Status
 from dicom_assets.defs.assets import POOL
 from dicom_assets.doctor import orchestration
+from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment
 
 
 def test_pool_is_that_of_the_assets():
@@ -70,20 +70,20 @@ def test_broken_file_is_red(ward):
 
 
 def test_daemon_that_runs_is_green_and_one_that_died_is_red(ward, monkeypatch):
-    env = {**os.environ, **ward.env, "DAGSTER_DISABLE_TELEMETRY": "1"}
+    env = clean_environment(**ward.env, DAGSTER_DISABLE_TELEMETRY="1")
     log = ward.folder / "daemon.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "dagster._daemon", "run", "--empty-workspace"]
         daemon = subprocess.Popen(command, cwd=ward.folder, env=env, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while (finding := ward.examine("dagster.daemons")["dagster.daemons"]).status is not Status.GREEN:
             assert time.monotonic() < deadline, finding
             assert daemon.poll() is None, log.read_text()
             time.sleep(0.5)
     finally:
         daemon.send_signal(signal.SIGINT)
-        daemon.wait(60)
+        daemon.wait(PATIENCE_SECONDS)
     assert "daemons are alive" in finding.found
     later = time.time() + 86400
     monkeypatch.setattr("dagster._daemon.controller.get_current_timestamp", lambda: later)

@@ -7,6 +7,7 @@ import pytest
 from dicom_assets.emulator.clock import SettableClock
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.processes import PATIENCE_SECONDS
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -53,7 +54,7 @@ def url(service: Service) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{url}/v2/") as client:
+    with httpx.Client(base_url=f"{url}/v2/", timeout=PATIENCE_SECONDS) as client:
         yield client
 
 

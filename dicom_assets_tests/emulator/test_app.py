@@ -248,18 +248,18 @@ def jwt(claims: object) -> str:
 
 
 NOW = int(time.time())
-LIVING = {"nbf": NOW - 60, "exp": NOW + 3600}
+LIVING = {"nbf": NOW - 60, "exp": NOW + 86400}
 
 
 @pytest.mark.parametrize(
     ("given", "status"),
     [
         (jwt({"aud": "https://dicom.example", **LIVING}), 200),
-        (jwt({"aud": "https://dicom.example/", "exp": NOW + 3600}), 200),
+        (jwt({"aud": "https://dicom.example/", "exp": NOW + 86400}), 200),
         (jwt({"aud": "https://other.example", **LIVING}), 401),
         (jwt(LIVING), 401),
         (jwt({"aud": "https://dicom.example", "nbf": NOW - 60, "exp": NOW - 1}), 401),
-        (jwt({"aud": "https://dicom.example", "nbf": NOW + 3600, "exp": NOW + 7200}), 401),
+        (jwt({"aud": "https://dicom.example", "nbf": NOW + 86400, "exp": NOW + 2 * 86400}), 401),
         (jwt({"aud": "https://dicom.example"}), 401),
         (jwt(["aud"]), 401),
         ("a.b", 401),

@@ -7,6 +7,7 @@ import pytest
 from dicom_assets.emulator.live import Producer, producing
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.emulator.conftest import START
+from dicom_assets_tests.processes import PATIENCE_SECONDS
 
 DAY = date(2026, 3, 1)
 
@@ -65,7 +66,7 @@ def test_producer_acts_in_the_background_until_it_is_stopped():
             acted.release()
 
         with producing(Producer(service), per_minute=60_000, tell=tell):
-            assert all(acted.acquire(timeout=30) for _ in range(3))
+            assert all(acted.acquire(timeout=PATIENCE_SECONDS) for _ in range(3))
         count = service.change_count()
         assert count >= len(told) >= 3
         assert all(when.utcoffset() == timedelta(0) for when, _ in told)

@@ -6,11 +6,12 @@ import pytest
 
 from dicom_assets.emulator.errors import EmulatorStartError
 from dicom_assets.emulator.server import serve
+from dicom_assets_tests.processes import free_port
 
 
 def test_stopped_server_leaves_no_thread_and_no_listener(service):
     threads = threading.active_count()
-    with serve(service) as url:
+    with serve(service, port=free_port()) as url:
         assert httpx.get(f"{url}/v2/changefeed").status_code == 200
     assert "dicom-emulator" not in {thread.name for thread in threading.enumerate()}
     assert threading.active_count() <= threads + 1  # a worker may still be idle
@@ -19,11 +20,11 @@ def test_stopped_server_leaves_no_thread_and_no_listener(service):
 
 
 def test_port_can_be_taken_again_at_once(service):
-    with serve(service) as url:
-        httpx.get(f"{url}/v2/changefeed")
-    with serve(service, port=urlsplit(url).port) as again:
-        assert again == url
-        assert httpx.get(f"{again}/v2/changefeed").status_code == 200
+    port = free_port()
+    for _ in range(2):
+        with serve(service, port=port) as url:
+            assert urlsplit(url).port == port
+            assert httpx.get(f"{url}/v2/changefeed").status_code == 200
 
 
 def test_taken_port_is_told_with_what_to_do(service):

@@ -1,6 +1,7 @@
 """A service, a lake, and runs of single assets over ranges of hours, with everything remembered that was read."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,6 +24,7 @@ from dicom_assets.core.schema import (
 )
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies
+from dicom_assets.defs.partitions import PARTITION_FORMAT
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.law import reference
 
@@ -32,6 +34,26 @@ CHAIN = ("change_feed", "instance", "series", "study", "file_index")
 
 def hours(first: int, count: int = 1) -> Window:
     return Window(START + first * HOUR, START + (first + count) * HOUR)
+
+
+def partition_keys(count: int) -> list[str]:
+    """The partitions of the first hours."""
+    return [f"{START + number * HOUR:{PARTITION_FORMAT}}" for number in range(count)]
+
+
+def range_tags(keys: Sequence[str]) -> dict[str, str]:
+    """Tags of a run that covers partitions one after the other."""
+    return {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+
+
+def environment_of(url: str, count: int) -> dict[str, str]:
+    """Settings that name a service on this machine, and so many of its hours."""
+    return {
+        "DICOM_SERVICE_URL": url,
+        "DICOM_AUTHENTICATION": "none",
+        "DICOM_START_TIME": START.isoformat(),
+        "DICOM_END_TIME": (START + count * HOUR).isoformat(),
+    }
 
 
 def derivation(lake: Lake, name: str, window: Window, extra=()):

@@ -18,13 +18,13 @@ from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets_tests.law import reference
-from dicom_assets_tests.law.world import START
+from dicom_assets_tests.law.world import START, environment_of, partition_keys, range_tags
 from dicom_assets_tests.readers.snippets import execute, snippets
 
 HOURS = 10
 NAME = HEALTHCARE_INSTANCE.name
-KEYS = [f"2026-03-01-{hour:02}:00" for hour in range(HOURS)]
-ALL = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
+KEYS = partition_keys(HOURS)
+ALL = range_tags(KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,7 @@ def url(service):
 @pytest.fixture
 def environment(url, tmp_path) -> dict[str, str]:
     return {
-        "DICOM_SERVICE_URL": url,
-        "DICOM_AUTHENTICATION": "none",
-        "DICOM_START_TIME": START.isoformat(),
-        "DICOM_END_TIME": (START + timedelta(hours=HOURS)).isoformat(),
+        **environment_of(url, HOURS),
         "DICOM_STORAGE_URL": str(tmp_path / "data"),
     }
 

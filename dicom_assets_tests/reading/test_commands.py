@@ -150,13 +150,14 @@ def test_failing_query_leaves_no_file(run, tmp_path):
         (["sql", "SELECT 1", "--output", "a.csv", "--format", "table"], "a table is for the screen"),
         (["sql", "SELECT 1", "--as-of", "yesterday"], "an ISO 8601 time"),
         (["sql", "SELECT 1", "--as-of", "2026-03-01"], "needs a zone"),
+        (["sql", "SELECT 1", "--as-of", "yesterday"], "not an ISO 8601 time such as"),
         (["sql", "SELECT 1", "--table-version", "studies=1"], "such as instance=17"),
         (["sql", "SELECT 1", "--table-version", "study=x"], "such as instance=17"),
         (["changes", "study"], "give one of the two"),
         (["changes", "study", "--since", "1", "--state", "a"], "give one of the two"),
         (["changes", "study", "--state", "a"], "the screen is no copy"),
-        (["changes", "study", "--since", "new"], "neither a version nor an ISO 8601 time"),
-        (["changes", "study", "--since", "1", "--until", "beginning"], "neither a version nor"),
+        (["changes", "study", "--since", "new"], "not a version, nor an ISO 8601 time such as"),
+        (["changes", "study", "--since", "1", "--until", "beginning"], "not a version, nor"),
     ],
 )
 def test_options_that_do_not_fit_end_with_code_2(run, arguments, told):
@@ -240,8 +241,6 @@ def test_python_gives_the_same_changes(lake, env):
 def test_reader_that_stops_early_ends_the_command_without_a_traceback(lake, env):
     sql = "SELECT * FROM generate_series(1, 10000000)"
     command = f"{sys.executable} -m dicom_assets.cli sql '{sql}' --format csv | head -1"
-    ran = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **env}
-    )
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert ran.stdout == '"value"\n'
     assert "Traceback" not in ran.stderr

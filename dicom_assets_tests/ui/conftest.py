@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +11,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from dicom_assets.dagster_server import DagsterServer
 from dicom_assets.embedded import Day, fill, open_service, point_at, prepare_home
 from dicom_assets.emulator.server import serve
+from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment, free_port
 
 SCREENSHOTS = Path(__file__).parent / ".screenshots"
 DAY = Day(hours=24, instances=300)
 BY_HAND = {"DICOM_CATCH_UP_RUNS": "0", "DICOM_SENSOR_INTERVAL_SECONDS": "0"}
 """Nothing is materialised but by clicks."""
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_PATIENCE_MILLISECONDS = 180_000
-"""For a run from its launch to its success: some seconds, on a busy machine several times that."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,13 @@ class Lake:
 def lake(tmp_path_factory):
     """The UI and the daemon on a service with a day of changes, and empty tables."""
     folder = tmp_path_factory.mktemp("ui")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_", "DAGSTER_"))}
     with open_service(folder / "service") as service:
         fill(service, DAY)
         with serve(service) as url:
             home = prepare_home(folder / "dagster")
-            env |= {"DICOM_STORAGE_URL": str(folder), **BY_HAND}
+            env = clean_environment(DICOM_STORAGE_URL=str(folder), **BY_HAND)
             env = point_at(url, folder / "service", DAY.start, DAY.end, env)
-            with DagsterServer({**env, "DAGSTER_HOME": str(home)}, port, home / "dagster.log") as server:
+            with DagsterServer({**env, "DAGSTER_HOME": str(home)}, free_port(), home / "dagster.log") as server:
                 server.wait_until_it_answers()
                 yield Lake(server.url, folder / "dicom")
 
@@ -70,10 +64,10 @@ def browser():
 @pytest.fixture
 def page(browser: Browser, lake: Lake, request):
     """A page of the UI; what it shows at the end is kept, whatever the end."""
-    expect.set_options(timeout=_PATIENCE_MILLISECONDS)
+    expect.set_options(timeout=1000 * PATIENCE_SECONDS)
     context = browser.new_context(base_url=lake.url, viewport={"width": 1280, "height": 700}, device_scale_factor=2)
     context.add_init_script("localStorage.setItem('dagster-nav-collapsed', 'true')")
-    context.set_default_timeout(_PATIENCE_MILLISECONDS)
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
     yield page
     keep(page, request.node.name.removeprefix("test_"))
