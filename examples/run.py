@@ -15,6 +15,9 @@ NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
 IMAGE = HERE.parent / "docs" / "images" / "studies-per-day.png"
 """In the project's README."""
 
+PATIENCE = dict.fromkeys(("startup_timeout", "timeout", "iopub_timeout"), 600)
+"""Seconds for a kernel's start, a cell, and what it still says afterwards; on a busy machine."""
+
 
 def run(notebook: NotebookNode) -> None:
     """Runs all cells in a kernel of their own, in this folder, and leaves nothing in them that changes by itself.
@@ -25,7 +28,7 @@ def run(notebook: NotebookNode) -> None:
     with TemporaryDirectory() as folder:  # of the kernel's sockets; over TCP others on this machine could listen
         sockets = Config(ConnectionFileMixin={"transport": "ipc", "ip": f"{folder}/kernel"})
         where = {"metadata": {"path": str(HERE)}}
-        NotebookClient(notebook, kernel_name="python3", config=sockets, timeout=120, resources=where).execute()
+        NotebookClient(notebook, kernel_name="python3", config=sockets, resources=where, **PATIENCE).execute()
     notebook.metadata = NotebookNode(kernelspec=notebook.metadata.kernelspec, language_info=NotebookNode(name="python"))
     for cell in notebook.cells:
         cell.metadata = NotebookNode()
