@@ -97,7 +97,9 @@ class Newest:
 
     def give_back(self, delta: DeltaTable, options: dict[str, str]) -> None:
         """Keeps a table that was taken, and has committed since; its holder uses it no more."""
-        with self._lock, suppress(LakeUnavailableError):  # the commit is made; whoever looks next will be refused
+        # The commit is made: whoever looks next will be refused, or open the table anew.
+        with self._lock, suppress(LakeUnavailableError, TableNotFoundError), self.folder.explained("open"):
+            delta.update_incremental()
             self._keep(delta, options)
 
     def open(self, version: int | None = None) -> tuple[DeltaTable, dict[str, str]]:

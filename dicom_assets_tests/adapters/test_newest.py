@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from dicom_assets.adapters import newest
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import Files
+from dicom_assets.adapters.snapshot import Logged
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.core.schema import STUDY
@@ -67,6 +68,21 @@ def test_table_is_opened_once_for_any_number_of_looks_and_writes(lake, opened):
     assert lake.open(STUDY).version == lake.open(STUDY).version == lake.version(STUDY)
     assert len(live_files(lake)) == len(lake.open(STUDY).files)
     assert opened == [0]
+
+
+def test_log_is_evaluated_once_for_a_commit(lake, monkeypatch):
+    fill(lake, 1)
+    evaluated: list[int] = []
+
+    class Counted(Logged):
+        @classmethod
+        def of(cls, delta, service=None):
+            evaluated.append(delta.version())
+            return Logged.of(delta, service)
+
+    monkeypatch.setattr(newest, "Logged", Counted)
+    version = store(lake, study("1.5")).version
+    assert evaluated == [version]
 
 
 def test_two_looks_at_one_version_share_what_the_log_says(lake):
