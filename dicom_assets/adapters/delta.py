@@ -265,7 +265,7 @@ class Lake:
             except CommitFailedError:
                 conflicts += 1
                 logger.info("A commit to %s lost to another writer's; trying again.", table.name)
-                _wait(attempt)
+                wait_for_others(attempt)
                 continue
             if derivation.is_current():
                 with timed(seconds, "join"):
@@ -358,7 +358,7 @@ class Lake:
             except CommitFailedError:
                 if self.service is None:
                     raise
-                _wait(attempt)
+                wait_for_others(attempt)
                 planned, snapshot = snapshot.version, self._look(snapshot.table)
                 if snapshot.version == planned or snapshot.logged.since > planned:
                     raise
@@ -440,7 +440,7 @@ class Lake:
             )
 
 
-def _wait(attempt: int) -> None:
+def wait_for_others(attempt: int) -> None:
     """Lets other writers finish, the longer the more attempts were lost."""
     time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
 

@@ -9,14 +9,13 @@ folder, another table below it too; here go files of this table, and nothing els
 
 import logging
 import re
-import secrets
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.delta import Lake, wait_for_others
 from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
 from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.core.schema import Table
@@ -172,7 +171,7 @@ def _join(lake: Lake, table: Table) -> _Joined:
         if chosen and not lake.join(snapshot, chosen):
             losses += 1
             logger.info("A commit to %s lost to a writer's; trying again.", table.name)
-            time.sleep(secrets.randbelow(100 * 2**losses) / 1000)
+            wait_for_others(losses + 1)
             continue
         joined.files += sum(map(len, chosen))
         joined.into += len(chosen)
@@ -206,7 +205,7 @@ def _clean_log(snapshot: Snapshot) -> None:
             except (DeltaError, OSError) as error:
                 if "not found" not in str(error).lower() or attempt == ATTEMPTS - 1:
                     raise
-                time.sleep(secrets.randbelow(100 * 2**attempt) / 1000)
+                wait_for_others(attempt + 1)
             else:
                 return
 

@@ -188,7 +188,7 @@ def test_services_that_write_at_once_lose_no_attempt_however_many_they_are(tmp_p
 
     def write(name: str) -> int:
         lake = build_lake(tmp_path, service=name)
-        together.wait(60)
+        together.wait(300)
         derivations = [Wanted([study(f"1.{number}")]) for number in range(6)]
         lost = sum(lake.write(STUDY, each).conflicts for each in derivations)
         assert [each.builds for each in derivations] == [1] * 6
@@ -315,7 +315,7 @@ def test_upkeep_of_two_services_at_once_ends(filled, tmp_path):
 
     def look_after(name: str) -> bool:
         lake = build_lake(tmp_path, service=name, retention_hours=RETENTION)
-        together.wait(60)
+        together.wait(300)
         return maintain(lake, STUDY).is_complete
 
     with ThreadPoolExecutor(2) as pool:

@@ -7,7 +7,7 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters import parquet, upkeep
+from dicom_assets.adapters import delta, parquet, upkeep
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.upkeep import choose_files, maintain
 from dicom_assets.core.errors import ForeignTableError
@@ -35,7 +35,7 @@ def lake(tmp_path) -> Lake:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(upkeep.secrets, "randbelow", lambda most: 0)
+    monkeypatch.setattr(delta.secrets, "randbelow", lambda most: 0)
 
 
 @pytest.fixture

@@ -48,6 +48,6 @@ def serve() -> Iterator[dict[str, str | int]]:
             }
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(300)
     finally:
         shutil.rmtree(folder)

@@ -104,7 +104,7 @@ def run_in_turns(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive(), "the writers stand still"
     assert not errors, errors
 

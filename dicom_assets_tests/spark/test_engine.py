@@ -97,7 +97,7 @@ def test_merges_of_two_services_at_the_same_moment_lose_no_attempt_to_each_other
         together = Barrier(2)
 
         def write(lake):
-            together.wait(60)
+            together.wait(300)
             return lake.write(STUDY, Wanted([study("1.1", patientSex=lake.service[0])], [study("1.0")]))
 
         with ThreadPoolExecutor(2) as pool:
@@ -124,7 +124,7 @@ def test_merges_at_the_same_moment_leave_each_row_once(spark_url, tmp_path):
         together = Barrier(2)
 
         def write(lake):
-            together.wait(60)
+            together.wait(300)
             return store(lake, study("1.1"), study("1.2"))
 
         with ThreadPoolExecutor(2) as pool:
