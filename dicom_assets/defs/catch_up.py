@@ -74,7 +74,9 @@ class Situation:
         return len(runs)
 
     def next_change(self, now: datetime) -> datetime:
-        """When there may be something else to ask for: at once while a run waits or runs."""
+        """When there may be something else to ask for or to tell: at once while a run or a backfill is under way."""
+        if self.backfilled:
+            return now
         unfinished = self.unfinished.values()
         return min([now + LOOK_EVERY, *(now if each.in_flight else each.retry_at for each in unfinished)])
 
@@ -153,7 +155,7 @@ def build_catch_up(
         taken = spans[: max(0, limits.runs - in_flight)]
         told = situation.describe(moment)
         if spans and not taken:
-            told = f"{_count(len(situation.wanted))} wait until one of {in_flight} runs has ended; {told}"
+            told = f"{_count_waiting(len(situation.wanted))} until one of {in_flight} runs has ended; {told}"
         if taken:
             waited_for = "the lake"
             try:
@@ -161,7 +163,7 @@ def build_catch_up(
                 waited_for = "the DICOM service"
                 ask_service()
             except DicomAssetsError as error:
-                taken, told = [], f"{_count(len(situation.wanted))} wait for {waited_for}. {error}"
+                taken, told = [], f"{_count_waiting(len(situation.wanted))} for {waited_for}. {error}"
         if not (taken or told):
             told = f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
         look_at = (
@@ -216,3 +218,7 @@ def _began_early(attempt: Attempt, due: datetime) -> bool:
 
 def _count(hours: int) -> str:
     return "1 hour" if hours == 1 else f"{hours:,} hours"
+
+
+def _count_waiting(hours: int) -> str:
+    return _count(hours) + (" waits" if hours == 1 else " wait")

@@ -117,9 +117,11 @@ def break_hour(world, hour: int) -> set:
 
 
 def test_service_that_is_down_is_a_reason_and_no_run(world):
-    world.set_clock(3.3)
     up = world.url
     world.url = "http://127.0.0.1:9"
+    world.set_clock(1.3)
+    assert world.tick("catch_up").told.startswith("1 hour waits for the DICOM service.")
+    world.set_clock(3.3)
     tick = world.tick("catch_up")
     assert tick.requests == []
     assert tick.told.startswith("3 hours wait for the DICOM service. Change feed request failed: no answer")
@@ -209,8 +211,8 @@ def test_hours_are_those_of_utc_on_a_machine_in_another_zone(world, monkeypatch)
         time.tzset()
 
 
-def test_hours_of_a_persons_backfill_are_left_to_it(world):
-    world.set_clock(4.3)
+def launch_backfill(world, first: int, last: int) -> PartitionBackfill:
+    """A backfill of `instance` that has no run yet."""
     graph = world.definitions().get_repository_def().asset_graph
     backfill = PartitionBackfill.from_partitions_by_assets(
         "by_hand",
@@ -221,7 +223,7 @@ def test_hours_of_a_persons_backfill_are_left_to_it(world):
         partitions_by_assets=[
             PartitionsByAssetSelector(
                 asset_key=dg.AssetKey("instance"),
-                partitions=PartitionsSelector(ranges=[PartitionRangeSelector(start=key(1), end=key(2))]),
+                partitions=PartitionsSelector(ranges=[PartitionRangeSelector(start=key(first), end=key(last))]),
             )
         ],
         title=None,
@@ -229,9 +231,24 @@ def test_hours_of_a_persons_backfill_are_left_to_it(world):
         run_config=None,
     )
     world.instance.add_backfill(backfill)
+    return backfill
+
+
+def test_hours_of_a_persons_backfill_are_left_to_it(world):
+    world.set_clock(4.3)
+    backfill = launch_backfill(world, 1, 2)
     assert world.tick("catch_up").hours == [[key(3)], [key(0)]]
     world.instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS))
     assert world.tick("catch_up").hours == [[key(hour) for hour in range(4)]]
+
+
+def test_a_backfill_that_ends_is_noticed_at_once(world):
+    world.set_clock(2.3)
+    backfill = launch_backfill(world, 0, 1)
+    assert world.tick("catch_up").told == "2 hours in a backfill"
+    world.instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+    world.clock.advance(timedelta(seconds=30))
+    assert world.tick("catch_up").hours == [[key(0), key(1)]]
 
 
 def test_catch_up_can_be_turned_off(world):
