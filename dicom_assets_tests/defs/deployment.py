@@ -79,6 +79,8 @@ class Dagster:
         """All that a process of it is given."""
         self.instance: dg.DagsterInstance
         self.ui = ""
+        self.code_server: subprocess.Popen
+        self.start_code_server: Callable[[], None]
 
     def ask(self, query: str, **variables) -> dict:
         """The one answer to a GraphQL query or mutation."""
@@ -125,6 +127,12 @@ class Dagster:
         """Kills the process that executes a run."""
         said = " ".join(entry.message for entry in self.instance.all_logs(run_id))
         os.kill(int(re.findall(r"\(pid: (\d+)\)", said)[-1]), signal.SIGKILL)
+
+    def restart_code_server(self) -> None:
+        """Kills it with all its runs, and starts it again."""
+        os.killpg(self.code_server.pid, signal.SIGKILL)
+        self.code_server.wait()
+        self.start_code_server()
 
     def launch_backfill(self, *keys: str, assets=CHAIN) -> dict:
         """What GraphQL answers; has `backfillId` where it was accepted."""
@@ -363,9 +371,15 @@ def start(deployed: Dagster, settings: Mapping[str, str], *, quick: bool = True,
         (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [place]}))
         where = ["-w", str(folder / "workspace.yaml")]
         api = ["-h", "127.0.0.1", "-p", str(code), "-m", module, "--location-name", LOCATION]
-        stack.enter_context(process(folder / "code.log", env, "dagster", "api", "grpc", *api))
+
+        def start_code_server() -> None:
+            server = process(folder / "code.log", env, "dagster", "api", "grpc", *api)
+            deployed.code_server = stack.enter_context(server)
+            wait_for(lambda: is_open(code), "the code server")
+
+        deployed.start_code_server = start_code_server
+        start_code_server()
         deployed.instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
-        wait_for(lambda: is_open(code), "the code server")
         web = ["dagster_webserver", "-h", "127.0.0.1", "-p", str(ui), *where]
         stack.enter_context(process(folder / "web.log", env, *web))
         stack.enter_context(process(folder / "daemon.log", env, "dicom_assets_tests.defs.quick_daemon", "run", *where))

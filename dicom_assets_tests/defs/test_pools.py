@@ -92,6 +92,16 @@ def test_a_killed_run_fails_gives_its_place_back_and_is_told(lake):
     assert not slots(lake).claimed_slots
 
 
+def test_a_run_that_is_killed_with_its_code_server_fails_and_gives_its_place_back(lake):
+    with Held(lake, "T05:00") as held:
+        killed = lake.launch_run(KEYS[5])
+        held.wait()
+        lake.restart_code_server()
+    waiting = lake.launch_run(KEYS[0], KEYS[-1])
+    assert lake.finish(killed, waiting) == ["FAILURE", "SUCCESS"]
+    lake.check_law()
+
+
 @pytest.mark.deep
 def test_upkeep_takes_its_turn_among_the_writers(lake):
     assert lake.finish(lake.launch_run(KEYS[0])) == ["SUCCESS"]
