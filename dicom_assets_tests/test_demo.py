@@ -4,6 +4,7 @@ import io
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import dagster as dg
@@ -131,17 +132,32 @@ def test_home_follows_the_project_when_it_moves(tmp_path):
     assert (home / "dagster.yaml").read_text() == "mine"
 
 
+STOPPED = """
+import signal, sys
+from dicom_assets import cli, demo
+stop = int(sys.argv.pop())
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+demo.run_demo = lambda *_, **__: signal.raise_signal(stop)
+cli.main()
+"""
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_demo_says_that_it_can_go_on(tmp_path, stop):
+def test_demo_that_a_shell_began_in_the_background_can_be_stopped(stop):
+    ran = subprocess.run(
+        [sys.executable, "-c", STOPPED, "demo", str(int(stop))], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, "Stopped half-way" in ran.stderr) == (130, True)
+
+
+def test_interrupted_demo_says_that_it_can_go_on(tmp_path):
     command = ["demo", "--hours", "5", "--instances", "300"]
     env, pipe = clean_environment(), subprocess.PIPE
-    in_background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as a shell starts its jobs
-    process = [*in_background, *COMMAND, *command]
-    demo = subprocess.Popen(process, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+    demo = subprocess.Popen([*COMMAND, *command], cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (tmp_path / "data" / "dicom").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    demo.send_signal(stop)
+    demo.send_signal(signal.SIGINT)
     output, errors = demo.communicate(timeout=PATIENCE_SECONDS)
     assert demo.returncode == 130, output + errors
     assert "run it again, and it goes on" in errors
