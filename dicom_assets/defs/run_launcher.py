@@ -12,8 +12,6 @@ from dagster import DagsterRun, DefaultRunLauncher
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._grpc.client import DagsterGrpcClient
-from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
 _PATIENCE_SECONDS = 10
@@ -41,6 +39,10 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
 def _has(place: dict[str, Any], run_id: str) -> bool:
     """Whether a code server executes a run; as long as it does not say, it does."""
+    # Most processes that have a launcher never ask.
+    from dagster._grpc.client import DagsterGrpcClient
+    from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+
     client = DagsterGrpcClient(host=place["host"], port=place["port"], use_ssl=bool(place.get("use_ssl")))
     request = CanCancelExecutionRequest(run_id=run_id)
     try:
