@@ -26,6 +26,11 @@ class Decoded:
             while sum(table.nbytes for table in self._attributes.values()) > self._limit_bytes:
                 del self._attributes[next(iter(self._attributes))]
 
+    def forget(self) -> None:
+        """Keeps nothing of what was kept."""
+        with self._lock:
+            self._attributes.clear()
+
     def find(self, file: str, schema: pa.Schema) -> pa.Table | None:
         """The attributes of a file's rows; None where they are not kept, or have other columns than these."""
         with self._lock:

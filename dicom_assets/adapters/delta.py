@@ -146,9 +146,13 @@ class Lake:
         self.service = service
         self.retention_hours = max(retention_hours, SAFE_RETENTION_HOURS)
         self._studies = StudyIndex()
-        decoded = Decoded()
+        self._decoded = Decoded()
         self._checked: dict[str, tuple[Table, Logged]] = {}
-        self._newest = {name: Newest(storage, path, decoded, service) for name, path in paths.items()}
+        self._newest = {name: Newest(storage, path, self._decoded, service) for name, path in paths.items()}
+
+    def forget_metadata(self) -> None:
+        """Frees what the metadata of entries said, which is kept for the tables that are made from them next."""
+        self._decoded.forget()
 
     def uri(self, table: Table) -> str:
         """Location of a table."""

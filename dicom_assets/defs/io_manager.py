@@ -55,7 +55,7 @@ class DeltaIOManager(dg.IOManager):
         self.lake = lake
         self._tables = tables
         self._memory = memory or MemoryLimit()
-        self._recent = ""
+        self._begun = ""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Brings the table to hold the output, and tells Dagster what that did."""
@@ -64,7 +64,7 @@ class DeltaIOManager(dg.IOManager):
         results: list[Written] = []
         try:
             with retrying(context.step_context.previous_attempt_count):
-                self._require_recent(context)
+                self._begin_run(context)
                 derivations = _to_derivations(obj, table, self._memory.entries)
                 parts = len(derivations) if isinstance(derivations, list) else None
                 writing = Writing(table.name, parts, context.log.info)
@@ -99,12 +99,13 @@ class DeltaIOManager(dg.IOManager):
         with retrying(context.step_context.previous_attempt_count):
             return self._load(table, window, context.dagster_type.typing_type)
 
-    def _require_recent(self, context: dg.OutputContext) -> None:
-        """Once a run, since its steps are all of this process."""
+    def _begin_run(self, context: dg.OutputContext) -> None:
+        """What is done once a run, since its steps are all of this process."""
         run = context.step_context.dagster_run
-        if run.run_id != self._recent:
+        if run.run_id != self._begun:
             require_recent(context.step_context.instance, run, self._tables.values())
-            self._recent = run.run_id
+            self.lake.forget_metadata()
+            self._begun = run.run_id
 
     def _load(self, table: Table, window: Window | None, wanted: Any) -> Any:
         if wanted is HoursOf:

@@ -12,7 +12,8 @@ from dagster._serdes import serialize_value
 
 from dicom_assets.adapters import derive, memory
 from dicom_assets.connections import build_lake
-from dicom_assets.core.schema import TABLES
+from dicom_assets.core.dicom_json import attributes_schema
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs import same_version
 from dicom_assets.emulator.history import write_history
@@ -79,6 +80,21 @@ def test_a_range_in_one_run_gives_the_tables_of_the_law_and_again_changes_nothin
     run(settings, instance, tags=RANGE)
     run(settings, instance, partition_key=KEYS[2])
     assert versions(settings) == before
+
+
+def test_a_run_frees_what_the_metadata_said_that_runs_before_it_have_read(settings, instance):
+    definitions = build_definitions(settings)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    lake = definitions.resources["delta"].lake
+    kept: list[list[bool]] = []
+    for key in KEYS[3:5]:
+        assert job.execute_in_process(instance=instance, partition_key=key).success
+        feed = lake.open(CHANGE_FEED)
+        files = sorted(feed.files, key=lambda file: file.written_at)
+        kept.append(
+            [feed.folder.attributes_of(file, attributes_schema(INSTANCE.attributes)) is not None for file in files]
+        )
+    assert kept == [[True], [False, True]]
 
 
 def plan(settings, version, monkeypatch) -> dg.JobDefinition:
