@@ -13,8 +13,11 @@ COMMAND = [sys.executable, "-m", "dicom_assets.cli"]
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """This process's environment with the variables, and without other settings of the project, Dagster or Azure."""
-    settings = ("DICOM_", "DAGSTER_", "AZURE_")
+    """This process's environment with the variables, and without other settings of the project, Dagster or Azure.
+
+    Nor with the size of a screen.
+    """
+    settings = ("DICOM_", "DAGSTER_", "AZURE_", "COLUMNS", "LINES")
     return {name: value for name, value in os.environ.items() if not name.startswith(settings)} | variables
 
 

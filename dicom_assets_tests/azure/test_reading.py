@@ -1,7 +1,6 @@
 """`dicom-assets sql` and `changes` on a lake in an account of Azurite."""
 
 import json
-import os
 import subprocess
 
 import pytest
@@ -12,7 +11,7 @@ from dicom_assets.core.schema import STUDY
 from dicom_assets.reading.change_data import changes
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.adapters.lakes import Wanted, store, study
-from dicom_assets_tests.processes import run_command
+from dicom_assets_tests.processes import clean_environment, run_command
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def environment(signing, lake_settings) -> dict[str, str]:
 
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_command(*arguments, env=dict(os.environ) | environment)
+    return run_command(*arguments, env=clean_environment(**environment))
 
 
 def rows(ran: subprocess.CompletedProcess[str]) -> list[dict]:

@@ -129,10 +129,18 @@ class Dagster:
         os.kill(int(re.findall(r"\(pid: (\d+)\)", said)[-1]), signal.SIGKILL)
 
     def restart_code_server(self) -> None:
-        """Kills it with all its runs, and starts it again."""
+        """Kills it with all its runs, starts it again, and waits until the webserver has found it."""
         os.killpg(self.code_server.pid, signal.SIGKILL)
         self.code_server.wait()
         self.start_code_server()
+        reload = "mutation($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) { __typename"
+        reload += " ... on WorkspaceLocationEntry { locationOrLoadError { __typename } } } }"
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while (self.ask(reload, name=LOCATION).get("locationOrLoadError") or {}).get(
+            "__typename"
+        ) != "RepositoryLocation":
+            assert time.monotonic() < give_up_at
+            time.sleep(0.5)
 
     def launch_backfill(self, *keys: str, assets=CHAIN) -> dict:
         """What GraphQL answers; has `backfillId` where it was accepted."""
