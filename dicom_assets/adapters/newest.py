@@ -97,10 +97,8 @@ class Newest:
 
     def give_back(self, delta: DeltaTable, options: dict[str, str]) -> None:
         """Keeps a table that was taken, and has committed since; its holder uses it no more."""
-        # The commit is made: whoever looks next will be refused, or open the table anew.
-        with self._lock, suppress(LakeUnavailableError, TableNotFoundError), self.folder.explained("open"):
-            delta.update_incremental()
-            self._keep(delta, options)
+        with self._lock, suppress(LakeUnavailableError):  # the commit is made; whoever looks next will be refused
+            self._read_on(delta, options)
 
     def open(self, version: int | None = None) -> tuple[DeltaTable, dict[str, str]]:
         """A version of the table, whatever is kept; and the options that it is signed in with."""
@@ -116,14 +114,18 @@ class Newest:
         if self.folder.stamp(commit_name(version)) != kept.stamp:
             return None
         if self.folder.has(commit_name(version + 1)):
-            try:
-                with self.folder.explained("open"):
-                    kept.delta.update_incremental()
-            except (LakeUnavailableError, TableNotFoundError):
-                return None
-            return self._keep(kept.delta, kept.options)
+            return self._read_on(kept.delta, kept.options)
         self._kept = replace(kept, looked_at=time.monotonic())
         return kept.logged
+
+    def _read_on(self, delta: DeltaTable, options: dict[str, str]) -> Logged | None:
+        """The newest version, read on from an older one; None where the table is to be opened anew."""
+        try:
+            with self.folder.explained("open"):
+                delta.update_incremental()
+        except (LakeUnavailableError, TableNotFoundError):
+            return None
+        return self._keep(delta, options)
 
     def _keep(self, delta: DeltaTable, options: dict[str, str]) -> Logged:
         looked_at = time.monotonic()

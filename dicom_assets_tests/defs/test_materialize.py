@@ -104,15 +104,20 @@ def plan(settings, version, monkeypatch) -> dg.JobDefinition:
         return build_definitions(settings).resolve_implicit_global_asset_job_def()
 
 
+def refusal(job: dg.JobDefinition, instance) -> str:
+    """What a run of the range says that fails in its first step."""
+    result = job.execute_in_process(instance=instance, tags=RANGE, raise_on_error=False)
+    assert not result.success
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    return failed.event_specific_data.user_failure_data.description
+
+
 def test_a_process_older_than_what_asked_for_the_run_writes_nothing_and_says_what_to_upgrade(
     settings, instance, monkeypatch
 ):
     monkeypatch.setattr(same_version, "VERSION", "1.9.0")
     job = plan(settings, "1.10.0", monkeypatch)
-    result = job.execute_in_process(instance=instance, tags=RANGE, raise_on_error=False)
-    assert not result.success
-    (failed,) = [event for event in result.all_events if event.is_step_failure]
-    told = failed.event_specific_data.user_failure_data.description
+    told = refusal(job, instance)
     assert told.startswith("dicom_assets 1.10.0 asked for this run")
     assert "the older 1.9.0" in told
     assert "pip install 'dicom-assets==1.10.0'" in told
@@ -134,10 +139,7 @@ def test_a_process_that_lacks_columns_of_what_asked_for_the_run_writes_nothing_a
     job = plan(load_settings(environment | {"DICOM_EXTRA_COLUMNS": str(file)}), same_version.VERSION, monkeypatch)
     known = same_version.find_users_columns
     monkeypatch.setattr(same_version, "find_users_columns", lambda tables: known(tables)[:1])
-    result = job.execute_in_process(instance=instance, tags=RANGE, raise_on_error=False)
-    assert not result.success
-    (failed,) = [event for event in result.all_events if event.is_step_failure]
-    told = failed.event_specific_data.user_failure_data.description
+    told = refusal(job, instance)
     assert "does not have: protocol (00181030). Rows would lack their values, so nothing was written" in told
     assert not any(build_lake(load_settings(environment)).open(table) for table in TABLES)
 
