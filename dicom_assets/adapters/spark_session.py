@@ -3,6 +3,7 @@
 What goes wrong is told in our own words. Spark's are not passed on: some of its messages quote the values of a row.
 """
 
+import logging
 import re
 import socket
 import warnings
@@ -28,7 +29,7 @@ _TIMES = ("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
 """How files are to hold times: by itself Spark writes them in a form given up long ago, without statistics."""
 _TAG = "spark.databricks.delta.commitInfo.userMetadata"
 
-_TALKATIVE = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
+_TALKATIVE = ("SQLQueryContextLogger", "DataFrameQueryContextLogger", "pyspark.sql.connect.logging")
 """Loggers of Spark's client that write each error to stderr."""
 
 _OF_THE_NETWORK = ("SparkConnectGrpcException", "RetriesExceeded")
@@ -237,18 +238,23 @@ class Spark:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps Spark's client from logging the server's messages, which may quote rows."""
+    """Keeps Spark's client from logging the server's messages, which may quote rows.
+
+    By a filter of its own: any `logging.config.dictConfig` (Dagster's commands begin with one) enables each logger.
+    """
     from pyspark.logger import PySparkLogger
 
+    def silence(_: logging.LogRecord) -> bool:
+        return False
+
     loggers = [PySparkLogger.getLogger(name) for name in _TALKATIVE]
-    before = [logger.disabled for logger in loggers]
     for logger in loggers:
-        logger.disabled = True
+        logger.addFilter(silence)
     try:
         yield
     finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        for logger in loggers:
+            logger.removeFilter(silence)
 
 
 def _end(session: "SparkSession", hasty: Any) -> None:

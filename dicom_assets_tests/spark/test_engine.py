@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from logging.config import dictConfig
 from threading import Barrier
 
 import hypothesis.strategies as st
@@ -240,6 +241,8 @@ def test_folder_that_spark_does_not_see_is_explained_and_nothing_written(real, t
 
 def test_what_spark_says_of_a_row_is_in_no_message_and_no_log(real, tmp_path, monkeypatch, capfd, caplog):
     lake = build_spark_lake(tmp_path, real)
+    store(lake, study("1.0"))
+    dictConfig({"version": 1, "disable_existing_loggers": False})  # as Dagster's commands do: it enables them all
     statement = "SELECT CAST('Doe^Jane' AS INT) AS patient"
     monkeypatch.setattr("dicom_assets.adapters.spark.build_merge", lambda *_, **__: statement)
     with pytest.raises(LakeError) as told:
