@@ -72,9 +72,6 @@ class ServiceRequests:
         self._retry = retry
         self._clock = clock
         self._lock = threading.Lock()
-        # While the service works on many pages, their bodies are received one by one: threads that receive at the same
-        # time take Python's lock from one another some thousand times an hour.
-        self._body_lock = threading.Lock()
         self._statistics = Statistics()
 
     def close(self) -> None:
@@ -145,8 +142,7 @@ class ServiceRequests:
 
     def _fetch_once(self, path: str, params: Mapping[str, str], parse: Callable[[bytes], T], subject: str) -> T:
         try:
-            with self._client.stream("GET", path, params=dict(params)) as response, self._body_lock:
-                response.read()
+            response = self._client.get(path, params=dict(params))
         except httpx.DecodingError as error:
             raise _UnreadableBodyError("a corrupt body") from error
         except httpx.TransportError as error:

@@ -42,6 +42,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
     """Bytes after which the connection breaks."""
+    halfway: Callable[[], object] = lambda: None
+    """Called when half of the body has been sent."""
 
 
 def entry(position: float) -> dict[str, Any]:
@@ -159,7 +161,11 @@ class FeedServer:
         if "Content-Length" not in answer.headers:
             handler.send_header("Content-Length", str(len(answer.body)))
         handler.end_headers()
-        handler.wfile.write(answer.body[: answer.cut])
+        half = len(answer.body) // 2
+        handler.wfile.write(answer.body[:half][: answer.cut])
+        handler.wfile.flush()
+        answer.halfway()
+        handler.wfile.write(answer.body[half : answer.cut])
         handler.wfile.flush()
         if answer.cut is not None:
             handler.connection.shutdown(socket.SHUT_RDWR)

@@ -143,6 +143,31 @@ def test_order_holds_when_later_pages_answer_first(server):
         assert sequences(service.fetch_pages(WINDOW)) == expected(server)
 
 
+def test_body_that_comes_slowly_holds_no_other_back(server):
+    server.entries = [entry(number) for number in range(15)]
+    slow_began, other_came = threading.Event(), threading.Event()
+    waits = []
+
+    def wait_for_the_other() -> None:
+        slow_began.set()
+        waits.append(other_came.wait(10))
+
+    def before(request: Request) -> Answer | None:
+        body = server.page(request)
+        if request.offset == 5:
+            return Answer(body=body, halfway=wait_for_the_other)
+        if request.offset == 10:
+            slow_began.wait(10)
+            time.sleep(0.05)  # until the client waits for the rest of the slow one
+            return Answer(body=body + b" " * 2**25, halfway=other_came.set)  # more than sockets hold
+        return None
+
+    server.before = before
+    with connect(server, batch_size=5) as service:
+        assert sequences(service.fetch_pages(WINDOW)) == expected(server)
+    assert waits == [True]
+
+
 def test_no_more_requests_at_once_than_allowed(server):
     server.entries = [entry(number) for number in range(150)]
     server.before = lambda request: time.sleep(0.005)
