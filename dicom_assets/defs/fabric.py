@@ -30,7 +30,7 @@ class ShortcutsConfig(dg.Config):
 def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.JobDefinition]:
     """The job `fabric_shortcuts`."""
 
-    @dg.op(name=naming.name("fabric_shortcuts"), tags={"dagster/compute_kind": "fabric"})
+    @dg.op(name=naming.name("bring_shortcuts"), tags={"dagster/compute_kind": "fabric"})
     def bring_op(context: dg.OpExecutionContext, config: ShortcutsConfig) -> None:
         """Compares the lakehouse's shortcuts with those wanted, and writes the ones that differ."""
         outcomes = bring(replace=config.replace, dry_run=config.dry_run)

@@ -23,7 +23,7 @@ def run(fabric, **config):
     job = build_definitions(settings).resolve_job_def("fabric_shortcuts")
     with dg.DagsterInstance.ephemeral() as instance:
         return job.execute_in_process(
-            instance=instance, run_config={"ops": {"fabric_shortcuts": {"config": config}}}, raise_on_error=False
+            instance=instance, run_config={"ops": {"bring_shortcuts": {"config": config}}}, raise_on_error=False
         )
 
 
@@ -48,6 +48,11 @@ def test_job_fails_where_a_shortcut_points_elsewhere_unless_told_to_replace_it(f
     )
     assert run(fabric, replace=True).success
     assert fabric.place("Tables/instance")[0] == f"{ACCOUNT}/dicom/instance"
+
+
+def test_dagster_loads_all_definitions_with_a_lakehouse():
+    definitions = build_definitions(load_settings(SETTINGS))
+    assert "fabric_shortcuts" in {job.name for job in definitions.resolve_all_job_defs()}
 
 
 def test_job_is_off_without_a_lakehouse():
