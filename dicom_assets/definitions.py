@@ -25,7 +25,7 @@ from dicom_assets.defs.upkeep import build_upkeep
 from dicom_assets.defs.watch import build_watch
 from dicom_assets.doctor.examination import CHECKS, examine
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.fabric import bring_shortcuts, has_lakehouse
+from dicom_assets.fabric import bring_shortcuts, has_files, has_lakehouse, keeps_tables
 from dicom_assets.services import load_services
 from dicom_assets.settings import Settings
 
@@ -41,8 +41,14 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
 
 
 def build_fabric(settings: Settings, naming: Naming) -> list[dg.JobDefinition]:
-    """The job that makes shortcuts, where there is a lakehouse to make them in."""
-    return build_fabric_jobs(partial(bring_shortcuts, settings), naming) if has_lakehouse(settings) else []
+    """The job that makes shortcuts, where there is a lakehouse to make them in, and something of this service to show.
+
+    Tables that several services share get theirs from the first one's job.
+    """
+    with_tables = keeps_tables(settings)
+    if not (has_lakehouse(settings) and (with_tables or has_files(settings))):
+        return []
+    return build_fabric_jobs(partial(bring_shortcuts, settings, with_tables=with_tables), naming)
 
 
 def build_definitions(

@@ -18,6 +18,16 @@ def has_lakehouse(settings: Settings) -> bool:
     return None not in {settings.fabric_workspace_id, settings.fabric_lakehouse_id, settings.fabric_connection_id}
 
 
+def keeps_tables(settings: Settings) -> bool:
+    """Whether the tables' shortcuts are this service's to bring: those of shared tables are the first one's alone."""
+    return not settings.shares_tables or settings.service_name == settings.sharing[0]
+
+
+def has_files(settings: Settings) -> bool:
+    """Whether the service keeps its DICOM files in Azure."""
+    return settings.file_system_url is not None and "://" in settings.file_system_url
+
+
 def bring_shortcuts(
     settings: Settings,
     *,
@@ -79,9 +89,9 @@ def file_shortcut(settings: Settings) -> Shortcut | None:
     Raises:
         SettingsError: no connection is known for the account that they lie in.
     """
-    if settings.file_system_url is None or "://" not in settings.file_system_url:
+    if not has_files(settings):
         return None
-    file_system = urlsplit(settings.file_system_url)
+    file_system = urlsplit(str(settings.file_system_url))
     location = f"https://{file_system.hostname}"
     connection = settings.fabric_files_connection_id
     if connection is None and location == settings.storage_url:

@@ -2,6 +2,7 @@ import dagster as dg
 import pytest
 
 from dicom_assets.definitions import build_definitions
+from dicom_assets.services import load_services
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.adapters.fabric_server import (
     ACCOUNT,
@@ -58,3 +59,23 @@ def test_dagster_loads_all_definitions_with_a_lakehouse():
 def test_job_is_off_without_a_lakehouse():
     definitions = build_definitions(load_settings({**SETTINGS, "DICOM_FABRIC_LAKEHOUSE_ID": ""}))
     assert "fabric_shortcuts" not in {job.name for job in definitions.resolve_all_job_defs()}
+
+
+def test_shortcuts_to_shared_tables_are_the_first_services_alone(fabric, tmp_path):
+    lines = ['tables = "shared"']
+    for name, files in (("north", ""), ("south", f'file_system_url = "{ACCOUNT}/images"'), ("west", "")):
+        lines += [f"[services.{name}]", f'service_url = "https://{name}.example.org"']
+        lines += ['start_time = "2026-03-01T00:00Z"', files]
+    (tmp_path / "services.toml").write_text("\n".join(lines))
+    environment = {**SETTINGS, "DICOM_FABRIC_URL": fabric.url, "DICOM_SERVICES": str(tmp_path / "services.toml")}
+    definitions = build_definitions(*load_services(environment))
+    names = {job.name for job in definitions.resolve_all_job_defs() if "fabric" in job.name}
+    assert names == {"north__fabric_shortcuts", "south__fabric_shortcuts"}  # west has nothing of its own to show
+    made = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for name in sorted(names):
+            assert definitions.resolve_job_def(name).execute_in_process(instance=instance).success
+            made.append(set(fabric.shortcuts))
+    tables = {"Tables/instance", "Tables/series", "Tables/study"}
+    assert made == [tables, tables | {"Files/south_AHDS"}]
+    assert fabric.requests.count("CreateShortcut") == 4
