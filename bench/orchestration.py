@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from bench.feed import CACHE, Feed, Spec, open_feed
 from bench.measure import ROOT, measure, save, summarize
 from bench.ours_dagster import environment, prepare
 from bench.server import serving
+from dicom_assets_tests.processes import free_port
 
 EXECUTORS = ("in_process", "multiprocess")
 OURS = "import dicom_assets.definitions"
@@ -85,9 +85,7 @@ def measure_chain(url: str, feed: Feed, rounds: int) -> dict[str, dict[str, floa
 @contextmanager
 def serving_dagster(executor: str, url: str, folder: Path, feed: Feed) -> Iterator[Query]:
     """Dagster's webserver and daemon with an executor, until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     prepare(str(folder))
     env = {**os.environ, **environment(url, str(folder), feed.start, feed.end), "BENCH_EXECUTOR": executor}
     command = [sys.executable, "-m", "dagster", "dev", "-m", "bench.executors", "-p", str(port)]
