@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionErr
 from obstore.store import ObjectStore
 
 from dicom_assets.adapters.storage import Storage
-from dicom_assets.adapters.storage_errors import FILES, explain_refusal
+from dicom_assets.adapters.storage_errors import FILES
 from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError, LakeUnavailableError
 
 FIRST_BYTES = 16 * 2**10
@@ -78,7 +78,7 @@ class FileSystem:
             return LakeUnavailableError(
                 f"{doing}: {type(error).__name__}. Check DICOM_FILE_SYSTEM_URL, and that this user may read the folder."
             )
-        refusal = explain_refusal(str(error) or type(error).__name__, self._storage.signing(), FILES)
+        refusal = self._storage.explain(error, FILES)
         kind = LakeRefusedError if refusal.is_final else LakeUnavailableError
         return kind(f"{doing}: {refusal.reason}. {refusal.advice}")
 

@@ -3,12 +3,12 @@
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import obstore
 import pyarrow as pa
@@ -16,8 +16,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from dicom_assets.adapters.credentials import Tokens
-from dicom_assets.adapters.storage_errors import LAKE, Signing, explain_refusal
+from dicom_assets.adapters.credentials import Tokens, read_claims
+from dicom_assets.adapters.storage_errors import LAKE, Place, Refusal, Signing, explain_refusal
 from dicom_assets.core.errors import (
     LakeRefusedError,
     LakeUnavailableError,
@@ -180,14 +180,23 @@ class Storage:
                     f"Could not {doing} {self.uri(path)}: {_reason(error)}. Check that DICOM_STORAGE_URL names a "
                     "folder this user may write to, with space left."
                 ) from error
-            refusal = explain_refusal(str(error) or type(error).__name__, self.signing(), LAKE)
+            refusal = self.explain(error, LAKE)
             kind = LakeRefusedError if refusal.is_final else LakeUnavailableError
             # The native error's text may hold requests: it does not travel along.
             raise kind(f"Could not {doing} {self.uri(path)}: {refusal.reason}. {refusal.advice}") from None
 
-    def signing(self) -> Signing:
-        """What signs the requests to the account."""
-        return _signing(self.options()) or Signing.IDENTITY
+    def explain(self, error: Exception, place: Place) -> Refusal:
+        """What a refusal of the account means.
+
+        Args:
+            error: of a native client.
+            place: what was to be reached.
+        """
+        options = self.options()
+        signing = _signing(options) or Signing.IDENTITY
+        end = _end(options)
+        has_expired = end is not None and end <= time.time()
+        return explain_refusal(str(error) or type(error).__name__, signing, place, has_expired=has_expired)
 
     def _credential(self) -> "AzureCredential":
         """What signs obstore's next request. It is asked for each, since each is said to expire at once."""
@@ -203,6 +212,17 @@ class Storage:
 
 def _signing(options: dict[str, str]) -> Signing | None:
     return next((signing for name, signing in _SIGNING.items() if name in options), None)
+
+
+def _end(options: dict[str, str]) -> float | None:
+    """Seconds since 1970 up to which the token among the options says that it is good; None where none says so."""
+    if "bearer_token" in options:
+        end = (read_claims(options["bearer_token"]) or {}).get("exp")
+        return end if isinstance(end, int | float) else None
+    with suppress(KeyError, ValueError):
+        end = datetime.fromisoformat(dict(parse_qsl(options["sas_token"]))["se"])
+        return end.replace(tzinfo=end.tzinfo or UTC).timestamp()
+    return None
 
 
 def _reason(error: Exception) -> str:

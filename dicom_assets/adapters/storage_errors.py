@@ -70,6 +70,12 @@ _NOT_ACCEPTED = {
     Signing.SAS: "AZURE_STORAGE_SAS_TOKEN is not accepted: it has expired, is not whole, or was signed with a key that "
     "was rotated since. Make a new one, or use an identity and unset it.",
 }
+_EXPIRED = _NOT_ACCEPTED | {
+    Signing.IDENTITY: "The identity's token has expired. Each is renewed minutes before its end, so the clock of this "
+    "machine is probably slow, or whoever hands out tokens gave an old one. Set the clock right; else run this again.",
+    Signing.SAS: "AZURE_STORAGE_SAS_TOKEN has expired, or begins in the future. Make a new one, or use an identity and "
+    "unset it.",
+}
 _FORBIDDEN = {
     Signing.IDENTITY: _ROLE + " If it has it, the account's firewall keeps this machine out: allow its network or use "
     "a private endpoint.",
@@ -138,6 +144,9 @@ _BY_WORDS: dict[str, str] = {
     "dns error": "The account's name is not known here: check {url}, and the private endpoint's DNS.",
     "Connect)": "The account cannot be reached: check {url}, the network and the proxy.",
 }
+_SAYS_EXPIRED = re.compile(r"The token is expired|Signature not valid in the specified time frame")
+_UNSIGNED = (_NOT_ACCEPTED, _FORBIDDEN, _FIREWALL)
+"""Advice where what signed the request may have been no good any more."""
 _FINAL_STATUSES = frozenset({"400", "401", "403", "404", "409"})
 _FINAL_WORDS = frozenset({"Invalid Access Key", "SAS query pair"})
 _OTHERWISE = 'Check {settings}, and that the identity has the "{role}" role on the account.'
@@ -154,19 +163,24 @@ class Refusal(NamedTuple):
     """Whether asking again would not help."""
 
 
-def explain_refusal(text: str, signing: Signing, place: Place) -> Refusal:
+def explain_refusal(text: str, signing: Signing, place: Place, *, has_expired: bool = False) -> Refusal:
     """What a native client's error means.
 
     Args:
         text: of the error.
         signing: what signed the request.
         place: what was to be reached.
+        has_expired: whether what signed it says of itself that its time is over; the account does not always say so.
     """
     code = next(iter(_CODE.findall(text)), None)
     status = next(iter(_STATUS.findall(text)), None)
     if code is not None or status is not None:
         advice = _BY_CODE.get(code or "") or _BY_STATUS.get(status or "", _OTHERWISE)
-        is_final = status in _FINAL_STATUSES and advice != _BEING_DELETED
+        if advice in _UNSIGNED and (has_expired or _SAYS_EXPIRED.search(text)):
+            advice = _EXPIRED
+        # Another try is made with another token, but with the same key or SAS token.
+        may_heal = advice == _BEING_DELETED or (advice is _EXPIRED and signing is Signing.IDENTITY)
+        is_final = status in _FINAL_STATUSES and not may_heal
         reason = " ".join(filter(None, (status, code)))
         told = advice if isinstance(advice, str) else advice[signing]
         return Refusal(reason, told.format(**place._asdict()), is_final)

@@ -1,13 +1,11 @@
 """Whose tokens are sent: for whom they are, what they allow and until when. Of a token only claims are ever shown."""
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from dicom_assets.adapters.credentials import read_claims
 from dicom_assets.adapters.storage import STORAGE_SCOPE
 from dicom_assets.connections import build_identity
 from dicom_assets.core.finding import Fact, Finding, Status
@@ -41,7 +39,7 @@ def _check(surroundings: Surroundings, check: str, signer: Settings, scope: str,
 
     auth = TokenAuth(identity, scope, authentication=kind)
     request = next(auth.sync_auth_flow(httpx.Request("GET", url)))
-    claims = _claims(request.headers["Authorization"].removeprefix("Bearer "))
+    claims = read_claims(request.headers["Authorization"].removeprefix("Bearer "))
     if claims is None:
         return Finding(
             check,
@@ -114,13 +112,3 @@ def _text(value: object) -> str | None:
 
 def _time(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else None
-
-
-def _claims(token: str) -> Mapping[str, Any] | None:
-    """The token's claims, its signature unchecked: that is the service's business. None where it is no JWT."""
-    parts = token.split(".")
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (IndexError, binascii.Error, ValueError):
-        return None
-    return claims if isinstance(claims, dict) else None

@@ -147,7 +147,7 @@ def test_authority_that_is_not_trusted(account_key, lake_settings, monkeypatch):
 
 
 @contextmanager
-def refusing(status: int, code: str) -> Iterator[str]:
+def refusing(status: int, code: str, detail: str = "") -> Iterator[str]:
     """An account that answers everything with one refusal, in the form of the Blob service's errors."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -156,7 +156,7 @@ def refusing(status: int, code: str) -> Iterator[str]:
         def refuse(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             text = f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>{MARKER}</Message>'
-            body = b"" if self.command == "HEAD" else f"{text}<Detail>{self.path}</Detail></Error>".encode()
+            body = b"" if self.command == "HEAD" else f"{text}<Detail>{self.path}{detail}</Detail></Error>".encode()
             self.send_response(status)
             for name, value in {"x-ms-error-code": code, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -198,6 +198,52 @@ def test_refusal_of_an_identity(client_secret, status, code, advice):
         message = refusal(client_secret | {"DICOM_STORAGE_URL": url}, healing=code == "ContainerBeingDeleted")
     assert f"/study: {status} {code}. " in message
     assert advice in message
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_token_that_the_account_finds_expired(client_secret, status):
+    with refusing(status, "AuthenticationFailed", "Lifetime validation failed. The token is expired.") as url:
+        message = refusal(client_secret | {"DICOM_STORAGE_URL": url}, healing=True)
+    assert "The identity's token has expired." in message
+    assert "tenant" not in message
+
+
+def test_token_that_is_expired_by_its_own_words(client_secret, entra, monkeypatch):
+    issue = entra.issue
+
+    def issue_expired(audience: str, number: int = 0) -> str:
+        entra.life_seconds, whole = -60, entra.life_seconds
+        token = issue(audience, number)
+        entra.life_seconds = whole
+        return token
+
+    monkeypatch.setattr(entra, "issue", issue_expired)
+    with refusing(403, "AuthorizationFailure") as url:
+        message = refusal(client_secret | {"DICOM_STORAGE_URL": url}, healing=True)
+    assert "The identity's token has expired." in message
+
+
+def test_role_that_is_missing_is_told_whatever_the_token_says():
+    found = explain_refusal(
+        "403 Forbidden <Code>AuthorizationPermissionMismatch</Code>", Signing.IDENTITY, LAKE, has_expired=True
+    )
+    assert found.advice.startswith("Grant the identity")
+    assert found.is_final
+
+
+@pytest.mark.parametrize(
+    ("detail", "until"),
+    [
+        ("", "2026-01-01T00:00:00Z"),
+        ("", "2026-01-01"),
+        ("Signature not valid in the specified time frame: Start", "2099-01-01"),
+    ],
+)
+def test_sas_token_that_the_account_or_the_token_itself_says_is_expired(detail, until):
+    token = f"sv=2022-11-02&sp=racwdl&se={urllib.parse.quote(until)}&sig={MARKER}"
+    with refusing(403, "AuthenticationFailed", detail) as url:
+        message = refusal(with_sas({"DICOM_STORAGE_URL": url}, token), secrets=[token])
+    assert "AZURE_STORAGE_SAS_TOKEN has expired, or begins in the future. Make a new one" in message
 
 
 def test_no_secret_reaches_dagster(azurite):
