@@ -1,6 +1,9 @@
 """Alerts to a webhook: JSON by POST, over HTTPS."""
 
-from collections.abc import Mapping
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,7 +21,7 @@ class _WorthAnotherTryError(Exception):
 
 
 def post_alert(url: str, body: Mapping[str, object]) -> None:
-    """Hands a body to a webhook; the URL is a secret, and in no error.
+    """Hands a body to a webhook; the URL is a secret, and in no error or log.
 
     Raises:
         AlertError: the receiver refused it, or was not there at any try.
@@ -41,7 +44,8 @@ def post_alert(url: str, body: Mapping[str, object]) -> None:
 
 def _post(url: str, body: Mapping[str, object]) -> None:
     try:
-        answer = httpx.post(url, json=body, timeout=TIMEOUT_SECONDS)
+        with _silence():
+            answer = httpx.post(url, json=body, timeout=TIMEOUT_SECONDS)
     except httpx.TransportError as error:
         raise _WorthAnotherTryError(f"no answer ({type(error).__name__})") from None
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
@@ -51,3 +55,21 @@ def _post(url: str, body: Mapping[str, object]) -> None:
             f"The alert was not delivered: {answer.status_code} from the webhook at {urlsplit(url).hostname}. It has "
             "probably been removed, or wants another form of message. Check DICOM_ALERT_WEBHOOK_URL."
         )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps httpx from logging this thread's requests, each of which it tells at the level INFO with its whole URL.
+
+    That is shown wherever somebody has set the level of all loggers, as with Dagster's `managed_python_loggers`.
+    """
+    log, thread = logging.getLogger("httpx"), threading.get_ident()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    log.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_of_others)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from logging.config import dictConfig
 
 import pytest
 from azure.core.pipeline.transport import RequestsTransport
@@ -111,6 +112,24 @@ def test_application_reads_the_service(hospital, entra, request, kind, proof):
     assert proof.items() <= asked.params.items()
     assert (asked.params["grant_type"], asked.params["client_id"]) == ("client_credentials", CLIENT)
     assert asked.params["scope"] == DICOM_SCOPE
+
+
+@pytest.mark.parametrize("kind", ["client_secret", "workload", "machine"])
+def test_no_client_logs_tokens_or_secrets_at_any_level(hospital, request, monkeypatch, caplog, capfd, kind):
+    caplog.set_level(1)
+    dictConfig({"version": 1, "disable_existing_loggers": False})  # as Dagster's commands do
+    if kind == "machine":
+        serves_app_service(request.getfixturevalue("machine"), monkeypatch)
+    environment = {"DICOM_AUTHENTICATION": "managed_identity"} if kind == "machine" else request.getfixturevalue(kind)
+    hospital.refuses = lambda number: number == 1  # so that a second token is asked for, too
+    with hospital.client(environment) as client:
+        assert client.fetch_latest() is None
+    said = caplog.text + "".join(capfd.readouterr())
+    assert {"httpx", "httpcore.http11", "azure.identity"} & {record.name for record in caplog.records}
+    for token in hospital.seen:
+        assert token.removeprefix("Bearer ").split(".")[1] not in said
+    for secret in (SECRET, ASSERTION, HEADER):
+        assert secret not in said
 
 
 # The life of a token

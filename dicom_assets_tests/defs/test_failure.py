@@ -5,10 +5,12 @@ import socket
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from logging.config import dictConfig
 from pathlib import Path
 from threading import Thread
 
 import dagster as dg
+import httpx
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
@@ -291,6 +293,16 @@ def test_refused_alert_is_an_error_without_the_secret_url(statuses):
     assert "127.0.0.1" in str(raised.value)
     assert "secret" not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_url_of_the_webhook_is_not_logged_whatever_the_level(caplog):
+    caplog.set_level(1)
+    dictConfig({"version": 1, "disable_existing_loggers": False})
+    with receiver(204, 204) as (url, _):
+        post_alert(f"{url}/hook?sig=secret", {"text": "…"})
+        assert "secret" not in caplog.text
+        httpx.post(f"{url}/others", json={})
+    assert "/others" in caplog.text
 
 
 @pytest.mark.usefixtures("quickly")
