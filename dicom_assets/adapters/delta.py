@@ -17,7 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Protocol
 
 import pyarrow as pa
@@ -98,24 +98,19 @@ class Effect:
     updated: int = 0
     deleted: int = 0
     commits: int = 0
-    bytes_written: int = 0
-
-    def __add__(self, other: "Effect") -> "Effect":
-        return Effect(*(sum(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a write did to a table."""
-
-    version: int
-    inserted: int = 0
-    updated: int = 0
-    deleted: int = 0
-    commits: int = 0
     conflicts: int = 0
     """Commits lost to other writers, each tried again."""
     bytes_written: int = 0
+
+    def __add__(self, other: "Effect") -> "Effect":
+        return Effect(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Effect)))
+
+
+@dataclass(frozen=True)
+class Written(Effect):
+    """What a write did to a table."""
+
+    version: int = 0
     row_count: int = 0
     """Rows in the table."""
     size_bytes: int = 0
@@ -238,36 +233,25 @@ class Lake:
         """
         snapshot = self.open_or_create(table)
         staging, others = self._staging(table), self._staged(snapshot)
-        written = self._write(snapshot, derivation)
+        written = self._write(snapshot, derivation, Effect(), Counter())
         if not others:
             return written
         marker = staging.mark()  # until all is done: who comes after a writer that is killed here begins with it
         self.lock_out(table, others)
-        again = self._write(self.open_or_create(table), derivation)
+        written = self._write(self.open_or_create(table), derivation, written, written.seconds)
         staging.delete([marker])
-        return replace(
-            again,
-            inserted=written.inserted + again.inserted,
-            updated=written.updated + again.updated,
-            deleted=written.deleted + again.deleted,
-            commits=written.commits + again.commits,
-            conflicts=written.conflicts + again.conflicts,
-            bytes_written=written.bytes_written + again.bytes_written,
-            seconds=written.seconds + again.seconds,
-        )
+        return written
 
-    def _write(self, snapshot: Snapshot, derivation: Derivation) -> Written:
+    def _write(self, snapshot: Snapshot, derivation: Derivation, done: Effect, seconds: "Counter[str]") -> Written:
+        """The same, after what was done and spent before."""
         table = snapshot.table
-        done = Effect()
-        conflicts = 0
-        seconds: Counter[str] = Counter()
         for attempt in range(ATTEMPTS):
             if attempt:
                 snapshot = self.open_or_create(table)
             try:
                 done += self._bring(snapshot, derivation, seconds)
             except CommitFailedError:
-                conflicts += 1
+                done += Effect(conflicts=1)
                 logger.info("A commit to %s lost to another writer's; trying again.", table.name)
                 wait_for_others(attempt)
                 continue
@@ -275,8 +259,8 @@ class Lake:
                 with timed(seconds, "join"):
                     final = self._join_small_files(self._look(table)) if done.commits else snapshot
                 return Written(
-                    final.version, done.inserted, done.updated, done.deleted, done.commits, conflicts,
-                    done.bytes_written, final.row_count, final.size_bytes, len(final.files), seconds, final.table_id,
+                    **asdict(done), version=final.version, row_count=final.row_count, size_bytes=final.size_bytes,
+                    file_count=len(final.files), seconds=seconds, table_id=final.table_id,
                 )  # fmt: skip
         raise CommitConflictError(
             f"Could not write {self.uri(table)}: other writers or moving sources won {ATTEMPTS} attempts. Run fewer "
@@ -299,7 +283,7 @@ class Lake:
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
             raise
-        return Effect(plan.inserted, plan.updated, plan.deleted, 1, plan.bytes_written)
+        return Effect(plan.inserted, plan.updated, plan.deleted, 1, bytes_written=plan.bytes_written)
 
     def _join_small_files(self, snapshot: Snapshot) -> Snapshot:
         """Joins some small files where there are enough; returns the table's newest version.
