@@ -10,6 +10,7 @@ import pytest
 from dicom_assets.connections import build_lake
 from dicom_assets.core.schema import TABLES
 from dicom_assets.definitions import build_definitions
+from dicom_assets.services import load_services
 from dicom_assets.settings import load_settings
 
 
@@ -26,6 +27,52 @@ def nodes(definitions):
 def test_definitions_load_without_any_setting():
     definitions = build_definitions(load_settings({}))
     dg.Definitions.validate_loadable(definitions)
+
+
+ADDITIONS = {
+    "a service": {"DICOM_SERVICE_URL": "https://dicom.example", "DICOM_START_TIME": "2026-03-01T00:00Z"},
+    "its files": {"DICOM_FILE_SYSTEM_URL": "https://files.dfs.core.windows.net/ahds"},
+    "a lakehouse": {
+        "DICOM_STORAGE_URL": "https://tables.dfs.core.windows.net",
+        "DICOM_FABRIC_WORKSPACE_ID": "11111111-0000-0000-0000-000000000000",
+        "DICOM_FABRIC_LAKEHOUSE_ID": "22222222-0000-0000-0000-000000000000",
+        "DICOM_FABRIC_CONNECTION_ID": "33333333-0000-0000-0000-000000000000",
+    },
+    "columns": {"DICOM_EXTRA_COLUMNS": str(Path(__file__).parents[2] / "examples/columns.toml")},
+    "a profile": {"DICOM_TABLE_PROFILE": "healthcare-data-solutions"},
+    "Spark": {"DICOM_MERGE_ENGINE": "spark", "DICOM_SPARK_REMOTE": "sc://localhost"},
+    "alerts": {"DICOM_ALERT_WEBHOOK_URL": "https://alerts.example", "DICOM_DAGSTER_URL": "https://dagster.example"},
+    "a pool": {"DICOM_CHANGE_FEED_POOL": "dicom_service"},
+    "no sensors": {"DICOM_SENSOR_INTERVAL_SECONDS": "0", "DICOM_CATCH_UP_RUNS": "0"},
+}
+"""Settings by what they add to the definitions."""
+
+SERVICES = """
+tables = "{tables}"
+[services.north]
+service_url = "https://north.example"
+start_time = "2026-03-01T00:00Z"
+[services.south]
+service_url = "https://south.example"
+start_time = "2026-06-01T00:00Z"
+file_system_url = "https://south.dfs.core.windows.net/ahds"
+"""
+
+
+@pytest.mark.parametrize("services", [None, "own", "shared"])
+@pytest.mark.parametrize("names", [*([name] for name in ADDITIONS), list(ADDITIONS)], ids=" and ".join)
+def test_dagster_loads_all_there_is_whatever_the_settings_add(names, services, tmp_path):
+    env = {"DICOM_STORAGE_URL": str(tmp_path)}
+    for name in names:
+        env |= ADDITIONS[name]
+    if services:
+        env |= {"DICOM_SERVICES": str(tmp_path / "services.toml")}
+        of_services = {"DICOM_SERVICE_URL", "DICOM_START_TIME", "DICOM_FILE_SYSTEM_URL"}
+        env = {name: value for name, value in env.items() if name not in of_services}
+        (tmp_path / "services.toml").write_text(SERVICES.format(tables=services))
+    repository = build_definitions(*load_services(env)).get_repository_def()
+    repository.load_all_definitions()
+    assert ("fabric_shortcuts" in "".join(repository.job_names)) == ("a lakehouse" in names)
 
 
 def test_assets_and_what_they_are_made_from(definitions):
