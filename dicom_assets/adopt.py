@@ -105,7 +105,7 @@ def run_adopt(
                 task = progress.add_task("Telling Dagster", total=len(plan.told))
                 for done in tell(instance, plan.adoptions):
                     progress.update(task, completed=done)
-        console.print(f"Dagster was told of {len(plan.told):,} hours.")
+        console.print(f"Dagster was told of {len(plan.told):,} hour{'' if len(plan.told) == 1 else 's'}.")
 
 
 def make_plan(
