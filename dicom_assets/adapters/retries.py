@@ -24,7 +24,7 @@ class RetryPolicy:
     """Upper bound of the first wait; each further bound is twice the one before. The wait itself is random below it."""
     longest_wait_seconds: float = 30
     longest_retry_after_seconds: float = 60
-    """Where the service asks for more (`Retry-After`), this is waited instead."""
+    """Where the service asks for more (`Retry-After`), this much of it is waited."""
 
     def retrying(
         self,
@@ -49,15 +49,15 @@ class RetryPolicy:
         )
 
     def wait_seconds(self, state: "tenacity.RetryCallState") -> float:
-        """How long to wait before the next try: as long as the service asks for, else longer each time."""
+        """How long to wait before the next try: as long as the service asks for, and longer each time."""
         import tenacity
 
         error = state.outcome.exception() if state.outcome else None
-        if not isinstance(error, WorthAnotherTryError) or error.retry_after_seconds is None:
-            return tenacity.wait_random_exponential(self.first_wait_seconds, self.longest_wait_seconds)(state)
-        asked = min(error.retry_after_seconds, self.longest_retry_after_seconds)
-        # Requests that were turned away together should not come back together.
-        return asked + tenacity.wait_random(0, self.first_wait_seconds)(state)
+        asked = (isinstance(error, WorthAnotherTryError) and error.retry_after_seconds) or 0.0
+        # On top of it, so that requests that were turned away together do not come back together, and that a service
+        # that asks for a second each time, as many do, is not given up after as few seconds as there are tries.
+        longer = tenacity.wait_random_exponential(self.first_wait_seconds, self.longest_wait_seconds)
+        return min(asked, self.longest_retry_after_seconds) + longer(state)
 
 
 class WorthAnotherTryError(Exception):

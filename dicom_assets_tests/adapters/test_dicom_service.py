@@ -2,6 +2,7 @@ import base64
 import gzip
 import json
 import logging
+import random
 import socket
 import threading
 import time
@@ -557,6 +558,21 @@ def test_fault_in_a_later_page_changes_nothing(server):
         assert sequences(service.fetch_pages(WINDOW)) == expected(server)
 
 
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The waits of this thread, none of which takes time."""
+    waits, wait, here = [], threading.Event.wait, threading.get_ident()
+
+    def count(event: threading.Event, timeout: float | None = None) -> bool:
+        if timeout is None or threading.get_ident() != here:
+            return wait(event, timeout)
+        waits.append(timeout)
+        return False
+
+    monkeypatch.setattr(threading.Event, "wait", count)
+    return waits
+
+
 @pytest.mark.parametrize(
     ("asked", "waited"),
     [
@@ -568,21 +584,20 @@ def test_fault_in_a_later_page_changes_nothing(server):
         (format_datetime(NOW - timedelta(days=1), usegmt=True), 0),
     ],
 )
-def test_wait_that_the_service_asks_for_is_honoured_up_to_a_minute(server, asked, waited, monkeypatch):
-    waits, wait, here = [], threading.Event.wait, threading.get_ident()
-
-    def count(event: threading.Event, timeout: float | None = None) -> bool:
-        if timeout is None or threading.get_ident() != here:
-            return wait(event, timeout)
-        waits.append(timeout)
-        return False
-
-    monkeypatch.setattr(threading.Event, "wait", count)
+def test_wait_that_the_service_asks_for_is_honoured_up_to_a_minute(server, asked, waited, waits):
     server.answers.append(Answer(429, headers={"Retry-After": asked}))
     with connect(server, retry=RetryPolicy()) as service:
         service.fetch_latest()
     (asked_wait,) = waits
     assert waited <= asked_wait <= waited + 0.5
+
+
+def test_service_that_asks_for_little_is_waited_for_as_long_as_one_that_asks_for_nothing(server, waits, monkeypatch):
+    monkeypatch.setattr(random, "uniform", lambda least, most: most)
+    server.answers.extend([Answer(429, headers={"Retry-After": "1"})] * 7)
+    with connect(server, retry=RetryPolicy()) as service:
+        service.fetch_latest()
+    assert waits == [1 + more for more in (0.5, 1, 2, 4, 8, 16, 30)]
 
 
 def test_waits_grow_and_are_counted(server):
