@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 STORAGE_SCOPE = "https://storage.azure.com/.default"
 """Scope of the tokens for Azure storage, whatever the account and the cloud."""
+
+REQUEST_SECONDS = 240
+"""That a request to an account may take, its content included: the native clients' own 30 are too few for some
+megabytes on a slow line, where each try would end."""
+RETRYING_SECONDS = 290
+"""After which no further try begins: they are made with one token, which lives for 300 seconds at least."""
 
 _KNOWN_HOSTS = (".core.windows.net", ".fabric.microsoft.com")
 _SIGNING = {"account_key": Signing.KEY, "sas_token": Signing.SAS, "bearer_token": Signing.IDENTITY}
@@ -138,9 +144,11 @@ class Storage:
 
     def address(self, path: str) -> tuple[str, dict[str, str]]:
         """URL and options of a table, for delta-rs and obstore: by itself they know hosts of the public cloud only."""
-        url, options = urlsplit(self.url), dict(self.options())
-        host = str(url.hostname)
-        if self.is_local or host.endswith(_KNOWN_HOSTS):
+        if self.is_local:
+            return self.uri(path), {}
+        url, host = urlsplit(self.url), str(urlsplit(self.url).hostname)
+        options = {"timeout": f"{REQUEST_SECONDS}s", "retry_timeout": f"{RETRYING_SECONDS}s", **self.options()}
+        if host.endswith(_KNOWN_HOSTS):
             return self.uri(path), options
         return f"az://{url.username}/{path}", {"endpoint": f"https://{host.replace('.dfs.', '.blob.', 1)}"} | options
 
@@ -150,12 +158,13 @@ class Storage:
             return LocalStore(self.uri(path), mkdir=True)
         address, options = self.address(path)
         places = {name: value for name, value in options.items() if name in ("account_name", "endpoint")}
-        http = {"allow_http": options.get("allow_http") == "true"}
+        http = {"allow_http": options.get("allow_http") == "true", "timeout": timedelta(seconds=REQUEST_SECONDS)}
         with self.explained(path, "open"):
             return from_url(
                 address,
                 config=cast(Any, places),
                 client_options=cast(Any, http),
+                retry_config={"retry_timeout": timedelta(seconds=RETRYING_SECONDS)},
                 # Given as options, a SAS token would lose to a client secret in the environment, and a token expires.
                 credential_provider=self._credential if _signing(options) else None,
             )

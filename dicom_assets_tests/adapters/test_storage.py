@@ -1,15 +1,22 @@
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 
+import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from obstore.exceptions import GenericError
+from obstore.exceptions import BaseError, GenericError
 from obstore.store import AzureStore, LocalStore
 
+from dicom_assets.adapters import storage as module
 from dicom_assets.adapters.credentials import Authentication, Tokens
 from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.core.errors import LakeUnavailableError, SettingsError
@@ -56,6 +63,48 @@ def test_file_of_a_store_is_read_in_ranges(tmp_path):
         assert file.read(3) == content[place : place + 3]
     file.seek(0, io.SEEK_END)
     assert file.read(3) == b""
+
+
+@contextmanager
+def silent_once() -> Iterator[tuple[str, Event]]:
+    """An account that leaves its first request without an answer until the second one comes, which sets the event."""
+    first, second = Event(), Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if first.is_set():
+                second.set()
+                self.send_error(403)
+            first.set()
+            second.wait(20)
+
+        do_PUT = do_GET  # noqa: N815
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/account", second
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda storage: obstore.put(storage.open_store("study"), "a.parquet", b"a"),
+        lambda storage: obstore.get_range(storage.open_store("study"), "a.parquet", start=0, length=1),
+        lambda storage: DeltaTable(storage.address("study")[0], storage_options=storage.address("study")[1]),
+    ],
+    ids=["write", "read", "open"],
+)
+def test_requests_to_an_account_take_as_long_as_they_may_and_no_longer(ask, monkeypatch):
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 1)
+    with silent_once() as (endpoint, asked_again):
+        options = {"account_name": "account", "endpoint": endpoint, "allow_http": "true", "sas_token": "sv=1&sig=a"}
+        with pytest.raises((OSError, BaseError)):
+            ask(Storage(AZURE, lambda: options))
+        assert asked_again.is_set()
 
 
 class Identity:
