@@ -28,6 +28,10 @@ MAXIMUM_BATCH_SIZE = 200
 DEFAULT_TIMEOUT = httpx.Timeout(60, connect=10, pool=None)
 """Seconds; a request waits for its turn as long as it takes."""
 
+AHEAD_BYTES = 128 * 2**20
+"""Size of the pages that are read ahead, about, if they are like the last one: there are instances whose metadata alone
+has megabytes, and pages of 200 of them."""
+
 READINGS = 5
 """How often a window is read before its entries are declared restless."""
 
@@ -198,7 +202,8 @@ class DicomService:
         """The window's pages in order, as served: the first alone, then the more at once the more there were.
 
         So a window of one page costs one request, and there are never more requests behind the window's end than pages
-        in it, nor more pages in memory than `max_concurrent_requests` and the one given out.
+        in it, nor more pages in memory than `max_concurrent_requests` and the one given out, or of very large ones than
+        one beside it.
         """
         with self._reading() as stop:
             page = self._fetch_page(window, 0, self._batch_size, include_metadata, stop)
@@ -208,7 +213,7 @@ class DicomService:
             try:
                 pages = 1
                 while len(page) == self._batch_size:
-                    while len(ahead) <= min(pages, self._read_ahead - 1):
+                    while len(ahead) <= min(pages, self._read_ahead - 1, AHEAD_BYTES // _size_bytes(page)):
                         if ahead and pages + len(ahead) >= PAGES_PER_PART:
                             break  # what comes after the part is asked for as a window of its own
                         job = (window, next(offsets), self._batch_size, include_metadata, stop)
@@ -263,6 +268,11 @@ def _check_inside(entry: Entry, window: Window, subject: str) -> None:
             f"Sequence {entry.sequence} lies outside of what was asked for ({subject}). Whatever answers ignores "
             "startTime and endTime: check that DICOM_SERVICE_URL is a DICOM service, and DICOM_API_VERSION."
         )
+
+
+def _size_bytes(page: list[Entry]) -> int:
+    """About what a page takes in memory."""
+    return sum(memoryview(entry.metadata).nbytes for entry in page) + 1000 * len(page)
 
 
 def _time(entry: Entry) -> datetime:

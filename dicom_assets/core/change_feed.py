@@ -76,9 +76,9 @@ def parse_page(content: bytes) -> list[Entry]:
         msgspec.DecodeError: the content is no JSON in UTF-8, or no list of entries. Its message holds no value of it.
     """
     whole = pa.py_buffer(content)
-    ends = pa.py_buffer(array("i", [0, len(content)]))
+    ends = pa.py_buffer(array("q", [0, len(content)]))
     try:  # the decoder does not look into the metadata that it skips
-        pa.StringArray.from_buffers(1, ends, whole).validate(full=True)
+        pa.LargeStringArray.from_buffers(1, ends, whole).validate(full=True)
     except pa.ArrowInvalid:
         raise msgspec.DecodeError("invalid UTF-8") from None
     return _page_decoder.decode(content)
@@ -106,6 +106,9 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
     Raises:
         FeedEntryError: an entry has no UID where its key needs one, or a timestamp that is none; names the sequence.
     """
+    if len(entries) > 1 and sum(memoryview(entry.metadata).nbytes for entry in entries) > _TEXT_BYTES:
+        half = len(entries) // 2
+        return pa.concat_tables([build_change_feed(part, read_at) for part in (entries[:half], entries[half:])])
     members = zip(*map(msgspec.structs.astuple, entries), strict=True) if entries else [()] * len(_MEMBERS)
     of = dict(zip(_MEMBERS, members, strict=True))
     of["partition_name"] = tuple(name or DEFAULT_PARTITION for name in of["partition_name"])
@@ -154,6 +157,8 @@ def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
 
 _MEMBERS = Entry.__struct_fields__
 _NULL = b"null"
+_TEXT_BYTES = 2**31 - 1
+"""Of text that an array of Arrow's can hold."""
 
 
 def _build_texts(metadata: Sequence[msgspec.Raw]) -> pa.StringArray:

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicom_assets.adapters import dicom_service
+from dicom_assets.adapters import dicom_service as module
 from dicom_assets.adapters.dicom_service import READINGS, DicomService
 from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.adapters.statistics import Statistics
@@ -204,6 +205,20 @@ def test_wide_window_streams_with_bounded_read_ahead(server):
             asked.append(len(pages) - number)
         assert found == 50_000
     assert max(asked[:-1]) <= 4
+
+
+def test_huge_pages_are_not_read_ahead(server, monkeypatch):
+    monkeypatch.setattr(module, "AHEAD_BYTES", 100_000)
+    server.entries = [entry(number) for number in range(150)]
+    for each in server.entries[50:]:
+        each["metadata"] = {"00081190": {"vr": "UR", "Value": ["x" * 20_000]}}
+    outstanding = []
+    with connect(server, batch_size=5) as service:
+        for number, _ in enumerate(service.fetch_pages(WINDOW), start=1):
+            time.sleep(0.02)  # room for requests that should not be made
+            outstanding.append(sum(request.limit == 5 for request in server.requests) - number)
+    assert max(outstanding[:10]) > 4
+    assert max(outstanding[-8:]) <= 1
 
 
 def test_closing_the_pages_stops_requests(server):

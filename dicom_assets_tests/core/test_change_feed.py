@@ -1,9 +1,11 @@
 import json
+import mmap
 from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
 import pytest
 
+from dicom_assets.core import change_feed
 from dicom_assets.core.change_feed import (
     Entry,
     Window,
@@ -142,6 +144,11 @@ def test_content_that_is_no_page_raises_without_a_value_of_it(content):
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+def test_page_of_two_gigabytes_is_read_like_any_other():
+    with mmap.mmap(-1, 2**31) as content, pytest.raises(msgspec.DecodeError):  # zeros, which take no memory
+        parse_page(content)
+
+
 def test_invalid_utf_8_is_told():
     with pytest.raises(msgspec.DecodeError, match=r"^invalid UTF-8$"):
         parse_page(b'["\xff"]')
@@ -174,6 +181,15 @@ def test_entry_becomes_a_row_verbatim():
         "windowStart": at(5),
         "ingestedAt": READ_AT,
     }
+
+
+def test_metadata_that_is_more_than_an_array_of_text_can_hold_is_in_several(monkeypatch):
+    entries = parse_page(page(*(MEMBERS | {"sequence": number} for number in range(5))))
+    whole = build_change_feed(entries, READ_AT)
+    monkeypatch.setattr(change_feed, "_TEXT_BYTES", 2 * len(bytes(entries[0].metadata)))
+    parts = build_change_feed(entries, READ_AT)
+    assert parts.equals(whole)
+    assert parts["metadata"].num_chunks == 3
 
 
 def test_no_entries_are_a_table_without_rows():
