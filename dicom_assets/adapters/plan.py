@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.transaction import AddAction, RemoveAction
 
-from dicom_assets.adapters.parquet import decode
+from dicom_assets.adapters.parquet import DataFile, decode
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
 
@@ -37,7 +37,7 @@ class Plan:
         """Writes the files that the commit will name."""
         snapshot, table = self._snapshot, self._snapshot.table
         candidates = snapshot.candidates(desired)
-        if desired.encoded and not candidates and snapshot.schema.names == table.schema.names:
+        if desired.encoded and snapshot.schema.names == table.schema.names and not self._concerns(desired, candidates):
             self.inserted = len(desired.rows)
             self.adds.extend(snapshot.folder.store(desired.encoded, attributes=desired.attributes))
             return
@@ -64,3 +64,7 @@ class Plan:
             new, attributes = new.filter(is_new), None if attributes is None else attributes.filter(is_new)
         self.inserted = len(new)
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema), attributes=attributes))
+
+    def _concerns(self, desired: Desired, files: list[DataFile]) -> bool:
+        """Whether one of the files may hold a key; those of an hour's other parts, for one, do not."""
+        return any(pc.any(self._snapshot.concerned(desired.keys, file)).as_py() for file in files)

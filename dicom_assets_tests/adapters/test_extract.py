@@ -5,12 +5,14 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from dicom_assets.adapters import plan
 from dicom_assets.adapters.delta import Given
 from dicom_assets.adapters.extract import EncodedEntries, Extraction, HourRead
 from dicom_assets.adapters.parquet import decode
 from dicom_assets.core.change_feed import HOUR, Entry, Window
 from dicom_assets.core.errors import FeedEntryError, ServiceUnreachableError
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE
+from dicom_assets_tests.adapters.lakes import build_lake
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CREATE, DELETE = ("Create", "Current"), ("Delete", "Deleted")
@@ -206,3 +208,23 @@ def test_of_an_hour_that_cannot_be_read_nothing_is_given_out_though_it_was_encod
     assert len(given.attributes) == 2
     with pytest.raises(ServiceUnreachableError):
         next(batches)
+
+
+def test_parts_of_an_hour_are_stored_as_they_were_encoded_and_again_without_a_change(tmp_path, monkeypatch):
+    pages = [[(10 * page + place, CREATE) for place in range(10)] for page in range(6)]
+    lake, decoded = build_lake(tmp_path), []
+
+    def count(desired):
+        decoded.append(len(desired.encoded))
+        return decode(desired)
+
+    monkeypatch.setattr(plan, "decode", count)
+    for written in (60, 0):
+        parts = Extraction(
+            Feed({0: pages}), hours(0), lambda: START, lambda read: None, batch_bytes=3000, encoded_rows=10
+        )
+        results = [lake.write(CHANGE_FEED, part) for part in parts]
+        assert sum(result.inserted for result in results) == written
+        assert len(results) > 2
+        assert (sum(decoded) > 0) is (written == 0)
+    assert lake.open(CHANGE_FEED).row_count == 60
