@@ -127,7 +127,7 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
 
 def check_instances(lake: Lake, window: Window, written: Observed, table: Table = INSTANCE) -> dg.AssetCheckResult:
     """Whether a table of live instances holds what was derived for those that changed in some hours."""
-    found = sum((compare_instances(lake, desired, table) for desired in written.kept), Agreement())
+    found = sum((compare_instances(lake, desired, table) for desired in written.take_kept()), Agreement())
     description, settled = "Every instance that changed has the row that its newest entry says.", True
     if not found.is_complete:
         settled = written.is_current()
@@ -171,7 +171,7 @@ def check_values(observed: Observed, window: Window) -> dg.AssetCheckResult:
 def check_agreement(lake: Lake, window: Window, written: Observed, table: Table) -> dg.AssetCheckResult:
     """Whether a table says of the studies that changed in some hours what `instance` says."""
     own = whole = Agreement()
-    for desired in written.kept:
+    for desired in written.take_kept():
         of_own, of_all = compare_touched(lake, desired.keys, table)
         own, whole = own + of_own, whole + of_all
     settled = own.is_complete or written.is_current()

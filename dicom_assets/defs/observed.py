@@ -201,15 +201,20 @@ class Observed:
         """Some of the rows."""
         return next((part.sample for part in self._parts if part.sample is not None), None)
 
-    @property
-    def kept(self) -> list[Desired]:
-        """What was derived, of its rows the keys and the fence alone: of huge runs not all of it."""
-        return [part.desired for part in self._parts if part.desired is not None]
+    def take_kept(self) -> Iterator[Desired]:
+        """What was derived, of its rows the keys and the fence alone: of huge runs not all of it.
+
+        It is given once, and no longer kept then: Dagster holds what assets gave until a while after the run.
+        """
+        for part in self._parts:
+            desired, part.desired = part.desired, None
+            if desired is not None:
+                yield desired
 
     @property
     def rows_not_kept(self) -> int:
         """Rows that were derived, and are not among these."""
-        return sum(part.rows for part in self._parts if part.desired is None)
+        return sum(part.rows for part in self._parts if not part.is_kept)
 
     def is_current(self) -> bool:
         """Whether the sources are still as they were when they were read."""
@@ -229,7 +234,7 @@ class Observed:
         return numbers
 
     def _may_keep(self, keys: int) -> bool:
-        return keys + sum(len(desired.keys) for desired in self.kept) <= KEPT_KEYS
+        return keys + sum(part.keys for part in self._parts if part.is_kept) <= KEPT_KEYS
 
 
 class _Part:
@@ -239,9 +244,10 @@ class _Part:
         self._derivation = derivation
         self._may_keep = may_keep
         self.rows_by_hour: Counter[datetime] = Counter()
-        self.rows = 0
+        self.rows = self.keys = 0
         self.nulls: Counter[str] = Counter()
         self.sample: pa.Table | None = None
+        self.is_kept = False
         self.desired: Desired | None = None
 
     @property
@@ -249,7 +255,7 @@ class _Part:
         return cast("Counter[str]", getattr(self._derivation, "failures", Counter()))
 
     def build(self) -> Desired:
-        self.desired = None
+        self.is_kept, self.desired = False, None
         desired = self._derivation.build()
         rows = desired.rows
         hours = pc.value_counts(pc.floor_temporal(rows["lastModifiedTimestamp"], unit="hour"))
@@ -257,7 +263,9 @@ class _Part:
         self.rows = len(rows)
         self.nulls = Counter({name: rows[name].null_count for name in rows.column_names})
         self.sample = _first_rows(rows)
-        if self._may_keep(len(desired.keys)):
+        self.keys = len(desired.keys)
+        self.is_kept = self._may_keep(self.keys)
+        if self.is_kept:
             self.desired = Desired(desired.keys, rows.select(desired.keys.column_names))
         return desired
 

@@ -1,5 +1,7 @@
 """The checks as runs meet them: the service behind a socket, and something else that changes tables in between."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +15,10 @@ from starlette.responses import Response
 from dicom_assets import definitions
 from dicom_assets.adapters import dicom_service
 from dicom_assets.adapters.retries import RetryPolicy
+from dicom_assets.core.merge import Desired
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.io_manager import DeltaIOManager
+from dicom_assets.defs.observed import Observed
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import load_settings
@@ -165,6 +169,27 @@ def test_right_runs_pass_every_check_once(hospital, hours):
     assert evaluations.keys() == ALL
     assert failing(evaluations) == {}
     assert all("window" in each.metadata for each in evaluations.values())
+
+
+def test_what_was_derived_is_held_until_it_was_checked_and_no_longer(hospital, monkeypatch):
+    held: list[list[bool]] = []
+    keys: list[weakref.ref] = []
+    take_kept = Observed.take_kept
+
+    def take(observed: Observed) -> Iterator[Desired]:
+        held.append([key() is not None for key in keys])
+        for desired in take_kept(observed):
+            keys.append(weakref.ref(desired.keys))
+            yield desired
+
+    monkeypatch.setattr(Observed, "take_kept", take)
+    gc.disable()  # which frees what is in cycles some time or other
+    try:
+        hospital.run(hours=(0, 1))
+    finally:
+        gc.enable()
+    assert len(keys) == 4
+    assert held == [[False] * count for count in range(4)]
 
 
 def test_checks_tell_what_they_counted(hospital):
