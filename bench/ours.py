@@ -6,6 +6,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
+from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
+
+choose_memory_pool()
+
 import duckdb  # noqa: F401 — imported when metadata is first read; what is measured is the work
 import pyarrow as pa
 
@@ -13,7 +17,6 @@ from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
 from dicom_assets.adapters.dicom_service import DicomService
 from dicom_assets.adapters.extract import Extraction
-from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.file_index import build_file_index
@@ -27,7 +30,6 @@ Seconds = dict[str, float]
 Cost = dict[str, float]
 
 
-choose_memory_pool()
 pa.array([0])  # the first list that Arrow sees imports pandas, where that is installed: here it is, for notebooks
 
 

@@ -8,6 +8,9 @@ from functools import cache, partial
 import dagster as dg
 
 from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
+
+choose_memory_pool()
+
 from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
 from dicom_assets.core.finding import Finding
 from dicom_assets.defs.alerts import build_alert_sensor
@@ -72,7 +75,6 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
         settings: of the lake and the service.
         now: the time, with a zone.
     """
-    choose_memory_pool()
     naming = Naming(settings.service_name)
     lake = build_lake(settings)
     memory = MemoryLimit(settings.max_memory_mb)

@@ -1,9 +1,9 @@
 """Where Arrow's memory comes from, and how much of the work is held in it at a time."""
 
+import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
-
-import pyarrow as pa
 
 DEFAULT_MEGABYTES = 2048
 LEAST_MEGABYTES = 768
@@ -41,8 +41,14 @@ def choose_memory_pool() -> None:
     """Makes jemalloc the source of Arrow's memory in this process, where pyarrow was built with it.
 
     With pyarrow's default, mimalloc, an hour of 20,000 changes took 1.6 times as long, and a quarter more memory: see
-    docs/benchmarks.md.
+    docs/benchmarks.md. Parquet files and groups of rows take theirs from Arrow's own default whatever pyarrow is told,
+    and mimalloc kept up to 100 MiB of it. That default is read from the environment when pyarrow is imported, so call
+    this before.
     """
+    if sys.platform == "linux":  # where pyarrow has no jemalloc, it would warn of the name
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")  # noqa: TID251 - for Arrow to read
+    import pyarrow as pa
+
     with suppress(NotImplementedError):
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 

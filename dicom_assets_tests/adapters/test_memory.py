@@ -2,12 +2,14 @@ import platform
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES, MemoryLimit
 from dicom_assets.core.schema import CHANGE_FEED
 from dicom_assets_tests.adapters.lakes import build_lake, store
 from dicom_assets_tests.core.rows import START, entry
+from dicom_assets_tests.processes import clean_environment
 
 CODE = """
 import pyarrow as pa
@@ -34,6 +36,29 @@ def test_memory_comes_from_jemalloc_where_there_is_one():
 def test_memory_comes_from_where_it_came_where_there_is_none():
     before, after, _ = pools(absent=True)
     assert after == before
+
+
+TAKEN = """
+import dicom_assets.definitions
+import pyarrow as pa
+import pyarrow.parquet as pq
+rows = pa.table({"number": range(1000)})
+pq.write_table(rows, pa.BufferOutputStream())
+rows.group_by("number").aggregate([])
+print(pa.mimalloc_memory_pool().max_memory(), pa.jemalloc_memory_pool().max_memory() > 0)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not {"jemalloc", "mimalloc"} <= set(pa.supported_memory_backends()),
+    reason="Arrow has no choice",
+)
+def test_memory_of_the_code_location_comes_from_one_source_also_where_arrow_is_not_told_which(tmp_path):
+    environment = clean_environment(DICOM_STORAGE_URL=str(tmp_path))
+    environment.pop("ARROW_DEFAULT_MEMORY_POOL", None)  # as the definitions have set it for this process
+    command = [sys.executable, "-c", TAKEN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["0", "True"]
 
 
 FREED = """
