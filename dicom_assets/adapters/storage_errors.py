@@ -101,7 +101,9 @@ _BEING_DELETED = (
     "The container was deleted, and its name is not free yet. If that was a mistake, restore it (soft delete keeps it "
     "for some days); else wait a minute and create it anew, or set {container} to another."
 )
-_BUSY = "The account is busy: try again later."
+_BUSY = (
+    "The account is busy, or turns requests away since there are too many: try again later, with fewer runs at a time."
+)
 
 _BY_CODE: dict[str, str | dict[Signing, str]] = {
     "AuthorizationPermissionMismatch": {Signing.IDENTITY: _ROLE, Signing.KEY: _ROLE, Signing.SAS: _SAS_RIGHTS},
@@ -130,8 +132,8 @@ _BY_CODE: dict[str, str | dict[Signing, str]] = {
 _BY_STATUS: dict[str, str | dict[Signing, str]] = {
     "401": _NOT_ACCEPTED,
     "403": _FORBIDDEN,
-    "500": _BUSY,
-    "503": _BUSY,
+    "408": _BUSY,
+    "429": _BUSY,
 }
 _BY_WORDS: dict[str, str] = {
     "Invalid Access Key": "AZURE_STORAGE_ACCOUNT_KEY is no key: it is not base64, so it was not copied whole. Copy it "
@@ -175,7 +177,8 @@ def explain_refusal(text: str, signing: Signing, place: Place, *, has_expired: b
     code = next(iter(_CODE.findall(text)), None)
     status = next(iter(_STATUS.findall(text)), None)
     if code is not None or status is not None:
-        advice = _BY_CODE.get(code or "") or _BY_STATUS.get(status or "", _OTHERWISE)
+        is_of_server = status is not None and status.startswith("5")
+        advice = _BY_CODE.get(code or "") or _BY_STATUS.get(status or "", _BUSY if is_of_server else _OTHERWISE)
         if advice in _UNSIGNED and (has_expired or _SAYS_EXPIRED.search(text)):
             advice = _EXPIRED
         # Another try is made with another token, but with the same key or SAS token.
