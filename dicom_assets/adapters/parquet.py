@@ -1,10 +1,12 @@
 """The Parquet files of a Delta table: written with their statistics, read with the columns that are wanted."""
 
 import json
+import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,6 +32,11 @@ BYTES_PER_FILE = 64 * 2**20
 
 CONCURRENT_FILES = 2
 """Files that are written at the same time: each is a core's work, and holds its rows once more while it is."""
+
+FILES_AHEAD = 8
+"""Files of an account that are read ahead: each takes some answers, one after the other."""
+BYTES_AHEAD = 4 * 2**20
+"""Their size on disk, at most, where metadata is read too, which takes ten times that in memory or more."""
 
 JOINED_FILES = 8
 """Small files that are joined, at least: an hour of a small hospital is a file, and files cost every run."""
@@ -118,6 +125,28 @@ class Files:
             for values, column in zip(columns, schema, strict=True)
         ]
         return pa.table(arrays, names=schema.names) if dictionaries else pa.Table.from_arrays(arrays, schema=schema)
+
+    def read_each(self, files: Iterable[DataFile], schema: pa.Schema) -> Iterator[tuple[DataFile, pa.Table]]:
+        """The same of many files, in their order; those of an account are read ahead."""
+        if self._storage.is_local:
+            yield from ((file, self.read(file, schema)) for file in files)
+            return
+        most_bytes = BYTES_AHEAD if any(name.startswith("metadata") for name in schema.names) else math.inf
+        ahead: deque[tuple[DataFile, Future[pa.Table]]] = deque()
+        with ThreadPoolExecutor(FILES_AHEAD, thread_name_prefix="files") as pool:
+            try:
+                for file in files:
+                    size = file.size_bytes + sum(each.size_bytes for each, _ in ahead)
+                    while ahead and (len(ahead) >= FILES_AHEAD or size > most_bytes):
+                        first, rows = ahead.popleft()
+                        size -= first.size_bytes
+                        yield first, rows.result()
+                    ahead.append((file, pool.submit(self.read, file, schema)))
+                while ahead:
+                    first, rows = ahead.popleft()
+                    yield first, rows.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def stream(self, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
         """The same rows in tables of a bounded number: files that others compacted may be large."""

@@ -171,13 +171,11 @@ class Snapshot:
             where: gives for each row of a file whether it is wanted; files without one are left out.
         """
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        for file in self.files if files is None else files:
-            rows = self.folder.read(file, schema)
+        for file, rows in self.folder.read_each(self.files if files is None else files, schema):
             wanted = None if where is None else where(rows)
-            if wanted is not None and not pc.all(wanted).as_py():
-                rows = rows.filter(wanted)
-            if len(rows):
-                yield file, rows
+            found = rows if wanted is None or pc.all(wanted).as_py() else rows.filter(wanted)
+            if len(found):
+                yield file, found
 
     def read_table(
         self,

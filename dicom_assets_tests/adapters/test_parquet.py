@@ -1,11 +1,14 @@
 import json
 import math
+import time
 from datetime import UTC, date, datetime
 from pathlib import Path
+from threading import Barrier
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from obstore.store import LocalStore
 
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.parquet import DataFile, Files, Spool
@@ -296,3 +299,61 @@ def test_large_file_is_streamed_in_the_wanted_columns_and_types(files, monkeypat
     parts = list(files.stream(file, pa.schema([("new", pa.int64()), ("a", pa.string())])))
     assert [part.to_pydict() for part in parts] == [{"new": [None, None], "a": ["x", "y"]}, {"new": [None], "a": ["z"]}]
     assert {part.schema.field("a").type for part in parts} == {pa.string()}
+
+
+# Many files of an account
+
+
+class Account(Storage):
+    """A folder that is far away."""
+
+    is_local = False
+
+    def open_store(self, path: str) -> LocalStore:
+        return LocalStore(f"{self.url}/{path}")
+
+
+@pytest.fixture
+def far(files, tmp_path) -> Files:
+    files.write_aside("_", b"")  # for the folder
+    return Files(Account(str(tmp_path)), "study")
+
+
+def test_files_of_an_account_are_read_side_by_side_and_given_in_their_order(far, monkeypatch):
+    written = [file for count in (1, 2, 3) for file in write(far, rows_of(count))]
+    read, together = Files.read, Barrier(3)
+
+    def wait_and_read(*given) -> pa.Table:
+        together.wait(60)
+        return read(*given)
+
+    monkeypatch.setattr(Files, "read", wait_and_read)
+    assert [(file, len(rows)) for file, rows in far.read_each(written, SCHEMA)] == [
+        *zip(written, (1, 2, 3), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("column", "ahead"), [("metadata", 1), ("sequence", 4)])
+def test_files_are_not_read_ahead_where_they_take_much_memory(far, monkeypatch, column, ahead):
+    schema = pa.schema([(column, pa.string())])
+    written = [file for _ in range(9) for file in write(far, pa.table([["a"]], schema=schema))]
+    monkeypatch.setattr(parquet, "FILES_AHEAD", 4)
+    monkeypatch.setattr(parquet, "BYTES_AHEAD", written[0].size_bytes)
+    read, begun = Files.read, []
+
+    def note_and_read(files, file, schema) -> pa.Table:
+        begun.append(file)
+        return read(files, file, schema)
+
+    monkeypatch.setattr(Files, "read", note_and_read)
+    outstanding = []
+    for number, _ in enumerate(far.read_each(written, schema), start=1):
+        time.sleep(0.02)  # room for files that should not be read
+        outstanding.append(len(begun) - number)
+    assert max(outstanding) == ahead - 1
+
+
+def test_file_of_an_account_that_is_missing_is_explained_among_others(far):
+    written = [*write(far, rows_of(1)), DataFile("missing.parquet", 1, 1), *write(far, rows_of(1))]
+    with pytest.raises(LakeUnavailableError, match="Could not read"):
+        list(far.read_each(written, SCHEMA))
