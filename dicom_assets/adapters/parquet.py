@@ -33,8 +33,8 @@ BYTES_PER_FILE = 64 * 2**20
 CONCURRENT_FILES = 2
 """Files that are written at the same time: each is a core's work, and holds its rows once more while it is."""
 
-FILES_AHEAD = 8
-"""Files of an account that are read ahead: each takes some answers, one after the other."""
+FILES_AHEAD = 4
+"""Files of an account that are read at a time: each takes some answers, one after the other."""
 BYTES_AHEAD = 4 * 2**20
 """Their size on disk, at most, where metadata is read too, which takes ten times that in memory or more."""
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.transaction import AddAction, RemoveAction
 
-from dicom_assets.adapters.parquet import DataFile, decode
+from dicom_assets.adapters.parquet import decode
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
 
@@ -36,20 +36,20 @@ class Plan:
     def prepare(self, desired: Desired) -> None:
         """Writes the files that the commit will name."""
         snapshot, table = self._snapshot, self._snapshot.table
-        candidates = snapshot.candidates(desired)
-        if desired.encoded and snapshot.schema.names == table.schema.names and not self._concerns(desired, candidates):
+        # Not the files of an hour's other parts, which need not be read, nor keep these from being stored as they are.
+        candidates = [
+            file for file in snapshot.candidates(desired) if pc.any(snapshot.concerned(desired.keys, file)).as_py()
+        ]
+        if desired.encoded and not candidates and snapshot.schema.names == table.schema.names:
             self.inserted = len(desired.rows)
             self.adds.extend(snapshot.folder.store(desired.encoded, attributes=desired.attributes))
             return
         desired = decode(desired)
         places = pa.array(range(len(desired.rows)), pa.int64())
         found = [places.slice(0, 0)]
-        for file in candidates:
+        for file, stored in snapshot.folder.read_each(candidates, snapshot.schema):
             concerned = snapshot.concerned(desired.rows, file)
             part = Desired(desired.keys.filter(snapshot.concerned(desired.keys, file)), desired.rows.filter(concerned))
-            if not len(part.keys):
-                continue  # as the files of an hour's other parts, which need not be read
-            stored = snapshot.folder.read(file, snapshot.schema)
             change = merge_rows(stored, part, table)
             found.append(places.filter(concerned.combine_chunks()).filter(change.found.combine_chunks()))
             if not change.is_empty:
@@ -64,7 +64,3 @@ class Plan:
             new, attributes = new.filter(is_new), None if attributes is None else attributes.filter(is_new)
         self.inserted = len(new)
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema), attributes=attributes))
-
-    def _concerns(self, desired: Desired, files: list[DataFile]) -> bool:
-        """Whether one of the files may hold a key; those of an hour's other parts, for one, do not."""
-        return any(pc.any(self._snapshot.concerned(desired.keys, file)).as_py() for file in files)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from obstore.store import LocalStore, ObjectStore
 
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Given, Lake, Written
@@ -22,8 +23,20 @@ ALL_TABLES = (*TABLES, HEALTHCARE_INSTANCE)
 """The five, and that of the profile."""
 
 
-def build_lake(folder: Path, **options: int) -> Lake:
-    return Lake(Storage(str(folder)), {table.name: table.name for table in ALL_TABLES}, **options)
+class FarStorage(Storage):
+    """A folder that passes for an account."""
+
+    is_local = False
+
+    def address(self, path: str) -> tuple[str, dict[str, str]]:
+        return f"{self.url}/{path}", {}
+
+    def open_store(self, path: str) -> ObjectStore:
+        return LocalStore(f"{self.url}/{path}", mkdir=True)
+
+
+def build_lake(folder: Path, *, kind: type[Storage] = Storage, **options: int) -> Lake:
+    return Lake(kind(str(folder)), {table.name: table.name for table in ALL_TABLES}, **options)
 
 
 def study(uid: str, **columns: object) -> dict:

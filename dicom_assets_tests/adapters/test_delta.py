@@ -14,11 +14,13 @@ from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.adapters import delta, parquet, study_index
 from dicom_assets.adapters.delta import Given, Lake
+from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
 from dicom_assets_tests.adapters.lakes import (
+    FarStorage,
     Wanted,
     build_lake,
     data_files,
@@ -681,3 +683,19 @@ def test_version_is_the_newest_until_the_next_commit(lake):
     store(lake, study("2"))
     assert not lake.has_version(STUDY, version)
     assert lake.has_version(STUDY, lake.version(STUDY))
+
+
+def test_files_of_an_account_that_change_are_read_side_by_side(tmp_path, monkeypatch):
+    lake = build_lake(tmp_path, kind=FarStorage)
+    for uid in ("1.1", "1.2"):
+        store(lake, study(uid))
+    read_file, together = Files.read, threading.Barrier(2)
+
+    def wait_and_read(files, file, schema, **options):
+        if schema.names == STUDY.schema.names:
+            together.wait(60)
+        return read_file(files, file, schema, **options)
+
+    monkeypatch.setattr(Files, "read", wait_and_read)
+    written = store(lake, study("1.1", patientSex="F"), study("1.2", patientSex="F"))
+    assert (written.updated, written.inserted) == (2, 0)

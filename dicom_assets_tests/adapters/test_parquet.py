@@ -8,13 +8,13 @@ from threading import Barrier
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from obstore.store import LocalStore
 
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.parquet import DataFile, Files, Spool
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.core.schema import TIMESTAMP
+from dicom_assets_tests.adapters.lakes import FarStorage
 
 SCHEMA = pa.schema([("studyInstanceUid", pa.string()), ("sequence", pa.int64())])
 
@@ -304,19 +304,10 @@ def test_large_file_is_streamed_in_the_wanted_columns_and_types(files, monkeypat
 # Many files of an account
 
 
-class Account(Storage):
-    """A folder that is far away."""
-
-    is_local = False
-
-    def open_store(self, path: str) -> LocalStore:
-        return LocalStore(f"{self.url}/{path}")
-
-
 @pytest.fixture
 def far(files, tmp_path) -> Files:
     files.write_aside("_", b"")  # for the folder
-    return Files(Account(str(tmp_path)), "study")
+    return Files(FarStorage(str(tmp_path)), "study")
 
 
 def test_files_of_an_account_are_read_side_by_side_and_given_in_their_order(far, monkeypatch):
