@@ -18,6 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from dicom_assets.adapters.delta import Lake, wait_for_others
 from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
 from dicom_assets.adapters.snapshot import Logged, Snapshot
+from dicom_assets.core.errors import LakeRefusedError
 from dicom_assets.core.schema import Table
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ SMALL = 4
 GROUPS_PER_COMMIT = 16
 """Files that come of one commit, at most: what is lost with it when a writer is quicker."""
 
+CLOCK_HOURS = 1
+"""That this machine's clock and storage's may differ."""
+
+_CLOCK = "_clock"
+"""A file beside the table's own, there for a moment: storage tells when it was written."""
 _LOG = "_delta_log"
 _LOG_FILE = re.compile(r"(\d{20})\.(json|checkpoint)(\.[\w.-]*parquet)?")
 
@@ -81,11 +87,13 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
 
     Raises:
         ForeignTableError: what lies there is no table of ours; nothing was done to it.
-        LakeUnavailableError: storage refuses.
+        LakeUnavailableError: storage refuses; or it has another time than this machine.
     """
     snapshot = lake.open(table)
     if snapshot is None:
         return None
+    if not dry_run:
+        _check_clock(snapshot, lake.uri(table))
     before, log_before = _take_stock(snapshot), _read_log(snapshot).names
     if dry_run:
         groups = choose_files(snapshot)
@@ -123,6 +131,25 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
         before, after, joined.files, joined.into, len(removed), removed_bytes, len(expired),
         oldest, log.versions("json")[oldest], joined.is_complete,
     )  # fmt: skip
+
+
+def _check_clock(snapshot: Snapshot, uri: str) -> None:
+    """Passes where this machine and storage agree on the time: ages are of storage's clock, and are taken by this one.
+
+    By one that is days ahead, what a run is about to commit would be a leftover.
+    """
+    snapshot.folder.write_aside(_CLOCK, b"")
+    stamp = snapshot.folder.stamp(_CLOCK)
+    snapshot.folder.delete([_CLOCK])
+    if stamp is None:  # another upkeep, which has just looked, took it away
+        return
+    hours = (time.time() - stamp[1].timestamp()) / 3600
+    if abs(hours) > CLOCK_HOURS:
+        raise LakeRefusedError(
+            f"The upkeep of {uri} did nothing: this machine's clock is {abs(hours):,.0f} hours "
+            f"{'ahead of' if hours > 0 else 'behind'} that of storage, so it cannot be told which files are old enough "
+            "to be deleted. Let NTP keep the clock, then run this again."
+        )
 
 
 def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:

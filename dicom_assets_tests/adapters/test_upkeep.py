@@ -1,6 +1,7 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ from deltalake.exceptions import CommitFailedError
 from dicom_assets.adapters import delta, parquet, upkeep
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.upkeep import choose_files, maintain
-from dicom_assets.core.errors import ForeignTableError
+from dicom_assets.core.errors import ForeignTableError, LakeRefusedError
 from dicom_assets.core.schema import CHANGE_FEED, STUDY
 from dicom_assets_tests.adapters.lakes import (
     Wanted,
@@ -368,3 +369,15 @@ def test_readers_that_began_before_within_the_retention_finish(lake):
     assert len(first[1]) + sum(len(part) for _, part in ours) == len(uids)
     found = QueryBuilder().register("t", opened).execute("select studyInstanceUid, patientSex from t")
     assert set(pa.table(found)["studyInstanceUid"].to_pylist()) == uids
+
+
+@pytest.mark.parametrize(("hours", "words"), [(31 * 24, "744 hours ahead of"), (-5, "5 hours behind")])
+def test_nothing_is_done_by_a_clock_that_is_not_that_of_storage(lake, monkeypatch, hours, words):
+    fill(lake)
+    young = put(lake, "part-1.parquet#1", hours=0)
+    before = contents(Path(lake.storage.url))
+    monkeypatch.setattr(upkeep, "time", SimpleNamespace(time=lambda: time.time() + hours * 3600))
+    with pytest.raises(LakeRefusedError, match=words):
+        maintain(lake, STUDY)
+    assert contents(Path(lake.storage.url)) == before
+    assert young.exists()
