@@ -1,17 +1,15 @@
-"""A run in a process of its own that kills itself (SIGKILL) at its Nth boundary: `killed_run FOLDER HOUR N`.
+"""A run in a process of its own that kills itself (SIGKILL) at its Nth boundary: arguments are the folder, hour and N.
 
-A boundary lies before and after every file that is written, every commit and every table that is created. Prints how
-many there are when N is beyond the last.
+A boundary lies before and after every file that is written, every commit and every table that is created. The answer is
+how many there are, when N is beyond the last.
 """
-
-import sys
 
 from dicom_assets.adapters import parquet
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.adapters.lakes import build_lake
-from dicom_assets_tests.law.boundaries import die_at
+from dicom_assets_tests.law.boundaries import die_at, serve_forks
 from dicom_assets_tests.law.test_order import apply
 from dicom_assets_tests.law.world import World, hours
 
@@ -37,7 +35,7 @@ def play(service: Service, changes) -> None:
         apply(service, change, moment)
 
 
-def main(folder: str, hour: int, fatal: int) -> None:
+def main(folder: str, hour: int, fatal: int) -> int:
     parquet.JOINED_FILES = 2  # so that joining files has its boundaries too
     passed = die_at(fatal, ((Files, "_write_file"), (Lake, "_commit"), (Lake, "_create")))
     with Service(seed=1) as service:
@@ -46,8 +44,8 @@ def main(folder: str, hour: int, fatal: int) -> None:
         if hour == 1:
             play(service, SECOND_HOUR)
         world.run_chain(hours(hour))
-    print(passed())
+    return passed()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    serve_forks(main)

@@ -1,10 +1,8 @@
 """The upkeep of `study` in a process of its own that kills itself (SIGKILL) at its Nth boundary.
 
 A boundary lies before and after every file that is written or deleted, every commit, the checkpoint and the cleaning of
-the log. Prints how many there are when N is beyond the last: `killed_upkeep FOLDER N`.
+the log. Arguments are the folder and N; the answer is how many there are, when N is beyond the last.
 """
-
-import sys
 
 from deltalake import DeltaTable
 
@@ -13,7 +11,7 @@ from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.schema import STUDY
 from dicom_assets_tests.adapters.lakes import build_lake
-from dicom_assets_tests.law.boundaries import die_at
+from dicom_assets_tests.law.boundaries import die_at, serve_forks
 
 RETENTION = 100
 STEPS = [
@@ -26,11 +24,11 @@ STEPS = [
 ]
 
 
-def main(folder: str, fatal: int) -> None:
+def main(folder: str, fatal: int) -> int:
     passed = die_at(fatal, STEPS)
     maintain(build_lake(folder, retention_hours=RETENTION), STUDY)
-    print(passed())
+    return passed()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    serve_forks(main)

@@ -2,21 +2,15 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from dicom_assets.emulator.store import Service
+from dicom_assets_tests.law.boundaries import forking
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, build_world, play
 from dicom_assets_tests.law.world import hours, read_tables
 
 SHARDS = 4
-
-
-def run_killed(folder, hour: int, fatal: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dicom_assets_tests.law.killed_run", str(folder), str(hour), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +23,10 @@ def lake_of_first_hour(tmp_path_factory):
     return folder, world.read
 
 
-def boundaries(folder, hour: int) -> int:
-    finished = run_killed(folder, hour, 10**6)
-    assert finished.returncode == 0, finished.stderr
-    return int(finished.stdout)
+@pytest.fixture(scope="module")
+def run_killed():
+    with forking("dicom_assets_tests.law.killed_run") as run:
+        yield run
 
 
 # On each change every fourth boundary of a new lake and every second of a grown one; all of them in the deep tests.
@@ -46,7 +40,9 @@ GROWN = [
 
 
 @pytest.mark.parametrize(("hour", "shard"), [*NEW, *GROWN])
-def test_a_run_killed_at_any_boundary_and_run_again_leaves_the_right_tables(hour, shard, lake_of_first_hour, tmp_path):
+def test_a_run_killed_at_any_boundary_and_run_again_leaves_the_right_tables(
+    hour, shard, lake_of_first_hour, run_killed, tmp_path
+):
     first_hour, read_before = lake_of_first_hour
 
     def new_lake(name):
@@ -55,11 +51,12 @@ def test_a_run_killed_at_any_boundary_and_run_again_leaves_the_right_tables(hour
             shutil.copytree(first_hour, folder)
         return folder
 
-    total = boundaries(new_lake("whole"), hour)
+    status, total = run_killed(str(new_lake("whole")), hour, 10**6)
+    assert status == 0
     assert total >= 20
     for fatal in range(shard, total, SHARDS):
         folder = new_lake(f"killed-{fatal}")
-        assert run_killed(folder, hour, fatal).returncode == -signal.SIGKILL
+        assert run_killed(str(folder), hour, fatal) == (-signal.SIGKILL, "")
         with Service(seed=1) as service:
             play(service, FIRST_HOUR)
             world = build_world(service, str(folder))

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.adapters.lakes import build_lake, data_files, hours_ago, live_files, read, store, study
+from dicom_assets_tests.law.boundaries import forking
 from dicom_assets_tests.law.killed_upkeep import RETENTION
 from dicom_assets_tests.law.test_writers import law, play, run_in_turns, schedules
 from dicom_assets_tests.law.world import CHAIN, World, hours, read_tables
@@ -90,26 +89,26 @@ def test_upkeep_and_a_run_lose_and_double_nothing_however_their_turns_mix(grown,
 # Killed
 
 
-def run_killed(folder: Path, fatal: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dicom_assets_tests.law.killed_upkeep", str(folder), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+@pytest.fixture(scope="module")
+def run_killed():
+    with forking("dicom_assets_tests.law.killed_upkeep") as run:
+        yield run
 
 
 @pytest.mark.parametrize("shard", range(2))
-def test_upkeep_killed_at_any_boundary_leaves_every_row_and_the_next_one_does_the_rest(shard, tmp_path):
+def test_upkeep_killed_at_any_boundary_leaves_every_row_and_the_next_one_does_the_rest(shard, run_killed, tmp_path):
     unkempt = build_lake(tmp_path / "unkempt", retention_hours=10**5)
     for age in (300, 200, 2, 1):
         with hours_ago(unkempt, age):
             store(unkempt, study("1", patientSex=str(age)), study(f"2.{age}"))
     rows = read(unkempt)
     whole = shutil.copytree(unkempt.storage.url, tmp_path / "whole")
-    finished = run_killed(whole, 10**6)
-    assert finished.returncode == 0, finished.stderr
-    total = int(finished.stdout)
+    status, total = run_killed(str(whole), 10**6)
+    assert status == 0
     assert total >= 12
     for fatal in range(shard, total, 2):
         folder = shutil.copytree(unkempt.storage.url, tmp_path / f"killed-{fatal}")
-        assert run_killed(folder, fatal).returncode == -signal.SIGKILL
+        assert run_killed(str(folder), fatal) == (-signal.SIGKILL, "")
         lake = build_lake(folder, retention_hours=RETENTION)
         assert read(lake) == rows, f"killed at boundary {fatal} of {total}"
         assert maintain(lake, STUDY).is_complete
