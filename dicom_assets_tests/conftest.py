@@ -50,3 +50,11 @@ def shared_spark(spark_url, worker_id):
 def pytest_collection_modifyitems(items):
     """Files that take minutes begin first, so that no process ends with one while the others have nothing to do."""
     items.sort(key=lambda item: item.path.parent.name in QUICK_ROOMS)
+
+
+def pytest_collection_finish():
+    """Where tests have Dagster at all: without it those of the core alone begin a second earlier."""
+    if "dagster" in sys.modules:
+        from dicom_assets_tests.quick_sqlite import hasten
+
+        hasten()

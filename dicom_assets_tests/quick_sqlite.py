@@ -1,0 +1,35 @@
+"""Dagster's storage in SQLite as it is, but quick: of runs in a test's own process it was the larger part.
+
+For every connection Dagster makes an engine, which compiles each statement anew, and for every instance and run it
+reads all its migrations.
+"""
+
+from functools import cache, lru_cache
+
+import pytest
+import sqlalchemy
+from alembic.script import ScriptDirectory
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+from sqlalchemy.pool import NullPool
+
+
+@lru_cache(64)
+def _engine_of(url: str, timeout: float) -> sqlalchemy.Engine:
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": timeout})
+    # Nothing here has to outlive a power cut.
+    sqlalchemy.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    return engine
+
+
+def _create_engine(url: str, *, poolclass: type[NullPool], connect_args: dict | None = None) -> sqlalchemy.Engine:
+    return _engine_of(url, (connect_args or {}).get("timeout", 5))
+
+
+def hasten() -> None:
+    """Keeps engines and migrations for as long as this process lives."""
+    patch = pytest.MonkeyPatch()  # which fails where a newer Dagster has them elsewhere
+    for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+        patch.setattr(module, "create_engine", _create_engine)
+    patch.setattr(ScriptDirectory, "from_config", cache(ScriptDirectory.from_config))
