@@ -79,7 +79,8 @@ bench-full: $(BENCH_READY) $(CLUSTER_READY) ## Measure everything, and write doc
 	@$(BIN)/python -m bench.fan_out --kill --publish
 	@$(BIN)/python -m bench.report
 
-check: lint types definitions docs-check azurite spark ## Do what CI does: format, lint, types, definitions, docs, tests with coverage
+# Tests check the definitions and the docs as `make definitions` and `make docs-check` do.
+check: lint types azurite spark ## Do what CI does: format, lint, types, and all tests but the deep ones, with coverage
 	@$(PYTEST) --cov --cov-report=term $(TEST_ARGS)
 	@# Two gates, silent when they hold, so that the tests' own result stays the last line.
 	@$(BIN)/coverage report --include='dicom_assets/core/*' --fail-under=100 > $(VENV)/core.txt || \
