@@ -36,7 +36,7 @@ from dicom_assets.doctor.orchestration import check_lake
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
-from dicom_assets_tests.defs.ticks import QUIET, RANGE, Automation, key, open_automation
+from dicom_assets_tests.defs.ticks import HOME, QUIET, RANGE, Automation, create_home, key, open_automation
 from dicom_assets_tests.law.world import CHAIN, START, derivation, environment_of, hours
 from dicom_assets_tests.processes import clean_environment, run_command
 
@@ -59,9 +59,7 @@ class Move:
         return self.world.instance.root_directory
 
     def to_new_dagster(self) -> None:
-        home = self.folder / f"home{len(self.homes)}"
-        home.mkdir()
-        (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        home = create_home(self.folder / f"home{len(self.homes)}")
         self.homes.append(dg.DagsterInstance.from_config(str(home)))
         self.world.instance = self.homes[-1]
         self.world.cursors.clear()
@@ -106,7 +104,7 @@ def fill_service(world: Automation) -> None:
 def filled(tmp_path_factory) -> Iterator[Path]:
     """Thirty hours of a service in a lake, all materialised: the folders of the lake and of Dagster."""
     folder = tmp_path_factory.mktemp("filled")
-    with open_automation(folder) as world:
+    with open_automation(folder, in_memory=False) as world:
         fill_service(world)
         assert world.catch_up().hours == [[key(hour) for hour in range(HOURS)]]
     return folder
@@ -119,7 +117,7 @@ def move(tmp_path, filled) -> Iterator[Move]:
     shutil.copytree(filled / "dagster", tmp_path / "dagster")
     with (
         Service(seed=1) as service,
-        dg.DagsterInstance.local_temp(str(tmp_path / "dagster"), {"telemetry": {"enabled": False}}) as instance,
+        dg.DagsterInstance.local_temp(str(tmp_path / "dagster"), HOME) as instance,
     ):
         world = Automation(tmp_path, service, instance)
         fill_service(world)

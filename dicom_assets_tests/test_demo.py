@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import dagster as dg
 import pytest
@@ -16,28 +17,39 @@ from dicom_assets.core.agreement import Agreement
 from dicom_assets.demo import DemoError, Pace, run_demo
 from dicom_assets.embedded import Day, ForeignTablesError, open_service, prepare_home
 from dicom_assets.emulator.errors import EmulatorStartError
+from dicom_assets_tests.defs.deployment import prepare
+from dicom_assets_tests.defs.ticks import NO_OUTPUT
 from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, run_command
 
 DAY = Day(hours=6, instances=200)
 TABLES = ("change_feed", "instance", "series", "study", "file_index")
 
 
+def show(folder, width=120, **env):
+    """What the demo shows on a screen of some width."""
+    screen = io.StringIO()
+    if not (folder / "home").exists():
+        prepare(folder, compute_logs=NO_OUTPUT)
+    run_demo(
+        Console(file=screen, width=width),
+        folder=folder / "service",
+        home=folder / "home",
+        day=DAY,
+        env={"DICOM_STORAGE_URL": str(folder / "lake"), **env},
+    )
+    return screen.getvalue()
+
+
 @pytest.fixture
 def demo(tmp_path):
-    """Runs the demo on a screen of some width, and gives what it shows."""
+    return partial(show, tmp_path)
 
-    def run(width=120, **env):
-        screen = io.StringIO()
-        run_demo(
-            Console(file=screen, width=width),
-            folder=tmp_path / "service",
-            home=tmp_path / "dagster",
-            day=DAY,
-            env={"DICOM_STORAGE_URL": str(tmp_path / "lake"), **env},
-        )
-        return screen.getvalue()
 
-    return run
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Where the demo was run, and what it showed."""
+    folder = tmp_path_factory.mktemp("shown")
+    return folder, show(folder)
 
 
 def rows_of(shown, table):
@@ -47,8 +59,8 @@ def rows_of(shown, table):
     return int(found[1].replace(",", "")), int(found[2])
 
 
-def test_demo_fills_the_tables_and_a_second_run_changes_nothing(demo):
-    first = demo()
+def test_demo_fills_the_tables_and_a_second_run_changes_nothing(shown):
+    folder, first = shown
     held = {table: rows_of(first, table) for table in TABLES}
     assert held["change_feed"][0] >= held["instance"][0] == held["file_index"][0] > 0
     assert f"{held['change_feed'][0]:,} changes" in first
@@ -60,34 +72,34 @@ def test_demo_fills_the_tables_and_a_second_run_changes_nothing(demo):
     assert "Nothing changed" not in first
     assert "make dev" in first
 
-    second = demo()
+    second = show(folder)
     assert {table: rows_of(second, table) for table in TABLES} == held
     assert "Nothing changed" in second
     assert "0 inserted, 0 updated, 0 deleted" in second
 
 
-def test_demo_leaves_its_runs_where_the_ui_finds_them(demo, tmp_path):
-    demo()
-    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+def test_demo_leaves_its_runs_where_the_ui_finds_them(shown):
+    folder, _ = shown
+    with dg.DagsterInstance.from_config(str(folder / "home")) as instance:
         runs = instance.get_runs()
         assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
         for table in TABLES:
             assert len(instance.get_materialized_partitions(dg.AssetKey(table))) == DAY.hours
 
 
-def test_answers_too_wide_for_the_screen_are_shown_line_by_line(demo):
-    shown = demo(width=80)
-    assert len(re.findall(r"^  AHDS/\S+\.dcm$", shown, re.MULTILINE)) == 5
+def test_answers_too_wide_for_the_screen_are_shown_line_by_line(shown):
+    folder, _ = shown
+    assert len(re.findall(r"^  AHDS/\S+\.dcm$", show(folder, width=80), re.MULTILINE)) == 5
 
 
 @pytest.mark.deep
 def test_demo_goes_on_after_it_was_killed(demo, tmp_path):
-    with dg.DagsterInstance.from_config(str(prepare_home(tmp_path / "dagster"))) as instance:
+    with dg.DagsterInstance.from_config(str(prepare_home(tmp_path / "home"))) as instance:
         left = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED)
         instance.event_log_storage.initialize_concurrency_limit_to_default("dicom_lake")
         instance.event_log_storage.claim_concurrency_slot("dicom_lake", left.run_id, "change_feed")
     demo()
-    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
         assert instance.get_run_by_id(left.run_id).status is dg.DagsterRunStatus.CANCELED
 
 
@@ -96,11 +108,10 @@ def _job():
     pass
 
 
-def test_demo_refuses_tables_that_another_service_filled(demo, tmp_path):
-    demo()
-    (tmp_path / "service").rename(tmp_path / "elsewhere")
+def test_demo_refuses_tables_that_another_service_filled(demo, shown, tmp_path):
+    folder, _ = shown
     with pytest.raises(ForeignTablesError, match="did not fill"):
-        demo()
+        demo(DICOM_STORAGE_URL=str(folder / "lake"))
 
 
 def test_demo_says_when_tables_disagree(demo, monkeypatch):

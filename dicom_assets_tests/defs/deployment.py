@@ -248,7 +248,7 @@ def wait_for(condition: Callable[[], object], what: str, patience_seconds: float
     deadline = time.monotonic() + patience_seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
+        time.sleep(0.3)
     return value
 
 

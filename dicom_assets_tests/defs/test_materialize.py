@@ -20,6 +20,7 @@ from dicom_assets.emulator.history import write_history
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
+from dicom_assets_tests.defs.ticks import create_home
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, environment_of, partition_keys, range_tags, read_tables
 
@@ -320,8 +321,7 @@ COMMAND = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "dicom
 
 @pytest.mark.parametrize(("option", "first", "last"), [("--partition", 2, 2), ("--partition-range", 2, 5)])
 def test_the_command_line_materialises_an_hour_and_a_range(option, first, last, environment, service, tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
+    home = create_home(tmp_path / "home")
     finished = subprocess.run(
         [*COMMAND, option, KEYS[first] if first == last else f"{KEYS[first]}...{KEYS[last]}"],
         env=os.environ | environment | {"DAGSTER_HOME": str(home)},
@@ -340,8 +340,7 @@ def test_the_command_line_materialises_an_hour_and_a_range(option, first, last, 
 def test_two_runs_in_two_processes_at_the_same_time_leave_the_tables_of_the_law(environment, service, tmp_path):
     processes = []
     for place, (first, last) in enumerate([(0, 3), (2, 5)]):
-        home = tmp_path / f"home-{place}"
-        home.mkdir()
+        home = create_home(tmp_path / f"home-{place}")
         processes.append(
             subprocess.Popen(
                 [*COMMAND, "--partition-range", f"{KEYS[first]}...{KEYS[last]}"],

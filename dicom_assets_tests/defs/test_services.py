@@ -2,9 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -22,7 +24,7 @@ from dicom_assets.emulator.clock import SettableClock
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
 from dicom_assets.services import load_services
-from dicom_assets_tests.defs.ticks import QUIET, key
+from dicom_assets_tests.defs.ticks import HOME, QUIET, create_home, key
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables
 
@@ -107,27 +109,31 @@ class Sites:
 
 @contextmanager
 def open_sites(folder: Path, tables: str) -> Iterator[Sites]:
-    (folder / "dagster").mkdir()
+    (folder / "dagster").mkdir(exist_ok=True)
     with ExitStack() as stack:
         sites = {}
         for name in NAMES:
             site = sites[name] = Site(name, stack.enter_context(Service(seed=1)))
             site.url = stack.enter_context(serve(site.service, intercept=site.intercept))
-        home = dg.DagsterInstance.local_temp(str(folder / "dagster"), {"telemetry": {"enabled": False}})
+            for number in (1, 2, 3):
+                site.store(1.1, number)
+        sites["south"].delete(1.2, 1)
+        sites["north"].store(0.5, 4, "B")
+        home = dg.DagsterInstance.local_temp(str(folder / "dagster"), HOME)
         yield Sites(folder, stack.enter_context(home), sites, tables)
 
 
 @pytest.fixture(params=["own", "shared"])
-def sites(request, tmp_path, monkeypatch) -> Iterator[Sites]:
-    """With tables of their own, and with those that they share."""
+def tables(request, monkeypatch) -> str:
+    """Whether each has tables of its own, or they share them."""
     for name in [name for name in os.environ if name.startswith(("DICOM_", "AZURE_"))]:
         monkeypatch.delenv(name)
-    with open_sites(tmp_path, request.param) as opened:
-        for site in opened.sites.values():
-            for number in (1, 2, 3):
-                site.store(1.1, number)
-        opened.sites["south"].delete(1.2, 1)
-        opened.sites["north"].store(0.5, 4, "B")
+    return request.param
+
+
+@pytest.fixture
+def sites(tables, tmp_path) -> Iterator[Sites]:
+    with open_sites(tmp_path, tables) as opened:
         yield opened
 
 
@@ -234,12 +240,29 @@ def test_runs_of_another_service_are_not_this_one_s():
     assert Naming().owns(other)
 
 
+@pytest.fixture(scope="module")
+def fill(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a filled lake and of the Dagster instance that filled it; once for each kind of tables."""
+
+    @cache
+    def fill(tables: str) -> Path:
+        folder = tmp_path_factory.mktemp(tables)
+        with open_sites(folder, tables) as sites:
+            for name in NAMES:
+                assert [run.success for run in sites.catch_up(name)] == [True]
+        return folder
+
+    return fill
+
+
 @pytest.fixture
-def filled(sites, monkeypatch) -> Sites:
-    for name in NAMES:
-        sites.catch_up(name)
-    monkeypatch.setenv("DAGSTER_HOME", sites.instance.root_directory)
-    return sites
+def filled(tables, fill, tmp_path, monkeypatch) -> Iterator[Sites]:
+    for name in ("lake", "dagster"):
+        shutil.copytree(fill(tables) / name, tmp_path / name)
+    with open_sites(tmp_path, tables) as sites:
+        sites.settings()  # for commands, which read its file
+        monkeypatch.setenv("DAGSTER_HOME", sites.instance.root_directory)
+        yield sites
 
 
 def test_sql_asks_all_services_or_one(filled):
@@ -284,7 +307,7 @@ def test_other_commands_take_the_service_or_do_all_of_them(filled):
     assert "There is no service 'east'" in unknown["findings"][0]["found"]
 
 
-@pytest.mark.parametrize("sites", ["shared"], indirect=True)
+@pytest.mark.parametrize("tables", ["shared"], indirect=True)
 def test_doctor_tells_of_rows_whose_service_has_left_the_file_or_has_another_name_there(filled):
     def look() -> dict:
         filled.settings()
@@ -300,7 +323,7 @@ def test_doctor_tells_of_rows_whose_service_has_left_the_file_or_has_another_nam
     assert "counted twice" in finding["why"]
 
 
-@pytest.mark.parametrize("sites", ["own"], indirect=True)
+@pytest.mark.parametrize("tables", ["own"], indirect=True)
 def test_services_that_come_to_share_their_tables_are_read_anew_once_dagster_has_forgotten(filled):
     before = {path: path.read_bytes() for path in (filled.folder / "lake").rglob("*") if path.is_file()}
     filled.tables = "shared"
@@ -317,9 +340,7 @@ def test_services_that_come_to_share_their_tables_are_read_anew_once_dagster_has
 
 
 def test_adopt_tells_dagster_of_each_service_and_of_one_though_the_other_is_down(filled, tmp_path):
-    home = tmp_path / "new"
-    home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    home = create_home(tmp_path / "new")
     filled.env |= {"DAGSTER_HOME": str(home), "DICOM_END_TIME": (START + 3 * HOUR).isoformat()}
     filled.sites["north"].refusal = 403
     ran = filled.command("adopt")

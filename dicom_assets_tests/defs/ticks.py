@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
+import yaml
 from dagster._core.test_utils import freeze_time
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +28,8 @@ from dicom_assets_tests.law.world import CHAIN, START, read_tables
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 NO_OUTPUT = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 """Where what steps print goes: nowhere. To keep it Dagster starts four processes for every step."""
+HOME = {"telemetry": {"enabled": False}, "compute_logs": NO_OUTPUT}
+"""`dagster.yaml` of a home in which nobody looks at what steps print."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -40,6 +43,13 @@ def hours_of(tags) -> list[str]:
         return [tags["dagster/partition"]]
     first, last = (parse_key(tags[tag]) for tag in RANGE)
     return [partition_key(hour) for hour in hours_between(first, last + HOUR)]
+
+
+def create_home(folder: Path) -> Path:
+    """An empty home of Dagster."""
+    folder.mkdir()
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(HOME))
+    return folder
 
 
 class Tick(NamedTuple):
@@ -148,13 +158,16 @@ class Automation:
 
 
 @contextmanager
-def open_automation(folder: Path):
-    (folder / "dagster").mkdir()
-    config = {"telemetry": {"enabled": False}, "compute_logs": NO_OUTPUT}
-    with (
-        Service(seed=1) as service,
-        dg.DagsterInstance.local_temp(str(folder / "dagster"), config) as instance,
-    ):
+def open_automation(folder: Path, *, in_memory: bool = True):
+    """With a Dagster instance in memory, or in the folder `dagster`."""
+    with ExitStack() as stack:
+        service = stack.enter_context(Service(seed=1))
+        if in_memory:
+            home = dg.DagsterInstance.ephemeral(tempdir=str(folder))
+        else:
+            (folder / "dagster").mkdir()
+            home = dg.DagsterInstance.local_temp(str(folder / "dagster"), HOME)
+        instance = stack.enter_context(home)
         automation = Automation(folder, service, instance)
         with serve(service, intercept=automation.intercept) as automation.url:
             yield automation
