@@ -28,7 +28,7 @@ MAXIMUM_BATCH_SIZE = 200
 DEFAULT_TIMEOUT = httpx.Timeout(60, connect=10, pool=None)
 """Seconds; a request waits for its turn as long as it takes."""
 
-AHEAD_BYTES = 128 * 2**20
+AHEAD_BYTES = 64 * 2**20
 """Size of the pages that are read ahead, about, if they are like the last one: there are instances whose metadata alone
 has megabytes, and pages of 200 of them."""
 
@@ -218,10 +218,11 @@ class DicomService:
                             break  # what comes after the part is asked for as a window of its own
                         job = (window, next(offsets), self._batch_size, include_metadata, stop)
                         ahead.append(self._executor.submit(self._fetch_page, *job))
-                    before, page = page, ahead.popleft().result()
+                    before, page = [entry.sequence for entry in page], []  # its metadata is not held any longer
+                    page = ahead.popleft().result()
                     pages += 1
                     yield page
-                    if [entry.sequence for entry in page] == [entry.sequence for entry in before]:
+                    if [entry.sequence for entry in page] == before:
                         return  # a whole page arrived meanwhile, or offsets are ignored, which would never end
             finally:
                 stop.set()  # pages ahead that wait for their turn, or for another try, give up

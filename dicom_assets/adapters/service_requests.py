@@ -1,5 +1,6 @@
 """One GET at the DICOM service: sent again while that may help, answered with parsed content or one clear error."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,11 @@ from dicom_assets.core.errors import (
 logger = getLogger(__name__)
 
 T = TypeVar("T")
+
+READS_PER_BODY = 10
+"""Timeouts of a read that a body may take: one of which a few bytes come now and then would hold a run for a day."""
+LEAST_BYTES_PER_SECOND = 10_000
+"""Of a body that may take longer."""
 
 _HINTS = {
     HTTPStatus.BAD_REQUEST: "The service did not accept the parameters: check DICOM_API_VERSION and DICOM_BATCH_SIZE.",
@@ -69,6 +75,7 @@ class ServiceRequests:
     ) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = open_http_client(base_url, auth=auth, timeout=timeout, limits=limits)
+        self._body_seconds = READS_PER_BODY * (timeout.read or math.inf)
         self._retry = retry
         self._clock = clock
         self._lock = threading.Lock()
@@ -88,7 +95,7 @@ class ServiceRequests:
         self,
         path: str,
         params: Mapping[str, str],
-        parse: Callable[[bytes], T],
+        parse: Callable[[bytes | bytearray], T],
         *,
         subject: str,
         stop: threading.Event,
@@ -140,17 +147,20 @@ class ServiceRequests:
                 )
             ) from error.__cause__
 
-    def _fetch_once(self, path: str, params: Mapping[str, str], parse: Callable[[bytes], T], subject: str) -> T:
+    def _fetch_once(
+        self, path: str, params: Mapping[str, str], parse: Callable[[bytes | bytearray], T], subject: str
+    ) -> T:
         try:
-            response = self._client.get(path, params=dict(params))
+            with self._client.stream("GET", path, params=dict(params)) as response:
+                body = _receive(response, self._body_seconds)
         except httpx.DecodingError as error:
             raise _UnreadableBodyError("a corrupt body") from error
         except httpx.TransportError as error:
             raise _WorthAnotherTryError(f"no answer ({type(error).__name__})") from error
         self._count(Statistics(bytes=response.num_bytes_downloaded))
-        self._check(response, path, subject)
+        self._check(response, body, path, subject)
         try:
-            parsed = parse(response.content)
+            parsed = parse(body)
         # A wrong byte inside a string is a UnicodeDecodeError, whose text holds the body: it is not the cause here.
         except (UnicodeDecodeError, RecursionError):
             raise _UnreadableBodyError("a body that is no JSON") from None
@@ -159,7 +169,7 @@ class ServiceRequests:
         self._count(Statistics(pages=1))
         return parsed
 
-    def _check(self, response: httpx.Response, path: str, subject: str) -> None:
+    def _check(self, response: httpx.Response, body: bytearray, path: str, subject: str) -> None:
         """Passes an answer whose body is worth reading.
 
         Raises:
@@ -179,9 +189,7 @@ class ServiceRequests:
                 f"Change feed request failed: {status}, a redirect, for {where}. A DICOM service never redirects: "
                 "check DICOM_SERVICE_URL."
             )
-        if "html" in response.headers.get("Content-Type", "").lower() or response.content[:64].lstrip().startswith(
-            b"<"
-        ):
+        if "html" in response.headers.get("Content-Type", "").lower() or body[:64].lstrip().startswith(b"<"):
             raise UnreadablePageError(
                 f"Change feed request failed: an HTML page instead of JSON from {where}. A portal or proxy answers "
                 "there: check DICOM_SERVICE_URL."
@@ -193,3 +201,17 @@ class ServiceRequests:
     def _count(self, more: Statistics) -> None:
         with self._lock:
             self._statistics += more
+
+
+def _receive(response: httpx.Response, longest_seconds: float) -> bytearray:
+    """The body, in one piece from the start: pieces that are joined in the end take twice the memory, and more.
+
+    Raises:
+        httpx.ReadTimeout: it takes longer, and comes too slowly.
+    """
+    body, give_up_at = bytearray(), time.monotonic() + longest_seconds
+    for piece in response.iter_bytes():
+        body += piece
+        if time.monotonic() > give_up_at + len(body) / LEAST_BYTES_PER_SECOND:
+            raise httpx.ReadTimeout("the body does not end", request=response.request)
+    return body

@@ -69,7 +69,7 @@ _page_decoder = msgspec.json.Decoder(list[Entry])
 _entry_decoder = msgspec.json.Decoder(Entry | None)
 
 
-def parse_page(content: bytes) -> list[Entry]:
+def parse_page(content: bytes | bytearray) -> list[Entry]:
     """The entries of one page of the feed, in the page's order.
 
     Raises:
@@ -84,7 +84,7 @@ def parse_page(content: bytes) -> list[Entry]:
     return _page_decoder.decode(content)
 
 
-def parse_latest(content: bytes) -> Entry | None:
+def parse_latest(content: bytes | bytearray) -> Entry | None:
     """The newest entry of the feed, or None for a feed without entries (`null`, or no content).
 
     Raises:

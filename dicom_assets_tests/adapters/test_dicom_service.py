@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dicom_assets.adapters import dicom_service
+from dicom_assets.adapters import dicom_service, service_requests
 from dicom_assets.adapters import dicom_service as module
 from dicom_assets.adapters.dicom_service import READINGS, DicomService
 from dicom_assets.adapters.retries import RetryPolicy
@@ -168,6 +169,30 @@ def test_body_that_comes_slowly_holds_no_other_back(server):
     with connect(server, batch_size=5) as service:
         assert sequences(service.fetch_pages(WINDOW)) == expected(server)
     assert waits == [True]
+
+
+@pytest.mark.parametrize(("least", "requests"), [(10**9, 2), (1, 1)])
+def test_body_that_hardly_comes_is_asked_for_again_and_a_long_one_is_waited_for(server, monkeypatch, least, requests):
+    monkeypatch.setattr(service_requests, "READS_PER_BODY", 0.1 / 60)
+    monkeypatch.setattr(service_requests, "LEAST_BYTES_PER_SECOND", least)
+    server.entries = [entry(number) for number in range(5)]
+    server.answers.append(Answer(body=json.dumps(server.entries).encode(), halfway=lambda: time.sleep(0.3)))
+    with connect(server) as service:
+        assert sequences(service.fetch_pages(WINDOW)) == expected(server)
+    assert len(server.requests) == requests
+
+
+def test_large_body_is_in_memory_once(server):
+    size = 2**25
+    server.answers.append(Answer(body=memoryview(b"[]" + b" " * size)))
+    with connect(server) as service:
+        tracemalloc.start()
+        try:
+            assert list(service.fetch_pages(WINDOW)) == []
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert size < peak < 1.5 * size
 
 
 def test_no_more_requests_at_once_than_allowed(server):
