@@ -10,9 +10,12 @@ folder, another table below it too; here go files of this table, and nothing els
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from dicom_assets.adapters.delta import Lake, wait_for_others
@@ -21,6 +24,7 @@ from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.core.errors import LakeRefusedError
 from dicom_assets.core.schema import Table
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
@@ -101,17 +105,17 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     else:
         joined = _join(lake, table)
         joined.is_complete &= _keep_retention(lake, table)
-        snapshot = lake.open_or_create(table)
+        snapshot = _open_anew(lake, table)
         _checkpoint(snapshot)
     horizon = datetime.fromtimestamp(time.time(), UTC) - timedelta(hours=lake.retention_hours)
-    old = _old_files(snapshot, lake.retention_hours)
+    old = _old_files(lake, table)
     torn = [file for file in snapshot.folder.stored_torn() if file.modified < horizon]
     log = _read_log(snapshot)
     expired = log.expired(horizon)
     if not dry_run:
         snapshot.folder.delete([file.name for file in old])
         snapshot.folder.delete_torn(torn)
-        _clean_log(snapshot)
+        _clean_log(lake, table)
         snapshot = lake.open_or_create(table)
         log = _read_log(snapshot)
         expired = log_before - log.names
@@ -216,6 +220,12 @@ def _keep_retention(lake: Lake, table: Table) -> bool:
     return True
 
 
+def _open_anew(lake: Lake, table: Table) -> Snapshot:
+    """The newest version, its log read now: that of one which was opened before may have been cleaned."""
+    newest = lake.open_or_create(table)
+    return lake.open(table, newest.version) or newest
+
+
 def _checkpoint(snapshot: Snapshot) -> None:
     """Lets whoever opens the table next begin at this version."""
     if not snapshot.folder.has(f"{_LOG}/{snapshot.version:020}.checkpoint.parquet"):
@@ -223,25 +233,34 @@ def _checkpoint(snapshot: Snapshot) -> None:
             snapshot.delta.create_checkpoint()
 
 
-def _clean_log(snapshot: Snapshot) -> None:
-    """Deletes old entries of the log, those that somebody else deletes at the same time among them."""
-    with snapshot.folder.explained("clean the log of"):
-        for attempt in range(ATTEMPTS):
-            try:
-                snapshot.delta.cleanup_metadata()
-            except (DeltaError, OSError) as error:
-                if "not found" not in str(error).lower() or attempt == ATTEMPTS - 1:
-                    raise
-                wait_for_others(attempt + 1)
-            else:
-                return
+def _clean_log(lake: Lake, table: Table) -> None:
+    """Deletes old entries of the log."""
+    _beside_others(lake, table, "clean the log of", lambda delta: delta.cleanup_metadata())
 
 
-def _old_files(snapshot: Snapshot, retention_hours: int) -> list[StoredFile]:
+def _old_files(lake: Lake, table: Table) -> list[StoredFile]:
     """The table's data files that are in no version of the retention, and in nobody's hands."""
-    with snapshot.folder.explained("list"):
-        names = set(snapshot.delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True))
-    return [file for file in _data_files(snapshot) if file.name in names]
+
+    def list_files(delta: DeltaTable) -> list[str]:
+        return delta.vacuum(lake.retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
+
+    names = set(_beside_others(lake, table, "list", list_files))
+    return [file for file in _data_files(lake.open_or_create(table)) if file.name in names]
+
+
+def _beside_others(lake: Lake, table: Table, doing: str, ask: Callable[[DeltaTable], T]) -> T:
+    """What the log says or lets be done, though somebody else deletes old entries of it at the same time."""
+    attempt = 1
+    while True:
+        snapshot = _open_anew(lake, table)
+        with snapshot.folder.explained(doing):
+            try:
+                return ask(snapshot.delta)
+            except (DeltaError, OSError) as error:
+                if "not found" not in str(error).lower() or attempt == ATTEMPTS:
+                    raise
+        wait_for_others(attempt)
+        attempt += 1
 
 
 def _data_files(snapshot: Snapshot) -> list[StoredFile]:

@@ -118,6 +118,30 @@ def test_upkeep_right_after_another_does_nothing(lake, tmp_path):
     assert again.before == again.after
 
 
+def test_upkeep_of_one_who_opened_the_table_before_another_cleaned_its_log_does_nothing_more(lake, tmp_path):
+    with hours_ago(lake, 2 * RETENTION):
+        store(lake, study("1.1"))
+    lake.open(STUDY)
+    maintain(build_lake(tmp_path / "lake", retention_hours=RETENTION), STUDY)
+    before = contents(tmp_path)
+    assert maintain(lake, STUDY).is_complete
+    assert contents(tmp_path) == before
+
+
+def test_upkeep_beside_which_another_cleans_the_log_goes_on(lake, tmp_path, monkeypatch):
+    fill(lake, first=240, last=RETENTION)
+    vacuum = DeltaTable.vacuum
+
+    def clean_first(table: DeltaTable, *args, **options) -> list[str]:
+        monkeypatch.setattr(DeltaTable, "vacuum", vacuum)
+        maintain(build_lake(tmp_path / "lake", retention_hours=RETENTION), STUDY)
+        return table.vacuum(*args, **options)
+
+    monkeypatch.setattr(DeltaTable, "vacuum", clean_first)
+    assert maintain(lake, STUDY).is_complete
+    assert len(read(lake)) == 19
+
+
 def test_newest_version_is_read_from_a_checkpoint(lake):
     fill(lake, first=40)
     done = maintain(lake, STUDY)

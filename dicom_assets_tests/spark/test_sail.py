@@ -127,9 +127,9 @@ class GatedSparkLake(SparkLake):
         super().__init__(storage, PATHS, spark=spark, service=service)
         self._turns, self._who = turns, who
 
-    def open(self, table: Table) -> Snapshot | None:
+    def open(self, table: Table, version: int | None = None) -> Snapshot | None:
         self._turns.gate(self._who)
-        return super().open(table)
+        return super().open(table, version)
 
     def has_version(self, table: Table, version: int | None) -> bool:
         self._turns.gate(self._who)
