@@ -10,6 +10,8 @@ from dicom_assets_tests.spark.server import open_session, share_spark
 
 databases = count(1)
 QUICK_ROOMS = {"adapters", "core", "doctor", "emulator", "golden", "reading"}
+COVERED_ROOMS = {"law", "readers", "spark", "ui"}
+"""Whose tests run again what others cover: measuring it would cost them a fifth of their time."""
 
 # Ignored below a shell's background jobs: after a run of its own Dagster would have TERM ignored too, and all that the
 # tests start would inherit both.
@@ -50,6 +52,9 @@ def shared_spark(spark_url, worker_id):
 def pytest_collection_modifyitems(items):
     """Files that take minutes begin first, so that no process ends with one while the others have nothing to do."""
     items.sort(key=lambda item: item.path.parent.name in QUICK_ROOMS)
+    for item in items:
+        if item.path.parent.name in COVERED_ROOMS:
+            item.add_marker("no_cover")
 
 
 def pytest_collection_finish():
