@@ -145,7 +145,7 @@ class Storage:
     def address(self, path: str) -> tuple[str, dict[str, str]]:
         """URL and options of a table, for delta-rs and obstore: by itself they know hosts of the public cloud only."""
         if self.is_local:
-            return self.uri(path), {}
+            return self.uri(path), dict(self.options())
         url, host = urlsplit(self.url), str(urlsplit(self.url).hostname)
         options = {"timeout": f"{REQUEST_SECONDS}s", "retry_timeout": f"{RETRYING_SECONDS}s", **self.options()}
         if host.endswith(_KNOWN_HOSTS):
