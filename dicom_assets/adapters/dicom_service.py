@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from types import TracebackType
@@ -146,10 +147,11 @@ class DicomService:
             UnreadablePageError: an answer that is no page of this window.
             FeedMovedError: entries kept arriving through every reading of the window.
         """
-        start = window.start
+        start, pace = window.start, _Pace()
         seen: dict[int, datetime] = {}
         while start < window.end:
-            start = yield from self._fetch_part(Window(start, window.end), seen, include_metadata=include_metadata)
+            part = Window(start, window.end)
+            start = yield from self._fetch_part(part, seen, pace, include_metadata=include_metadata)
             for sequence in [sequence for sequence, time_ in seen.items() if time_ < start]:
                 del seen[sequence]
 
@@ -173,7 +175,7 @@ class DicomService:
             return self._fetch_page(window, max(0, entries - 1), 2, False, stop)
 
     def _fetch_part(
-        self, window: Window, seen: dict[int, datetime], *, include_metadata: bool
+        self, window: Window, seen: dict[int, datetime], pace: "_Pace", *, include_metadata: bool
     ) -> Generator[list[Entry], None, datetime]:
         """The window's first pages. Returns the time up to which none is missing: its end, or that of the last entry.
 
@@ -181,7 +183,7 @@ class DicomService:
         """
         for _ in range(READINGS):
             number, end = 0, window.end
-            with closing(self._read(window, include_metadata=include_metadata)) as pages:
+            with closing(self._read(window, pace, include_metadata=include_metadata)) as pages:
                 for number, page in enumerate(pages, start=1):
                     fresh = {entry.sequence: entry for entry in page if entry.sequence not in seen}
                     seen.update((sequence, _time(entry)) for sequence, entry in fresh.items())
@@ -198,32 +200,31 @@ class DicomService:
             "was read. Read the window later: DICOM_WINDOW_DELAY_MINUTES is the wait after an hour's end."
         )
 
-    def _read(self, window: Window, *, include_metadata: bool) -> Generator[list[Entry], None, None]:
+    def _read(self, window: Window, pace: "_Pace", *, include_metadata: bool) -> Generator[list[Entry], None, None]:
         """The window's pages in order, as served: the first alone, then the more at once the more there were.
 
         So a window of one page costs one request, and there are never more requests behind the window's end than pages
         in it, nor more pages in memory than `max_concurrent_requests` and the one given out, or of very large ones than
-        one beside it.
+        one beside it. What `pace` tells of parts before this one counts too.
         """
+        ahead: deque[Future[list[Entry]]] = deque()
+        offsets = count(0, self._batch_size)
+        number, before = 0, None
         with self._reading() as stop:
-            page = self._fetch_page(window, 0, self._batch_size, include_metadata, stop)
-            yield page
-            ahead: deque[Future[list[Entry]]] = deque()
-            offsets = count(self._batch_size, self._batch_size)
             try:
-                pages = 1
-                while len(page) == self._batch_size:
-                    while len(ahead) <= min(pages, self._read_ahead - 1, AHEAD_BYTES // _size_bytes(page)):
-                        if ahead and pages + len(ahead) >= PAGES_PER_PART:
+                while True:
+                    while len(ahead) <= min(pace.pages, self._read_ahead - 1, AHEAD_BYTES // max(pace.page_bytes, 1)):
+                        if ahead and number + len(ahead) >= PAGES_PER_PART:
                             break  # what comes after the part is asked for as a window of its own
                         job = (window, next(offsets), self._batch_size, include_metadata, stop)
                         ahead.append(self._executor.submit(self._fetch_page, *job))
-                    before, page = [entry.sequence for entry in page], []  # its metadata is not held any longer
                     page = ahead.popleft().result()
-                    pages += 1
+                    number, pace.pages, pace.page_bytes = number + 1, pace.pages + 1, _size_bytes(page)
+                    sequences = [entry.sequence for entry in page]
                     yield page
-                    if [entry.sequence for entry in page] == before:
-                        return  # a whole page arrived meanwhile, or offsets are ignored, which would never end
+                    if len(sequences) < self._batch_size or sequences == before:
+                        return  # the same as before: a whole page arrived, or offsets are ignored, which has no end
+                    before, page = sequences, []  # its metadata is not held any longer
             finally:
                 stop.set()  # pages ahead that wait for their turn, or for another try, give up
 
@@ -254,6 +255,15 @@ class DicomService:
         finally:
             with self._lock:
                 self._readings.discard(stop)
+
+
+@dataclass
+class _Pace:
+    """What is known of a window's pages from those that came."""
+
+    pages: int = 0
+    page_bytes: int = 0
+    """Of the last one, about."""
 
 
 def _check_inside(entry: Entry, window: Window, subject: str) -> None:

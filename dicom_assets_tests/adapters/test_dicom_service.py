@@ -389,6 +389,22 @@ def test_offsets_stay_small_in_a_window_of_very_many_entries(server, monkeypatch
     assert len(server.requests) < 1.6 * len(server.entries) / 5
 
 
+def test_later_parts_of_a_window_begin_with_as_many_pages_at_once_as_came_before(server, monkeypatch):
+    monkeypatch.setattr(dicom_service, "PAGES_PER_PART", 4)
+    server.entries = [entry(number) for number in range(60)]
+    together = threading.Barrier(3)
+
+    def before(request: Request) -> None:
+        is_of_a_later_part = datetime.fromisoformat(request.params["startTime"]) > WINDOW.start
+        if is_of_a_later_part and request.limit == 5 and request.offset < 15:
+            together.wait(10)
+
+    server.before = before
+    with connect(server, batch_size=5, max_concurrent_requests=3, timeout=20) as service:
+        assert sequences(service.fetch_pages(WINDOW)) == expected(server)
+    assert not together.broken
+
+
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     ties=st.lists(st.integers(1, 9), max_size=12),
