@@ -201,9 +201,9 @@ def test_rows_scanned_for_windows_in_parts_and_at_one_go_are_reported(tmp_path, 
     *_, last = deep_table({"cases": cases}).splitlines()
     assert cases[1]["one"]["rows_scanned"] >= 200 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9 + 10) + 2000  # and a proof
     in_parts = cases[1]["parts"]["rows_scanned"]
-    assert (
-        5_000 <= in_parts <= 5_050
-    )  # five times a page, another, and a proof; perhaps pages behind the last part's end
+    # Five times a page, another, and a proof behind them; and the last five rows again, where a page behind them is
+    # asked for before it is known to be the last.
+    assert in_parts in {5_000, 5_005}
     assert last.startswith(f"| 2,000 | {in_parts:,} | ")
     assert last.endswith("| yes |")
 

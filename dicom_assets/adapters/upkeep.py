@@ -105,8 +105,8 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     else:
         joined = _join(lake, table)
         joined.is_complete &= _keep_retention(lake, table)
-        snapshot = _open_anew(lake, table)
-        _checkpoint(snapshot)
+        _checkpoint(lake, table)
+        snapshot = lake.open_or_create(table)
     horizon = datetime.fromtimestamp(time.time(), UTC) - timedelta(hours=lake.retention_hours)
     old = _old_files(lake, table)
     torn = [file for file in snapshot.folder.stored_torn() if file.modified < horizon]
@@ -220,22 +220,16 @@ def _keep_retention(lake: Lake, table: Table) -> bool:
     return True
 
 
-def _open_anew(lake: Lake, table: Table) -> Snapshot:
-    """The newest version, its log read now: that of one which was opened before may have been cleaned."""
-    newest = lake.open_or_create(table)
-    return lake.open(table, newest.version) or newest
-
-
-def _checkpoint(snapshot: Snapshot) -> None:
+def _checkpoint(lake: Lake, table: Table) -> None:
     """Lets whoever opens the table next begin at this version."""
+    snapshot = lake.open_or_create(table)
     if not snapshot.folder.has(f"{_LOG}/{snapshot.version:020}.checkpoint.parquet"):
-        with snapshot.folder.explained("write a checkpoint of"):
-            snapshot.delta.create_checkpoint()
+        _beside_others(lake, table, "write a checkpoint of", DeltaTable.create_checkpoint)
 
 
 def _clean_log(lake: Lake, table: Table) -> None:
     """Deletes old entries of the log."""
-    _beside_others(lake, table, "clean the log of", lambda delta: delta.cleanup_metadata())
+    _beside_others(lake, table, "clean the log of", DeltaTable.cleanup_metadata)
 
 
 def _old_files(lake: Lake, table: Table) -> list[StoredFile]:
@@ -252,7 +246,8 @@ def _beside_others(lake: Lake, table: Table, doing: str, ask: Callable[[DeltaTab
     """What the log says or lets be done, though somebody else deletes old entries of it at the same time."""
     attempt = 1
     while True:
-        snapshot = _open_anew(lake, table)
+        newest = lake.open_or_create(table)
+        snapshot = lake.open(table, newest.version) or newest  # the log as it is now, not as it was when it was kept
         with snapshot.folder.explained(doing):
             try:
                 return ask(snapshot.delta)

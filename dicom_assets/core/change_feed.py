@@ -106,9 +106,6 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
     Raises:
         FeedEntryError: an entry has no UID where its key needs one, or a timestamp that is none; names the sequence.
     """
-    if len(entries) > 1 and sum(memoryview(entry.metadata).nbytes for entry in entries) > _TEXT_BYTES:
-        half = len(entries) // 2
-        return pa.concat_tables([build_change_feed(part, read_at) for part in (entries[:half], entries[half:])])
     members = zip(*map(msgspec.structs.astuple, entries), strict=True) if entries else [()] * len(_MEMBERS)
     of = dict(zip(_MEMBERS, members, strict=True))
     of["partition_name"] = tuple(name or DEFAULT_PARTITION for name in of["partition_name"])
@@ -127,7 +124,7 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
         pa.array(of["sequence"], pa.int64()),
         timestamps,
         *(pa.array(of[name], pa.string()) for name in ("action", "state", "file_path")),
-        _build_texts(of["metadata"]),
+        pa.chunked_array(_build_texts(of["metadata"])),
         pc.floor_temporal(timestamps, unit="hour"),
         pa.repeat(pa.scalar(read_at, TIMESTAMP), len(entries)),
     ]
@@ -161,10 +158,13 @@ _TEXT_BYTES = 2**31 - 1
 """Of text that an array of Arrow's can hold."""
 
 
-def _build_texts(metadata: Sequence[msgspec.Raw]) -> pa.StringArray:
+def _build_texts(metadata: Sequence[msgspec.Raw]) -> list[pa.StringArray]:
     """The texts, in one copy of a page that was found to be UTF-8; null where there is none."""
     sizes = [len(memoryview(text)) for text in metadata]
+    if len(sizes) > 1 and sum(sizes) > _TEXT_BYTES:
+        half = len(sizes) // 2
+        return [*_build_texts(metadata[:half]), *_build_texts(metadata[half:])]
     is_text = [size > len(_NULL) or bytes(text) not in (b"", _NULL) for size, text in zip(sizes, metadata, strict=True)]
     valid = pa.array(is_text, pa.bool_()).buffers()[1]
     ends = pa.py_buffer(array("i", accumulate(sizes, initial=0)))
-    return pa.StringArray.from_buffers(len(sizes), ends, pa.py_buffer(b"".join(metadata)), valid)
+    return [pa.StringArray.from_buffers(len(sizes), ends, pa.py_buffer(b"".join(metadata)), valid)]

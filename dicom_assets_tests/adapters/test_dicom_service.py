@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicom_assets.adapters import dicom_service, service_requests
-from dicom_assets.adapters import dicom_service as module
 from dicom_assets.adapters.dicom_service import READINGS, DicomService
 from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.adapters.statistics import Statistics
@@ -233,7 +232,7 @@ def test_wide_window_streams_with_bounded_read_ahead(server):
 
 
 def test_huge_pages_are_not_read_ahead(server, monkeypatch):
-    monkeypatch.setattr(module, "AHEAD_BYTES", 100_000)
+    monkeypatch.setattr(dicom_service, "AHEAD_BYTES", 100_000)
     server.entries = [entry(number) for number in range(150)]
     for each in server.entries[50:]:
         each["metadata"] = {"00081190": {"vr": "UR", "Value": ["x" * 20_000]}}
