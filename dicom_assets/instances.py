@@ -25,6 +25,7 @@ from dicom_assets.adapters.lake_query import Query, query_instances
 from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.connections import build_lake, build_storage, open_client
 from dicom_assets.core.change_feed import Window
+from dicom_assets.core.elements import trim_padding
 from dicom_assets.core.errors import (
     InstanceDeletedError,
     InstanceFileGoneError,
@@ -121,6 +122,7 @@ class Archive:
     def _find(self, keys: pa.Table) -> Iterator["_Row | InstanceNotFoundError"]:
         """For each key its row of `file_index`, or why there is none to be had."""
         where = self._lake.uri(FILE_INDEX)
+        keys = pa.table([trim_padding(column) for column in keys.itercolumns()], keys.column_names)
         lookup = find_files(self._lake, keys)
         if lookup is None:
             raise InstanceNotFoundError(

@@ -9,17 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.elements import read_attributes
 from dicom_assets.adapters.parquet import DataFile
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.dicom_json import METADATA, attributes_schema
-from dicom_assets.core.instance import build_instances, is_live, newest_entries, read_attributes
+from dicom_assets.core.instance import build_instances, is_live, newest_entries
 from dicom_assets.core.merge import Desired, key_ids
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, METADATA_UNREADABLE, Table
 
 _OWN = (*INSTANCE.key, "sequence", "windowStart")
 _DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
-_SUMMED_UP = ("seriesInstanceUid", "sequence", "modality")
+_SUMMED_UP = ("seriesInstanceUid", "sequence", "modality", METADATA_UNREADABLE.name)
 """What makes series and studies of instances, beside the columns that both have."""
 _ENDLESS = 2**63 - 1
 _FILE = "_file"

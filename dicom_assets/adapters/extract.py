@@ -10,10 +10,11 @@ from typing import Protocol
 import pyarrow as pa
 
 from dicom_assets.adapters.delta import Given
+from dicom_assets.adapters.elements import split_metadata
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.adapters.parquet import Spool, decode
 from dicom_assets.core.change_feed import Entry, Window, build_change_feed
-from dicom_assets.core.dicom_json import build_attributes, split_metadata
+from dicom_assets.core.dicom_json import build_attributes
 from dicom_assets.core.errors import FeedEntryError, ServiceError
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import CHANGE_FEED, Table

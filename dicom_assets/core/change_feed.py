@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dicom_assets.core.elements import trim_padding
 from dicom_assets.core.errors import FeedEntryError
 from dicom_assets.core.schema import CHANGE_FEED, KEY, TIMESTAMP
 
@@ -94,7 +95,10 @@ def parse_latest(content: bytes | bytearray) -> Entry | None:
 
 
 def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
-    """One row per entry, in the entries' order.
+    """Return one row per entry, in the entries' order.
+
+    The service keeps UIDs as they were stored, with blanks or NULs behind them, and shows one instance with and without
+    them. They are no part of a UID, so no text but the metadata has them.
 
     Args:
         entries: as the service gave them.
@@ -108,11 +112,14 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
     """
     members = zip(*map(msgspec.structs.astuple, entries), strict=True) if entries else [()] * len(_MEMBERS)
     of = dict(zip(_MEMBERS, members, strict=True))
-    of["partition_name"] = tuple(name or DEFAULT_PARTITION for name in of["partition_name"])
-    keys = [of[name] for name in ("partition_name", "study_instance_uid", "series_instance_uid", "sop_instance_uid")]
-    for column, values in zip(KEY, keys, strict=True):
-        if not all(values):
-            sequence = of["sequence"][[bool(value) for value in values].index(False)]
+    texts = {name: trim_padding(pa.array(of[name], pa.string())) for name in _TRIMMED}
+    partition = texts["partition_name"]
+    texts["partition_name"] = pc.if_else(_is_empty(partition), DEFAULT_PARTITION, partition)
+    texts["file_path"] = pc.if_else(_is_empty(texts["file_path"]), None, texts["file_path"])
+    for column, values in zip(KEY, texts.values(), strict=False):
+        place = pc.index(_is_empty(values), True).as_py()
+        if place >= 0:
+            sequence = of["sequence"][place]
             raise FeedEntryError(
                 f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so the run "
                 "stopped at its window; what was stored before stays. Ask the service's operator for this sequence; "
@@ -120,15 +127,19 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
             )
     timestamps = parse_timestamps(entries)
     columns = [
-        *(pa.array(values, pa.string()) for values in keys),
+        *(texts[name] for name in _TRIMMED[: len(KEY)]),
         pa.array(of["sequence"], pa.int64()),
         timestamps,
-        *(pa.array(of[name], pa.string()) for name in ("action", "state", "file_path")),
+        *(texts[name] for name in _TRIMMED[len(KEY) :]),
         pa.chunked_array(_build_texts(of["metadata"])),
         pc.floor_temporal(timestamps, unit="hour"),
         pa.repeat(pa.scalar(read_at, TIMESTAMP), len(entries)),
     ]
     return pa.Table.from_arrays(columns, schema=CHANGE_FEED.schema)
+
+
+def _is_empty(texts: pa.StringArray) -> pa.BooleanArray:
+    return pc.fill_null(pc.equal(texts, ""), True)
 
 
 def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
@@ -153,6 +164,11 @@ def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
 
 
 _MEMBERS = Entry.__struct_fields__
+_TRIMMED = (
+    *("partition_name", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
+    *("action", "state", "file_path"),
+)
+"""Members whose padding is no part of them: the key's, then others."""
 _NULL = b"null"
 _TEXT_BYTES = 2**31 - 1
 """Of text that an array of Arrow's can hold."""

@@ -1,12 +1,14 @@
 """Values of DICOM JSON elements, picked by tag and converted to the columns' types.
 
-A value that cannot be converted becomes null and is counted; nothing here raises on a value.
+A value that cannot be converted becomes null and is counted; nothing here raises on a value. Padding, blanks and NULs
+at a value's ends, is no part of the value, and a value of padding alone is null.
 
 Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 6.2 (value representations).
 """
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -19,57 +21,61 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.element_path import Step
-from dicom_assets.core.elements import UNDECODABLE, UNREADABLE, split_elements, tag_in, values_of
+from dicom_assets.core.elements import PADDING, UNDECODABLE, tag_in, values_of
 from dicom_assets.core.schema import TIMESTAMP, Column
 
 METADATA = "metadata"
-"""Name under which metadata that is no DICOM JSON object is counted."""
+"""Name under which metadata that could not be had, or is no DICOM JSON object, is counted."""
+
+UNREADABLE = "_unreadable"
+"""The column that marks rows without metadata that is a DICOM JSON object."""
 
 FAILURES = "_failures"
 """The column of `build_attributes` that names, for each row, the columns whose values could not be converted."""
 
 _UNCONVERTIBLE = (*UNDECODABLE, ValueError, TypeError, OverflowError)
-"""What is raised for an element or a value that has no place in its column."""
+"""Exceptions for an element or a value that has no place in its column."""
 
 
-def split_metadata(metadata: pa.ChunkedArray, columns: Sequence[Column]) -> pa.Table:
-    """One row per metadata text: the texts of the elements that the columns are made from.
-
-    Args:
-        metadata: DICOM JSON objects as strings; null where the service gave none.
-        columns: with a path.
-    """
-    return split_elements(metadata, list(dict.fromkeys(map(_first, columns))))
+def first_steps(columns: Sequence[Column]) -> list[Step]:
+    """Return the top-level elements in which the columns' values lie, each once, without indexes."""
+    return list(dict.fromkeys(map(_first, columns)))
 
 
 def build_attributes(elements: pa.Table, columns: Sequence[Column]) -> pa.Table:
-    """One row per metadata text: the value of each column's element, in the column's type.
+    """Return one row per metadata text: the value of each column's element, in the column's type.
 
     Args:
-        elements: what `split_metadata` gave for these columns.
+        elements: the texts of the elements that `first_steps` names, named as the steps are written, and `_unreadable`.
         columns: with a path. A column of a list type takes all values of its element, another the first or that of the
             path's index.
 
     Returns:
-        A table with the columns, in order, and `_failures`: the name of a column once for each of its values that could
-        not be converted, null where there is none. Metadata that is no DICOM JSON object gives a row of nulls and
-        counts under `metadata`.
+        A table with the columns, in order; `_failures`: the name of a column once for each of its values that could
+        not be converted, null where there is none; and `_unreadable`.
     """
     failures: dict[int, list[str]] = {}
-    if pc.any(elements[UNREADABLE]).as_py():
-        failures = {row: [METADATA] for row, is_one in enumerate(elements[UNREADABLE].to_pylist()) if is_one}
     arrays = [_convert(elements[str(_first(column))], column, failures) for column in columns]
     failed = pa.array([failures.get(row) for row in range(len(elements))], pa.list_(pa.string()))
-    return pa.Table.from_arrays([*arrays, failed], schema=attributes_schema(columns))
+    return pa.Table.from_arrays([*arrays, failed, elements[UNREADABLE]], schema=attributes_schema(columns))
 
 
 def attributes_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The columns that `build_attributes` gives."""
-    return pa.schema([*(column.arrow for column in columns), (FAILURES, pa.list_(pa.string()))])
+    """Return the columns that `build_attributes` gives."""
+    own = (FAILURES, pa.list_(pa.string())), (UNREADABLE, pa.bool_())
+    return pa.schema([*(column.arrow for column in columns), *own])
+
+
+def count_failures(attributes: pa.Table) -> Counter[str]:
+    """Return how many values could not be converted, by column; unreadable metadata counts under `metadata`."""
+    failures = Counter(pc.list_flatten(attributes[FAILURES]).to_pylist())
+    if unreadable := pc.sum(attributes[UNREADABLE]).as_py():
+        failures[METADATA] += unreadable
+    return failures
 
 
 def _first(column: Column) -> Step:
-    """The top-level element in which the column's value lies, whichever of its values is meant."""
+    """Return the top-level element in which the column's value lies, whichever of its values is meant."""
     return replace(column.path[0], index=None)
 
 
@@ -85,6 +91,13 @@ def _convert(texts: pa.ChunkedArray, column: Column, failures: dict[int, list[st
     return pa.array([value for value, _ in converted], column.type).take(encoded.indices)
 
 
+_Trim = Callable[[str, str], str]
+"""Takes the padding from a text."""
+
+_TRAILING_ONLY = frozenset({"LT", "ST", "UC", "UR", "UT"})
+"""Value representations whose leading blanks are part of the value."""
+
+
 class _Converter:
     """Makes a column's values from the texts of its element."""
 
@@ -95,9 +108,9 @@ class _Converter:
         self._to_type = _CONVERTERS[column.type.value_type if self._is_list else column.type]
 
     def convert(self, text: bytes) -> tuple[Any, int]:
-        """The value, and how many could not be converted: of a list any number."""
+        """Return the value, and how many could not be converted: of a list any number."""
         try:
-            values = self._find(text)
+            values, trim = self._find(text)
         except _UNCONVERTIBLE:
             return None, 1
         if values is None:
@@ -106,22 +119,26 @@ class _Converter:
         index = self._path[-1].index or 0
         for value in values if self._is_list else values[index : index + 1]:
             try:
-                converted.append(None if value is None else self._to_type(value))
+                converted.append(None if value is None else self._to_type(value, trim))
             except _UNCONVERTIBLE:
                 converted.append(None)
                 failed += 1
         return converted if self._is_list else next(iter(converted), None), failed
 
-    def _find(self, text: bytes) -> list[Any] | None:
-        """The values of the element; below the top level, of the item that the path means of each sequence."""
+    def _find(self, text: bytes) -> tuple[list[Any] | None, _Trim]:
+        """Return the values of the element at the path's end, and how their padding goes."""
         try:
-            values = values_of(self._decode(text))
+            element = self._decode(text)
+            values = values_of(element)
         except msgspec.ValidationError:  # something beside the way is malformed, and need not matter
-            values = values_of(msgspec.json.decode(text))
+            element = msgspec.json.decode(text)
+            values = values_of(element)
         for sequence, step in pairwise(self._path):
             index = sequence.index or 0
-            values = values_of(_member(values[index], step)) if values and index < len(values) else None
-        return values
+            element = _member(values[index], step) if values and index < len(values) else None
+            values = values_of(element)
+        is_long = isinstance(element, dict) and element.get("vr") in _TRAILING_ONLY
+        return values, str.rstrip if is_long else str.strip
 
 
 @lru_cache
@@ -151,37 +168,46 @@ def _member(item: object, step: Step) -> object:
     return item.get(tag_in(item, step))
 
 
-def _text(value: object) -> str | None:
-    """A string as it is; of a person's name its alphabetic form; a number as text."""
-    if isinstance(value, str):
-        return value
+def _text(value: object, trim: _Trim) -> str | None:
+    """Return a string without padding, the alphabetic form of a person's name, or a number as text; None if empty."""
     if isinstance(value, dict) and (not value or value.keys() & {"Alphabetic", "Ideographic", "Phonetic"}):
-        name = value.get("Alphabetic")
-        if name is None or isinstance(name, str):
-            return name
-    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = value.get("Alphabetic")
+        if value is None:
+            return None
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, str):
+        return trim(value, PADDING) or None
     raise ValueError
 
 
-def _number(value: object) -> int | float | None:
-    """A JSON number, or the number a text holds; None for an empty text."""
-    if isinstance(value, str):
-        text = value.strip()
-        if not text:
-            return None
-        if "_" in text:
-            raise ValueError
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _bare(value: object) -> str:
+    """Return a text of digits and signs without padding and white space.
+
+    Raises:
+        TypeError: the value is no text.
+    """
+    if not isinstance(value, str):
         raise TypeError
-    return value
+    return value.replace("\0", " ").strip()
 
 
-def _integer(bits: int) -> Callable[[object], int | None]:
+def _number(value: object) -> int | float | None:
+    """Return a JSON number, or the number that a text holds; None for an empty text."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    text = _bare(value)
+    if not text:
+        return None
+    if "_" in text:
+        raise ValueError
+    return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def _integer(bits: int) -> Callable[[object, _Trim], int | None]:
     limit = 2 ** (bits - 1)
 
-    def integer(value: object) -> int | None:
+    def integer(value: object, _: _Trim) -> int | None:
         number = _number(value)
         if number is None:
             return None
@@ -192,7 +218,7 @@ def _integer(bits: int) -> Callable[[object], int | None]:
     return integer
 
 
-def _double(value: object) -> float | None:
+def _double(value: object, _: _Trim) -> float | None:
     number = _number(value)
     if number is None:
         return None
@@ -205,11 +231,9 @@ _DATE = re.compile(r"(\d{4})(\.?)(\d{2})\2(\d{2})", re.ASCII)
 _DATE_TIME = re.compile(r"\d{14}(\.\d{1,6})?[+-]\d{4}", re.ASCII)
 
 
-def _date(value: object) -> date | None:
-    """DA in its form YYYYMMDD or the old YYYY.MM.DD."""
-    if not isinstance(value, str):
-        raise TypeError
-    text = value.strip()
+def _date(value: object, _: _Trim) -> date | None:
+    """Return a DA in its form YYYYMMDD or the old YYYY.MM.DD."""
+    text = _bare(value)
     if not text:
         return None
     match = _DATE.fullmatch(text)
@@ -218,11 +242,9 @@ def _date(value: object) -> date | None:
     return date(int(match[1]), int(match[3]), int(match[4]))
 
 
-def _date_time(value: object) -> datetime | None:
-    """DT down to its second, with its offset from UTC: without one it is no point in time."""
-    if not isinstance(value, str):
-        raise TypeError
-    text = value.strip()
+def _date_time(value: object, _: _Trim) -> datetime | None:
+    """Return a DT down to its second, with its offset from UTC: without one it is no point in time."""
+    text = _bare(value)
     if not text:
         return None
     match = _DATE_TIME.fullmatch(text)
@@ -231,7 +253,7 @@ def _date_time(value: object) -> datetime | None:
     return datetime.strptime(text, f"%Y%m%d%H%M%S{'.%f' if match[1] else ''}%z").astimezone(UTC)
 
 
-_CONVERTERS: dict[pa.DataType, Callable[[Any], Any]] = {
+_CONVERTERS: dict[pa.DataType, Callable[[Any, _Trim], Any]] = {
     pa.string(): _text,
     pa.int32(): _integer(32),
     pa.int64(): _integer(64),

@@ -4,14 +4,14 @@ Source: the layout is that of the `instance` sink of "Copy DICOM Metadata Change
 Data Factory's template gallery: text throughout, names in lower case, and the whole metadata beside them.
 """
 
+import json
 from collections import Counter
 from contextlib import suppress
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dicom_assets.core.dicom_json import FAILURES
+from dicom_assets.core.dicom_json import FAILURES, UNREADABLE, count_failures
 from dicom_assets.core.schema import ELEMENTS, INSTANCE, TIMESTAMP, Column, Table
 
 PROFILE = "healthcare-data-solutions"
@@ -84,17 +84,17 @@ def build_healthcare_instances(
 
     Args:
         entries: rows of `change_feed`, one per instance.
-        attributes: what `read_attributes` gave for each of them.
+        attributes: of each of them, as `build_attributes` gives them.
         table: the layout.
 
     Returns:
         Rows of the table, in the entries' order, and the values per column that could not be converted.
     """
-    columns = {name: attributes[name] for name in attributes.column_names if name != FAILURES}
+    columns = {name: attributes[name] for name in attributes.column_names if name not in (FAILURES, UNREADABLE)}
     columns |= {name: entries[source] for name, source in _OWN.items()}
     columns["metadata"] = pa.chunked_array([read_elements(entries["metadata"].to_pylist())])
     rows = pa.table([columns[name] for name in table.schema.names], schema=table.schema)
-    return rows, Counter(pc.list_flatten(attributes[FAILURES]).to_pylist())
+    return rows, count_failures(attributes)
 
 
 class _Element(msgspec.Struct, gc=False):
@@ -105,14 +105,16 @@ class _Element(msgspec.Struct, gc=False):
 _Elements = dict[str, dict[str, object]]
 _decoder = msgspec.json.Decoder(dict[str, _Element])
 _lenient_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_UNDECODABLE = (msgspec.DecodeError, RecursionError)
+_UNDECODABLE = (ValueError, RecursionError)
+"""Errors of the decoders: those of msgspec and json are ValueErrors."""
 
 
 def read_elements(texts: list[str | None]) -> pa.Array:
-    """The elements of each metadata text by tag; null for a text that is no JSON object.
+    """Return the elements of each metadata text by tag; null for a text that is no JSON object.
 
     A value that is a text stands for itself; a number, a person's name and an item of a sequence as their JSON text. An
-    element that is none has neither value representation nor values.
+    element that is none has neither value representation nor values. Of a tag that occurs twice the first occurrence
+    counts, as in all other columns.
     """
     read = [None if text is None else _read(text) for text in texts]
     return pa.array([None if elements is None else list(elements.items()) for elements in read], ELEMENTS)
@@ -120,10 +122,26 @@ def read_elements(texts: list[str | None]) -> pa.Array:
 
 def _read(text: str) -> _Elements | None:
     with suppress(*_UNDECODABLE):
+        text = _drop_repeated(text)
+    with suppress(*_UNDECODABLE):
         return {tag: _describe(element) for tag, element in _decoder.decode(text).items()}
     with suppress(*_UNDECODABLE):
         return {tag: _read_element(element) for tag, element in _lenient_decoder.decode(text).items()}
     return None
+
+
+def _drop_repeated(text: str) -> str:
+    """Return the text without all but the first of its members of one name."""
+    members = _lenient_decoder.decode(text)
+    compact = sum(len(bytes(value)) + len(tag.encode()) + len('"":,') for tag, value in members.items()) + len("{}") - 1
+    if compact == len(text.encode()):
+        return text  # no member is missing, and there is no white space
+
+    def keep_first(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        return dict(reversed(pairs))
+
+    whole = json.loads(text, object_pairs_hook=list)
+    return text if len(whole) == len(members) else json.dumps(json.loads(text, object_pairs_hook=keep_first))
 
 
 def _read_element(text: msgspec.Raw) -> dict[str, object]:

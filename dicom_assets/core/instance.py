@@ -5,9 +5,9 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.dicom_json import FAILURES, build_attributes, split_metadata
+from dicom_assets.core.dicom_json import UNREADABLE, count_failures
 from dicom_assets.core.fold import newest_rows
-from dicom_assets.core.schema import INSTANCE, Table
+from dicom_assets.core.schema import INSTANCE, METADATA_UNREADABLE, Table
 
 
 def newest_entries(entries: pa.Table) -> pa.Table:
@@ -25,22 +25,12 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
     return pc.invert(pc.or_(deleting, pc.equal(pc.utf8_lower(entries["state"]), "deleted")))
 
 
-def read_attributes(entries: pa.Table, table: Table = INSTANCE) -> pa.Table:
-    """What the metadata of each entry says, row beside row: see `build_attributes`.
-
-    Args:
-        entries: rows of `change_feed`, at least its `metadata`.
-        table: `instance`, with the users' columns if they have any.
-    """
-    return build_attributes(split_metadata(entries["metadata"], table.attributes), table.attributes)
-
-
 def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:
-    """One row per entry, each the newest of a live instance.
+    """Return one row per entry, each the newest of a live instance.
 
     Args:
         entries: rows of `change_feed`, one per instance; their metadata is not looked at.
-        attributes: what `read_attributes` gave for each of them.
+        attributes: of each of them, as `build_attributes` gives them.
         table: `instance`, with the users' columns if they have any.
 
     Returns:
@@ -51,5 +41,6 @@ def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INST
     )
     for column in table.attributes:
         rows = rows.append_column(column.arrow, attributes[column.name])
-    failures = Counter(pc.list_flatten(attributes[FAILURES]).to_pylist())
-    return rows.select(table.schema.names).cast(table.schema), failures
+    marks = pc.if_else(attributes[UNREADABLE], True, pa.scalar(None, pa.bool_()))  # null, as in rows of older versions
+    rows = rows.append_column(METADATA_UNREADABLE.name, marks)
+    return rows.select(table.schema.names).cast(table.schema), count_failures(attributes)

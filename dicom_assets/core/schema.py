@@ -29,7 +29,7 @@ type_names: dict[str, pa.DataType] = {
 ELEMENTS = pa.map_(pa.string(), pa.struct([("vr", pa.string()), ("Value", pa.list_(pa.string()))]))
 """DICOM elements by tag; no column of a user's can have this type."""
 
-_shown_names = {**type_names, "map<string, struct<vr: string, Value: list<string>>>": ELEMENTS}
+_shown_names = {**type_names, "boolean": pa.bool_(), "map<string, struct<vr: string, Value: list<string>>>": ELEMENTS}
 
 
 class Grain(StrEnum):
@@ -199,11 +199,22 @@ CHANGE_FEED = Table(
     ignored=frozenset({"ingestedAt"}),
 )
 
+METADATA_UNREADABLE = Column(
+    "metadataUnreadable",
+    pa.bool_(),
+    "True where the service could not give the metadata, or gave no DICOM JSON object: the attributes are null, and "
+    "those of the series and study come from other instances; else null",
+)
+"""A technical column: it tells `series` and `study` which instances have attributes."""
+
 INSTANCE = Table(
     "instance",
     "one live SOP instance with its current attributes",
     tuple(column.name for column in KEY),
-    (*KEY, _SEQUENCE, _LAST_MODIFIED, *STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES, _FILE_PATH),
+    (
+        *(*KEY, _SEQUENCE, _LAST_MODIFIED, *STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES, _FILE_PATH),
+        METADATA_UNREADABLE,
+    ),
     fence="sequence",
 )
 

@@ -2,22 +2,20 @@
 
 import pyarrow as pa
 
-from dicom_assets.core.fold import summarize_newest
+from dicom_assets.core.fold import summarize_instances
 from dicom_assets.core.merge import align_rows
 from dicom_assets.core.schema import SERIES, Table
 
 
 def build_series(instances: pa.Table, table: Table = SERIES) -> pa.Table:
-    """One row per series: the attributes of its instance with the greatest sequence, and its number of instances.
+    """Return one row per series: the attributes of its newest readable instance, and its number of instances.
 
     Args:
         instances: all rows of `instance` of every series that occurs in them. Users' columns that
             they lack are null in the result.
         table: `series`, with the users' columns if they have any.
     """
-    newest, totals = summarize_newest(
-        instances, table.key, ["sequence"], [("lastModifiedTimestamp", "max"), ([], "count_all")]
-    )
+    newest, totals = summarize_instances(instances, table.key, [("lastModifiedTimestamp", "max"), ([], "count_all")])
     rows = newest.drop_columns(["lastModifiedTimestamp"])
     rows = rows.append_column("lastModifiedTimestamp", totals["lastModifiedTimestamp_max"])
     rows = rows.append_column("instanceCount", totals["count_all"])

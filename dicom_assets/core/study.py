@@ -2,23 +2,22 @@
 
 import pyarrow as pa
 
-from dicom_assets.core.fold import summarize_newest
+from dicom_assets.core.fold import summarize_instances
 from dicom_assets.core.merge import align_rows
 from dicom_assets.core.schema import STUDY, Table
 
 
 def build_studies(instances: pa.Table, table: Table = STUDY) -> pa.Table:
-    """One row per study: the attributes of its instance with the greatest sequence, its modalities and its counts.
+    """Return one row per study: the attributes of its newest readable instance, its modalities and its counts.
 
     Args:
         instances: all rows of `instance` of every study that occurs in them. Users' columns that
             they lack are null in the result.
         table: `study`, with the users' columns if they have any.
     """
-    newest, totals = summarize_newest(
+    newest, totals = summarize_instances(
         instances,
         table.key,
-        ["sequence"],
         [
             ("lastModifiedTimestamp", "max"),
             ("modality", "distinct"),

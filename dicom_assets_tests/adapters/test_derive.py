@@ -6,9 +6,9 @@ import pytest
 from dicom_assets.adapters import derive
 from dicom_assets.adapters.delta import Given, Lake
 from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow, read_window
+from dicom_assets.adapters.elements import read_attributes
 from dicom_assets.core.change_feed import HOUR, Window
 from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.instance import read_attributes
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY
 from dicom_assets.core.series import build_series
 from dicom_assets.core.study import build_studies

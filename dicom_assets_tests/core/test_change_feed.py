@@ -198,6 +198,32 @@ def test_no_entries_are_a_table_without_rows():
     assert table.schema.equals(CHANGE_FEED.schema, check_metadata=True)
 
 
+UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+
+
+@pytest.mark.parametrize("padding", [" ", "\0", "   ", " \0\0 "])
+def test_padding_is_no_part_of_a_key_or_of_any_text_but_the_metadata(padding):
+    names = ("partitionName", *UIDS, "action", "state", "filePath")
+    built = row(**{name: MEMBERS[name] + padding for name in names}, metadata={"00100020": {"Value": ["A" + padding]}})
+    assert {name: built[name] for name in names} == {name: MEMBERS[name] for name in names}
+    assert json.loads(built["metadata"]) == {"00100020": {"Value": ["A" + padding]}}
+
+
+def test_blank_before_or_within_a_uid_is_part_of_it():
+    assert row(sopInstanceUid=" 1 2 ")["sopInstanceUid"] == " 1 2"
+
+
+@pytest.mark.parametrize("name", UIDS)
+@pytest.mark.parametrize("padding", [" ", "\0", " \0 "])
+def test_uid_of_padding_alone_is_none(name, padding):
+    with pytest.raises(FeedEntryError, match=f"Entry 7 of the change feed has no {name}"):
+        row(**{name: padding})
+
+
+def test_path_of_padding_alone_is_none():
+    assert row(filePath=" \0")["filePath"] is None
+
+
 @pytest.mark.parametrize("given", [{}, {"partitionName": None}, {"partitionName": ""}])
 def test_missing_partition_is_the_default_one(given):
     (built,) = build_change_feed(parse_page(page(without("partitionName") | given)), READ_AT).to_pylist()

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from dicom_assets.core.dicom_json import FAILURES, METADATA, split_metadata
+from dicom_assets.adapters.elements import split_metadata
+from dicom_assets.core.dicom_json import FAILURES, METADATA, UNREADABLE, count_failures
 from dicom_assets.core.dicom_json import build_attributes as build_rows
 from dicom_assets.core.schema import Column, type_names
 
@@ -22,8 +23,7 @@ def build_attributes(texts: list[bytes | None], columns: list[Column]) -> tuple[
     """The attributes, and how often each column failed."""
     metadata = pa.chunked_array([pa.array(texts, pa.binary()).view(pa.string())])
     table = build_rows(split_metadata(metadata, columns), columns)
-    failures = Counter(name for names in table[FAILURES].to_pylist() for name in names or ())
-    return table.drop([FAILURES]), failures
+    return table.drop([FAILURES, UNREADABLE]), count_failures(table)
 
 
 def build(elements: object, *columns: Column) -> tuple[dict, Counter]:
@@ -61,10 +61,11 @@ def test_element_without_a_first_value_is_null_and_no_failure(element, type_name
     assert build({TAG: element}, column(type_name)) == ({"value": None}, {})
 
 
-def test_absent_metadata_is_a_row_of_nulls_and_no_failure():
-    table, failures = build_attributes([None], [column("string")])
+@pytest.mark.parametrize("path", [TAG, "(0019,xx0C:A)"])
+def test_absent_metadata_is_a_row_of_nulls_and_counted(path):
+    table, failures = build_attributes([None], [column("string", path)])
     assert table.to_pylist() == [{"value": None}]
-    assert list(failures.items()) == []
+    assert failures == {METADATA: 1}
 
 
 @pytest.mark.parametrize("text", [b"null", b"[]", b'"text"', b"17", b"true", b"", b"{", b'{"00080060": ', b"\xff"])
@@ -82,12 +83,35 @@ def test_element_nested_without_end_is_counted_where_it_is_wanted(tag, failures)
 
 
 @pytest.mark.parametrize("path", [TAG, "(0019,xx0C:A)"])
-def test_wrong_bytes_in_a_text_are_counted_where_they_matter(path):
+def test_metadata_with_wrong_bytes_is_unreadable_whatever_columns_there_are(path):
     text = b'{"00080060":{"Value":["\xff"]},"00190010":{"Value":["A"]},"0019100C":{"Value":["\xff"]}}'
     assert build(text, column("string", path), column("string", "00080070", "other")) == (
         {"value": None, "other": None},
-        {"value": 1},
+        {METADATA: 1},
     )
+
+
+PRIVATE_TOO = [], [column("string", "(0009,xx01:NOBODY)", "private")]
+
+
+@pytest.mark.parametrize("more", PRIVATE_TOO)
+@pytest.mark.parametrize("text", [
+    b'{"00080060":{"vr":"CS","Value":["A"]},"00080060":{"vr":"CS","Value":["B"]}}',
+    b'{"00090010":{"Value":["X"]},"00080060":{"Value":["A"]},"00090010":{"Value":["Y"]},"00080060":{"Value":["B"]}}',
+    b' {"00080060":{"vr":"CS","Value":["A"]}}',
+    b'{"00080060":{"vr":"CS","Value":["A",]},}',
+])  # fmt: skip
+def test_first_of_a_tag_that_is_there_twice_counts_whatever_columns_there_are(text, more):
+    row, failures = build(text, column("string"), *more)
+    assert (row["value"], failures) == ("A", {})
+
+
+def test_first_of_a_private_element_that_is_there_twice_counts():
+    text = (
+        b'{"00090010":{"Value":["ME"]},"00090010":{"Value":["OTHER"]},'
+        b'"00091001":{"Value":["A"]},"00091001":{"Value":["B"]}}'
+    )
+    assert build(text, column("string", "(0009,xx01:ME)")) == ({"value": "A"}, {})
 
 
 @pytest.mark.parametrize("element", ["CT", 7, True, ["CT"], {"Value": "CT"}, {"Value": {"0": "CT"}}, {"Value": 7}])
@@ -111,8 +135,14 @@ def test_two_columns_may_take_the_same_element():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("", ""),
-        (" CT ", " CT "),
+        ("", None),
+        (" CT ", "CT"),
+        ("CT\0", "CT"),
+        ("\0 CT \0\0 ", "CT"),
+        ("\0", None),
+        ("  ", None),
+        ({"Alphabetic": "Doe^Jane\0 "}, "Doe^Jane"),
+        ({"Alphabetic": "\0"}, None),
         ("Größe\\山", "Größe\\山"),
         ("a\0b", "a\0b"),
         (7, "7"),
@@ -144,6 +174,10 @@ def test_texts(value, text):
         ("1e2", 100),
         ("", None),
         ("  ", None),
+        ("7\0", 7),
+        ("\0 7 \0", 7),
+        ("\0", None),
+        ("7\x007", "counted"),
         (7.5, "counted"),
         ("7.5", "counted"),
         ("seven", "counted"),
@@ -181,6 +215,8 @@ def test_whole_numbers_too_large_for_their_column_are_counted(type_name, bits, f
         (1.25, 1.25),
         ("1.25", 1.25),
         (" 1.25e-3 ", 0.00125),
+        ("1.25\0", 1.25),
+        ("\0\0", None),
         ("", None),
         ("NaN", "counted"),
         ("inf", "counted"),
@@ -200,6 +236,10 @@ def test_decimals(value, number):
         ("20260301", date(2026, 3, 1)),
         ("2026.03.01", date(2026, 3, 1)),
         (" 20240229 ", date(2024, 2, 29)),
+        ("20240229\0", date(2024, 2, 29)),
+        ("2024.02.29 \0", date(2024, 2, 29)),
+        ("\0", None),
+        ("2024\x000229", "counted"),
         ("00010101", date(1, 1, 1)),
         ("", None),
         (" ", None),
@@ -223,6 +263,7 @@ def test_dates(value, day):
     [
         ("20260301010203+0000", datetime(2026, 3, 1, 1, 2, 3, tzinfo=UTC)),
         ("20260301010203.5+0100", datetime(2026, 3, 1, 0, 2, 3, 500_000, tzinfo=UTC)),
+        ("20260301010203+0000\0", datetime(2026, 3, 1, 1, 2, 3, tzinfo=UTC)),
         (" 20260301010203.123456-0530 ", datetime(2026, 3, 1, 6, 32, 3, 123_456, tzinfo=UTC)),
         ("", None),
         ("20260301010203", "counted"),
@@ -324,8 +365,28 @@ def test_block_without_a_readable_creator_is_nobodys(creator):
 
 def test_metadata_that_is_no_object_has_no_private_elements_either():
     assert build(b"[]", column("double", "(0019,xx0C:A)")) == ({"value": None}, {METADATA: 1})
-    table, failures = build_attributes([None], [column("double", "(0019,xx0C:A)")])
-    assert (table.to_pylist(), failures) == ([{"value": None}], {})
+
+
+@pytest.mark.parametrize("creator", ["ME", "ME ", "ME\0"])
+def test_padding_is_no_part_of_a_creator(creator):
+    elements = {"00190010": {"Value": [creator]}, "0019100C": {"Value": [1]}}
+    assert build(elements, column("double", "(0019,xx0C:ME)")) == ({"value": 1.0}, {})
+    nested = {"00400275": {"Value": [elements]}}
+    assert build(nested, column("double", "00400275.(0019,xx0C:ME)")) == ({"value": 1.0}, {})
+
+
+def test_tags_that_are_none_reach_no_query():
+    text = json.dumps({"0019\"'00}": {"Value": ["A"]}, "00190010": {"Value": ["A"]}, "0019100C": {"Value": [1]}})
+    assert build(text.encode(), column("double", "(0019,xx0C:A)")) == ({"value": 1.0}, {})
+
+
+@pytest.mark.parametrize(
+    ("vr", "text"), [("LO", "a"), ("PN", "a"), ("LT", "  a"), ("ST", "  a"), ("UT", "  a"), ("UC", "  a")]
+)
+def test_leading_blanks_are_part_of_long_texts_alone(vr, text):
+    assert build({TAG: {"vr": vr, "Value": ["  a \0"]}}, column("string")) == ({"value": text}, {})
+    nested = {"00400275": {"Value": [{TAG: {"vr": vr, "Value": ["  a \0"]}}]}}
+    assert build(nested, column("string", f"00400275.{TAG}")) == ({"value": text}, {})
 
 
 def test_columns_with_a_creator_may_stand_before_others():
@@ -338,6 +399,8 @@ def test_columns_with_a_creator_may_stand_before_others():
     [
         ("list<string>", ["a", None, {"Alphabetic": "b"}], ["a", None, "b"], 0),
         ("list<string>", ["a", True], ["a", None], 1),
+        ("list<string>", ["a\0", " b ", "", "\0"], ["a", "b", None, None], 0),
+        ("list<double>", ["0.5\0", " "], [0.5, None], 0),
         ("list<string>", [], [], 0),
         ("list<string>", None, None, 0),
         ("list<double>", ["0.5", 1, "", "x", "nan"], [0.5, 1.0, None, None, None], 2),

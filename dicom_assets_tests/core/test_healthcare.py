@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
+from dicom_assets.adapters.elements import read_attributes
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances, read_elements, source_of
-from dicom_assets.core.instance import read_attributes
 from dicom_assets.core.schema import CHANGE_FEED
+from dicom_assets_tests.core.rows import build_entries, entry
 from dicom_assets_tests.defs.test_template_tables import LAYOUTS
 
 WHEN = datetime(2026, 3, 1, 5, 10, tzinfo=UTC)
@@ -87,7 +88,7 @@ def test_element_that_is_none_leaves_the_others_as_they_are(broken):
 
 def test_instance_without_metadata_has_its_key_and_path():
     row, failures = build(None)
-    assert failures == {}
+    assert failures == {"metadata": 1}
     assert {name for name, value in row.items() if value is not None} == {
         "partitionName", "studyinstanceuid", "seriesinstanceuid", "sopinstanceuid", "lastModifiedTimestamp",
         "filepath", "created_date",
@@ -99,3 +100,12 @@ def test_every_column_says_where_it_comes_from():
     assert set(sources.values()) <= set(CHANGE_FEED.schema.names)
     assert sources["sopinstanceuid"] == "sopInstanceUid"
     assert sources["modality"] == "metadata"
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_first_of_a_tag_that_is_there_twice_counts_in_the_map_too(blank):
+    text = f'{{"00080060":{blank}{{"vr":"CS","Value":["CT"]}},"00080060":{{"vr":"CS","Value":["MR"]}}}}'
+    entries = build_entries(entry(metadata=text))
+    rows, _ = build_healthcare_instances(entries, read_attributes(entries, HEALTHCARE_INSTANCE))
+    assert rows["modality"].to_pylist() == ["CT"]
+    assert dict(rows["metadata"].to_pylist()[0])["00080060"]["Value"] == ["CT"]

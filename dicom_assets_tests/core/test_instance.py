@@ -4,7 +4,8 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from dicom_assets.core.instance import build_instances, is_live, newest_entries, read_attributes
+from dicom_assets.adapters.elements import read_attributes
+from dicom_assets.core.instance import build_instances, is_live, newest_entries
 from dicom_assets.core.schema import INSTANCE, Column, Grain, Table, extend_tables
 from dicom_assets_tests.core.rows import build_entries, entry, moment
 
@@ -79,7 +80,8 @@ def test_rows_keep_the_entries_order_and_no_value_drops_one():
     entries = build_entries(*(entry(9 - number, metadata=text) for number, text in enumerate(texts)))
     table, failures = build(entries)
     assert table["sequence"].to_pylist() == [9, 8, 7, 6]
-    assert failures == {"metadata": 1, "instanceNumber": 1}
+    assert failures == {"metadata": 2, "instanceNumber": 1}
+    assert table["metadataUnreadable"].to_pylist() == [True, True, None, None]
 
 
 def test_no_entries_are_no_rows():

@@ -51,3 +51,30 @@ def test_column_of_the_users_comes_from_the_newest_instance():
 def test_column_that_instances_do_not_have_yet_is_null():
     table = replace(SERIES, columns=(*SERIES.columns, Column("dose", pa.float64(), "Dose", "00180060")))
     assert build_series(build_instance_rows(instance()), table)["dose"].to_pylist() == [None]
+
+
+def test_instance_without_readable_metadata_decides_nothing_but_counts_and_time():
+    rows = [
+        instance(1, patientId="A", modality="CT"),
+        instance(2, patientId="B", modality="MR"),
+        instance(3, metadataUnreadable=True, lastModifiedTimestamp=moment(99)),
+    ]
+    for mixed in itertools.permutations(rows):
+        (row,) = build_series(build_instance_rows(*mixed)).to_pylist()
+        assert (row["patientId"], row["instanceCount"], row["lastModifiedTimestamp"]) == ("B", 3, moment(99))
+
+
+def test_readable_instance_without_attributes_decides_that_there_are_none():
+    rows = build_instance_rows(instance(1, patientId="A"), instance(2), instance(3, metadataUnreadable=True))
+    assert build_series(rows)["patientId"].to_pylist() == [None]
+
+
+def test_attributes_are_null_where_no_instance_could_be_read():
+    rows = build_instance_rows(*(instance(number, metadataUnreadable=True) for number in (1, 2)))
+    (row,) = build_series(rows).to_pylist()
+    assert (row["patientId"], row["instanceCount"]) == (None, 2)
+
+
+def test_instances_of_older_versions_have_no_mark_and_count_as_readable():
+    rows = build_instance_rows(instance(1, patientId="A"), instance(2, patientId="B")).drop(["metadataUnreadable"])
+    assert build_series(rows)["patientId"].to_pylist() == ["B"]
