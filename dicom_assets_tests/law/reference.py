@@ -22,11 +22,36 @@ FILE = ("sequence", "lastModifiedTimestamp", "sopClassUid", "modality", "filePat
 NUMBERS = {"seriesNumber", "instanceNumber", "numberOfFrames", "rows", "columns"}
 
 
+BLANKS = " \0"
+LEADING_BLANKS_COUNT = ("LT", "ST", "UC", "UR", "UT")
+
+
+def bare(value, vr=None):
+    """A value without its padding; None where there is nothing else. Anything but a text stays as it is."""
+    if not isinstance(value, str):
+        return value
+    while value and value[-1] in BLANKS:
+        value = value[:-1]
+    while value and value[0] in BLANKS and vr not in LEADING_BLANKS_COUNT:
+        value = value[1:]
+    return value or None
+
+
+def bare_end(uid):
+    """A UID as every table has it."""
+    return uid.rstrip(BLANKS)
+
+
+def has_metadata(entry):
+    return isinstance(entry.get("metadata"), dict)
+
+
 def value_of(metadata, name, tag):
     values = (metadata.get(tag) or {}).get("Value") or [None]
     value = values[0]
     if isinstance(value, dict):
         value = value.get("Alphabetic")
+    value = bare(value, (metadata.get(tag) or {}).get("vr"))
     if value is None or not (name.endswith("Date") or name in NUMBERS):
         return value
     try:
@@ -60,6 +85,7 @@ def extra_value(metadata, column):
         tag, _, index = step.rstrip("]").partition("[")
         steps.append((tag, int(index or 0)))
     values = values_along(metadata, steps)
+    values = None if values is None else [bare(value) for value in values]
     if values is None:
         return None
     is_list, is_number = "list" in column.type_name, "double" in column.type_name
@@ -85,16 +111,16 @@ def fold(entries, extra=()):
     latest = {entry["sequence"]: entry for entry in entries}  # of equal sequences the later read wins
     newest = {}
     for _, entry in sorted(latest.items()):
-        newest[tuple(entry[name] for name in KEY)] = entry
+        newest[tuple(bare_end(entry[name]) for name in KEY)] = entry
     instances = []
     for key, entry in sorted(newest.items()):
         if entry["action"] == "Delete" or entry["state"] == "Deleted":
             continue
-        metadata = entry.get("metadata") or {}
+        metadata = entry["metadata"] if has_metadata(entry) else {}
         given = {"sequence": entry["sequence"], "lastModifiedTimestamp": instant(entry["timestamp"])}
         tags = STUDY | SERIES | INSTANCE
         values = {name: value_of(metadata, name, tag) for name, tag in tags.items()}
-        values |= {"filePath": entry.get("filePath")}
+        values |= {"filePath": entry.get("filePath"), "metadataUnreadable": None if has_metadata(entry) else True}
         values |= {column.name: extra_value(metadata, column) for column, _ in extra}
         instances.append(dict(zip(KEY, key, strict=True)) | given | values)
     of_series = {column.name: column.tag for column, grain in extra if grain != "instance"}
@@ -120,7 +146,8 @@ def groups(rows, key):
 
 
 def aggregate(rows, key, attributes):
-    newest = max(rows, key=lambda row: row["sequence"])
+    readable = [row for row in rows if not row["metadataUnreadable"]]
+    newest = max(readable or rows, key=lambda row: row["sequence"])
     summary = {name: newest[name] for name in (*key, *attributes)}
     summary["lastModifiedTimestamp"] = max(row["lastModifiedTimestamp"] for row in rows)
     summary["instanceCount"] = len(rows)

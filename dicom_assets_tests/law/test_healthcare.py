@@ -13,7 +13,7 @@ from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.adapters.lakes import build_lake
 from dicom_assets_tests.law import reference
-from dicom_assets_tests.law.test_order import HOURS, KEYS, PARTITIONS, apply, histories, law
+from dicom_assets_tests.law.test_order import HOURS, KEYS, PARTITIONS, apply, histories, law, lose
 from dicom_assets_tests.law.world import World, hours
 
 NAME = HEALTHCARE_INSTANCE.name
@@ -79,7 +79,7 @@ DELETED_AND_CORRECTED = [
 @given(histories, st.permutations(range(HOURS)))
 def test_any_history_of_changes_and_runs_gives_the_rows_of_a_straight_replay(history, order):
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
-        world = World(service, build_lake(folder))
+        world = World(service, build_lake(folder), paddings=("", " ", "\0"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", 2)
             for kind, *details in history:
@@ -87,6 +87,8 @@ def test_any_history_of_changes_and_runs_gives_the_rows_of_a_straight_replay(his
                     apply(service, *details)
                 elif kind == "maintain":
                     maintain(world.lake, HEALTHCARE_INSTANCE)
+                elif kind in ("spoil", "heal"):
+                    lose(world, kind, *details)
                 else:
                     run(world, *details[0][1])
             for hour in order:

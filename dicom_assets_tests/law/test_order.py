@@ -24,9 +24,9 @@ PARTITIONS = ("Microsoft.Default", "research")
 KEYS = [(f"1.{study}", f"1.{study}.{series}", f"1.{study}.{series}.{instance}")
         for study in (1, 2) for series in (1, 2) for instance in (1, 2)]  # fmt: skip
 
-texts = st.sampled_from([None, "", "CT", "MR", "Größe\\ß", "a" * 70])
-dates = st.sampled_from([None, "20260301", "2026.03.01", "20231399", "", "yesterday"])
-numbers = st.sampled_from([None, 1, "2", " 3 ", "4.5", "x", "", 2**40])
+texts = st.sampled_from([None, "", "CT", "MR", "CT\0", " MR \0 ", "\0\0", "  ", "Größe\\ß", "a" * 70])
+dates = st.sampled_from([None, "20260301", "20260301\0", "2026.03.01 ", "20231399", "", " \0", "yesterday"])
+numbers = st.sampled_from([None, 1, "2", " 3 ", "5\0", "4.5", "x", "", "\0", 2**40])
 
 
 def element(values):
@@ -75,8 +75,10 @@ changes = st.one_of(
 windows = st.integers(0, HOURS - 1).flatmap(lambda first: st.tuples(st.just(first), st.integers(1, HOURS - first)))
 runs = st.tuples(st.sampled_from([*CHAIN, CHAIN]), windows)
 upkeep = st.tuples(st.just("maintain"), st.sampled_from(TABLES))
+losses = st.tuples(st.sampled_from(["spoil", "heal"]), st.sampled_from(PARTITIONS), st.sampled_from(KEYS))
+"""Metadata that the service cannot give out from now on, or can again."""
 histories = st.lists(
-    st.one_of(st.tuples(st.just("change"), changes, moments), st.tuples(st.just("run"), runs), upkeep),
+    st.one_of(st.tuples(st.just("change"), changes, moments), st.tuples(st.just("run"), runs), upkeep, losses),
     min_size=4,
     max_size=24,
 )
@@ -95,6 +97,11 @@ def apply(service: Service, change, moment) -> None:
         service.update(study, {"00081030": {"vr": "LO", "Value": [detail]}}, partition=partition, at=at)
     else:
         service.delete(*(study, series, instance)[:detail], partition=partition, at=at)
+
+
+def lose(world: World, kind: str, partition: str, key: tuple[str, str, str]) -> None:
+    """The service loses the metadata of an instance, or has it again."""
+    (world.spoiled.add if kind == "spoil" else world.spoiled.discard)((partition, key[2]))
 
 
 class Stale:
@@ -135,6 +142,9 @@ def steps(world: World, history, order) -> Iterator[None]:
         if kind == "maintain":
             maintain(world.lake, *details)
             continue
+        if kind in ("spoil", "heal"):
+            lose(world, kind, *details)
+            continue
         names, (first, count) = details[0]
         for name in (names,) if isinstance(names, str) else names:
             world.run(name, hours(first, count))
@@ -159,6 +169,7 @@ def check(history, order, shard: int) -> None:
     entries_at_once = 1 if shard % 4 in (1, 2) else 10**6
     encoded_rows = 2 if shard % 4 in (0, 3) else 10**6
     extra = EXTRA if shard % 2 else ()
+    paddings = ("", " ", "\0", "  \0") if shard % 4 < 3 else ("",)
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
         lake = build_lake(folder)
         lake.retention_hours = 0  # nobody else is there: all that is not live may go
@@ -169,6 +180,7 @@ def check(history, order, shard: int) -> None:
             encoded_rows=encoded_rows,
             entries_at_once=entries_at_once,
             extra=extra,
+            paddings=paddings,
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", joined_files)

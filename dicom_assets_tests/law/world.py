@@ -29,6 +29,7 @@ from dicom_assets.emulator.store import Service
 from dicom_assets_tests.law import reference
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
+UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
 CHAIN = ("change_feed", "instance", "series", "study", "file_index")
 
 
@@ -95,17 +96,32 @@ class World:
     """That a table is derived from."""
     extra: tuple[tuple[Column, Grain], ...] = ()
     """Users' columns."""
+    paddings: Sequence[str] = ("",)
+    """Padding that the service shows behind UIDs, another one in each entry."""
+    spoiled: set[tuple[str, str]] = field(default_factory=set)
+    """Partitions and SOP instance UIDs of instances whose metadata cannot be had at the moment."""
 
     def fetch_pages(self, window: Window):
         """The feed of the service, as the client gives it."""
         offset = 0
         while True:
             page = self.service.change_feed(start=window.start, end=window.end, offset=offset, limit=self.page_size)
+            page = [self._show(entry) for entry in page]
             self.read.extend(page)
             yield parse_page(json.dumps(page).encode())
             if len(page) < self.page_size:
                 return
             offset += self.page_size
+
+    def _show(self, entry: dict) -> dict:
+        """An entry as a service gives it that keeps UIDs as they were sent, and has lost some metadata."""
+        shown = {name: entry[name] + self._padding(entry, place) for place, name in enumerate(UIDS)}
+        if (entry["partitionName"], entry["sopInstanceUid"]) in self.spoiled:
+            entry = {name: value for name, value in entry.items() if name != "metadata"}
+        return entry | shown
+
+    def _padding(self, entry: dict, place: int) -> str:
+        return self.paddings[(entry["sequence"] + 3 * place) % len(self.paddings)]
 
     def run(self, name: str, window: Window) -> None:
         """Materialise one asset for a range of hours."""
