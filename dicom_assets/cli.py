@@ -176,21 +176,19 @@ def maintain(
     service: _Service = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
 ) -> None:
-    """Join small files of the tables, and delete files and log entries older than DICOM_RETENTION_HOURS."""
+    """Join small files, delete files and log entries older than DICOM_RETENTION_HOURS, and repair old rows."""
     import os
 
     from rich.console import Console
 
-    from dicom_assets.connections import build_lake
+    from dicom_assets.connections import build_repair
     from dicom_assets.services import choose_services
     from dicom_assets.upkeep import maintain_all
 
     console = Console()
 
     def maintain_lake(settings: "Settings") -> int:
-        return maintain_all(
-            console, build_lake(settings), settings.tables, dry_run=dry_run, of=settings.service_name or ""
-        )
+        return maintain_all(console, build_repair(settings), dry_run=dry_run, of=settings.service_name or "")
 
     sys.exit(_for_each(choose_services(service, os.environ), maintain_lake))
 

@@ -16,6 +16,7 @@ from dicom_assets.settings import Settings
 
 if TYPE_CHECKING:
     from dicom_assets.adapters.dicom_service import DicomService
+    from dicom_assets.adapters.repair import Repair
     from dicom_assets.adapters.token_auth import TokenAuth
 
 
@@ -96,6 +97,15 @@ def build_lake(settings: Settings) -> Lake:
     from dicom_assets.adapters.spark import SparkLake
 
     return SparkLake(storage, paths, spark=spark, retention_hours=hours, service=service)
+
+
+def build_repair(settings: Settings, lake: Lake | None = None) -> "Repair":
+    """Return the repair of the rows that earlier versions left in the lake of the settings."""
+    from dicom_assets.adapters.memory import MemoryLimit
+    from dicom_assets.adapters.repair import Repair
+
+    memory = MemoryLimit(settings.max_memory_mb)
+    return Repair(lake or build_lake(settings), settings.tables, settings.file_url_prefix, memory.entries)
 
 
 def build_spark(settings: Settings) -> Spark | None:

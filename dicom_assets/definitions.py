@@ -11,7 +11,7 @@ from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 
 choose_memory_pool()
 
-from dicom_assets.connections import build_auth, build_lake, open_client, open_impatient_client
+from dicom_assets.connections import build_auth, build_lake, build_repair, open_client, open_impatient_client
 from dicom_assets.core.finding import Finding
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
@@ -127,7 +127,7 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
                 has_service=settings.service_url is not None,
                 naming=naming,
             ),
-            build_upkeep(lake, settings.tables, naming),
+            build_upkeep(build_repair(settings, lake), naming),
         ],
         sensors=sensors,
         resources={

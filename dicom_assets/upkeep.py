@@ -1,24 +1,20 @@
 """`dicom-assets maintain`: the upkeep of all tables, told as a table."""
 
-from collections.abc import Iterable
-
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Listing
 
-from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.repair import Repair
 from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.core.schema import Table
 
 
-def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_run: bool, of: str = "") -> int:
-    """Maintains one table after the other, and tells what that did; gives the exit code.
+def maintain_all(console: Console, repair: Repair, *, dry_run: bool, of: str = "") -> int:
+    """Maintain one table after the other, print what changed, and return the exit code.
 
     Args:
         console: to tell it on.
-        lake: of the tables.
-        tables: all of them.
+        repair: of the tables' rows, which comes first.
         dry_run: whether to tell only what would be done.
         of: whose tables they are, where that is not clear.
     """
@@ -27,8 +23,9 @@ def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_r
         title=": ".join(filter(None, [of, "Dry run: this would be done" if dry_run else ""])) or None,
         title_justify="left",
     )  # fmt: skip
-    problems = []
-    for table in tables:
+    lake, problems = repair.lake, []
+    problems += _repair(console, repair, dry_run=dry_run)
+    for table in repair.tables:
         try:
             done = maintain(lake, table, dry_run=dry_run)
         except DicomAssetsError as error:
@@ -55,6 +52,23 @@ def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_r
     for problem in problems:
         console.print(f"[red]Error:[/] {problem}", soft_wrap=True)
     return 1 if problems else 0
+
+
+def _repair(console: Console, repair: Repair, *, dry_run: bool) -> list[str]:
+    """Repair rows of earlier versions; return the problems."""
+    try:
+        if dry_run:
+            due = ", ".join(table.name for table in repair.find_due())
+            changed = ""
+        else:
+            due, changed = "", ", ".join(f"{rows:,} in {name}" for name, rows in repair.run().items())
+    except DicomAssetsError as error:
+        return [f"Rows of earlier versions: {error}"]
+    if due:
+        console.print(f"Rows of earlier versions would be looked for, and repaired, in {due}.")
+    if changed:
+        console.print(f"Rows of earlier versions were repaired: {changed}.")
+    return []
 
 
 def _change(before: str, after: str) -> str:

@@ -8,6 +8,7 @@ from deltalake import write_deltalake
 from rich.console import Console
 
 from dicom_assets.adapters import upkeep as adapter
+from dicom_assets.adapters.repair import Repair
 from dicom_assets.core.schema import TABLES
 from dicom_assets.upkeep import maintain_all
 from dicom_assets_tests.adapters.lakes import build_lake, contents, live_files, store, study
@@ -28,7 +29,7 @@ def run(tmp_path, *arguments):
 
 def told(lake, *, dry_run=False):
     console = Console(width=160, record=True, file=io.StringIO())
-    return maintain_all(console, lake, TABLES, dry_run=dry_run), console.export_text()
+    return maintain_all(console, Repair(lake, TABLES, None), dry_run=dry_run), console.export_text()
 
 
 def cells(text: str, table: str) -> list[str]:

@@ -122,7 +122,8 @@ def _read_pairs(lake: Lake, tables: Sequence[Table], studies: pa.Array) -> Itera
     sequence, or of which time where a layout has none.
     """
     entries = _read_table(lake, CHANGE_FEED, _DECIDING, studies)
-    once = entries.group_by([_UID, "sequence"]).aggregate([]).select([_UID, "sequence"])
+    names = [*INSTANCE.key, "sequence"]
+    once = entries.group_by(names).aggregate([]).select(names)
     yield CHANGE_FEED, once, entries.select(once.column_names)
     newest = newest_entries(entries)
     live = newest.filter(is_live(newest))

@@ -56,6 +56,7 @@ committed, and nothing but its age says so."""
 ISOLATION = {"delta.isolationLevel": "Serializable"}
 """Of a table that Spark merges: under the weaker level that Databricks has by default, two may insert one key."""
 _FENCE = "dicomAssets.fence"
+_TRIMMED = "dicomAssets.trimmed"
 
 
 class Derivation(Protocol):
@@ -421,11 +422,18 @@ class Lake:
                 description=f"One row is {table.row}.",
                 configuration={
                     **self._retention,
+                    trimmed_property(self.service): "true",
                     "delta.checkpointInterval": str(COMMITS_PER_CHECKPOINT),
                     "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
                 },
                 storage_options=options,
+                raise_if_key_not_exists=False,  # of a property that is ours alone
             )
+
+
+def trimmed_property(service: str | None) -> str:
+    """Return the property of a table in which no row of an earlier version is left, of a service or of all."""
+    return ".".join(filter(None, [_TRIMMED, service]))
 
 
 def wait_for_others(attempt: int) -> None:

@@ -14,9 +14,13 @@ from dicom_assets.adapters.parquet import DataFile
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.dicom_json import METADATA, attributes_schema
+from dicom_assets.core.file_index import build_file_index
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
 from dicom_assets.core.instance import build_instances, is_live, newest_entries
 from dicom_assets.core.merge import Desired, key_ids
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, METADATA_UNREADABLE, Table
+from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, METADATA_UNREADABLE, SERIES, STUDY, Table
+from dicom_assets.core.series import build_series
+from dicom_assets.core.study import build_studies
 
 _OWN = (*INSTANCE.key, "sequence", "windowStart")
 _DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
@@ -222,3 +226,23 @@ class AggregateOfWindow:
     def is_current(self) -> bool:
         """Whether no instance changed since the last `build`."""
         return self._hours.lake.has_version(INSTANCE, self._version)
+
+
+def build_derivation(table: Table, hours: HoursOf, file_system: str | None) -> "InstancesOfWindow | AggregateOfWindow":
+    """Return the derivation of a table, for the keys that changed in some hours.
+
+    Args:
+        table: any but `change_feed`, with the users' columns.
+        hours: of the feed.
+        file_system: what stands before a `filePath` to make its full location; None where it is not known.
+    """
+    if table.name == INSTANCE.name:
+        return InstancesOfWindow(hours, table)
+    if table.name == HEALTHCARE_INSTANCE.name:
+        return InstancesOfWindow(hours, table, build_healthcare_instances)
+    build_rows = {
+        SERIES.name: partial(build_series, table=table),
+        STUDY.name: partial(build_studies, table=table),
+        FILE_INDEX.name: partial(build_file_index, file_system=file_system),
+    }
+    return AggregateOfWindow(hours, table, build_rows[table.name])

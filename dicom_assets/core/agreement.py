@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dicom_assets.core.elements import trim_padding
 from dicom_assets.core.merge import key_ids
 from dicom_assets.core.schema import SERIES, STUDY
 
@@ -28,11 +29,13 @@ class Agreement:
     """Rows with other counts than they ought to have."""
     doubled: int = 0
     """Rows whose key another row has too."""
+    padded: int = 0
+    """Rows with padding in a UID of their key, as earlier versions stored them."""
 
     @property
     def faults(self) -> int:
         """Rows with which something is wrong."""
-        return self.missing + self.orphans + self.different + self.doubled
+        return self.missing + self.orphans + self.different + self.doubled + self.padded
 
     @property
     def is_complete(self) -> bool:
@@ -95,7 +98,17 @@ def compare_rows(expected: pa.Table, actual: pa.Table, key: tuple[str, ...]) -> 
         orphans=_count_true(pc.invert(known)),
         different=_count_true(differs),
         doubled=len(actual) - pc.count_distinct(found).as_py(),
+        padded=_count_true(is_padded(actual)),
     )
+
+
+def is_padded(rows: pa.Table) -> pa.ChunkedArray:
+    """Return for each row, given its key and numbers alone, whether a text ends with padding."""
+    padded = pa.chunked_array([pa.repeat(pa.scalar(False), len(rows))])
+    for texts in rows.itercolumns():
+        if pa.types.is_string(texts.type):
+            padded = pc.or_(padded, pc.not_equal(texts, trim_padding(texts)))
+    return padded
 
 
 def compare_files(expected: pa.Table, actual: pa.Table) -> Agreement:

@@ -1,22 +1,17 @@
 """The five assets, in the order in which a change reaches them."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
+from dicom_assets.adapters.derive import HoursOf, build_derivation
 from dicom_assets.adapters.memory import MemoryLimit
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import Column, Table
-from dicom_assets.core.series import build_series
-from dicom_assets.core.study import build_studies
 from dicom_assets.defs.checks import build_specs, check_agreement, check_feed, check_instances, check_values
 from dicom_assets.defs.failure import retrying
 from dicom_assets.defs.freshness import build_freshness_policy
@@ -104,6 +99,9 @@ def build_assets(
             "op_tags": tag_step(tables[name]),
         }
 
+    def observe(name: str, hours: HoursOf) -> Observed:
+        return Observed(build_derivation(tables[name], hours, file_system), hours.window)
+
     @dg.asset(
         **common("change_feed", kinds=["azure"]) | {"pool": naming.name(feed_pool)},
         required_resource_keys={service_key},
@@ -140,30 +138,30 @@ def build_assets(
         lies in: hours may run in any order, and again. An instance whose newest entry is a delete has no row. A value
         that cannot be converted is null, and counted.
         """
-        derived = Observed(InstancesOfWindow(change_feed, tables["instance"]), change_feed.window)
+        derived = observe("instance", change_feed)
         yield dg.MaterializeResult(value=derived)
         yield check_instances(lake, change_feed.window, derived)
         yield check_values(derived, change_feed.window)
 
-    def aggregate(name: str, hours: HoursOf, build: Callable[[pa.Table], pa.Table]) -> Results:
-        derived = Observed(AggregateOfWindow(hours, tables[name], build), hours.window)
+    def aggregate(name: str, hours: HoursOf) -> Results:
+        derived = observe(name, hours)
         yield dg.MaterializeResult(value=derived)
         yield check_agreement(lake, hours.window, derived, tables[name])
 
     @dg.asset(**common("series", "instance"))
     def series(instance: HoursOf) -> Results:
         """One row is one series with at least one live instance, and the attributes of its newest one."""
-        yield from aggregate("series", instance, partial(build_series, table=tables["series"]))
+        yield from aggregate("series", instance)
 
     @dg.asset(**common("study", "instance"), deps=[series])
     def study(instance: HoursOf) -> Results:
         """One row is one study with at least one live instance, and the attributes of its newest one."""
-        yield from aggregate("study", instance, partial(build_studies, table=tables["study"]))
+        yield from aggregate("study", instance)
 
     @dg.asset(**common("file_index", "instance"))
     def file_index(instance: HoursOf) -> Results:
         """One row is one live instance that has a DICOM file, and where the file lies."""
-        yield from aggregate("file_index", instance, partial(build_file_index, file_system=file_system))
+        yield from aggregate("file_index", instance)
 
     assets = [change_feed, instance, series, study, file_index]
     if HEALTHCARE_INSTANCE.name not in tables:
@@ -175,10 +173,9 @@ def build_assets(
 
         The same instances as in `instance`, by the same law. All of the metadata is in every row.
         """
-        table = tables[HEALTHCARE_INSTANCE.name]
-        derived = Observed(InstancesOfWindow(change_feed, table, build_healthcare_instances), change_feed.window)
+        derived = observe(HEALTHCARE_INSTANCE.name, change_feed)
         yield dg.MaterializeResult(value=derived)
-        yield check_instances(lake, change_feed.window, derived, table)
+        yield check_instances(lake, change_feed.window, derived, tables[HEALTHCARE_INSTANCE.name])
 
     return [*assets, healthcare_instance]
 

@@ -206,6 +206,7 @@ def describe_agreement(found: Agreement) -> dict[str, int]:
         "orphans": found.orphans,
         "different": found.different,
         "doubled": found.doubled,
+        **({"padded": found.padded} if found.padded else {}),
     }
 
 

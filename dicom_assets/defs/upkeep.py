@@ -1,12 +1,11 @@
 """The job that keeps the tables small, as Dagster sees it: daily by itself, and from the launchpad as a dry run."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.repair import Repair
 from dicom_assets.adapters.upkeep import Upkeep, maintain
 from dicom_assets.core.schema import Table
 from dicom_assets.defs.assets import POOL
@@ -22,9 +21,9 @@ class UpkeepConfig(dg.Config):
     dry_run: bool = Field(True, description="Whether to tell only what would be done, and change nothing.")
 
 
-def build_upkeep(lake: Lake, tables: Iterable[Table], naming: Naming = PLAIN) -> dg.ScheduleDefinition:
+def build_upkeep(repair: Repair, naming: Naming = PLAIN) -> dg.ScheduleDefinition:
     """The job `maintain_lake` and its schedule: a step per table, so that hours can be written between two of them."""
-    ops = [_build_op(lake, table, naming) for table in tables]
+    ops = [_build_op(repair, table, naming) for table in repair.tables]
 
     @dg.config_mapping
     def for_every_step(config: UpkeepConfig) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def build_upkeep(lake: Lake, tables: Iterable[Table], naming: Naming = PLAIN) ->
     )
 
 
-def _build_op(lake: Lake, table: Table, naming: Naming) -> dg.OpDefinition:
+def _build_op(repair: Repair, table: Table, naming: Naming) -> dg.OpDefinition:
     # Upkeep is right beside writers too. It waits for its turn since a commit that is lost is work done twice.
     @dg.op(
         name=naming.name(f"maintain_{table.name}"),
@@ -61,11 +60,15 @@ def _build_op(lake: Lake, table: Table, naming: Naming) -> dg.OpDefinition:
     def maintain_table(context: dg.OpExecutionContext, config: UpkeepConfig) -> dg.Output[None]:
         """The upkeep of a table. What it did shows at the asset too, where numbers become plots."""
         with retrying(context.retry_number):
-            done = maintain(lake, table, dry_run=config.dry_run)
+            repaired = None if config.dry_run else repair.run()
+            done = maintain(repair.lake, table, dry_run=config.dry_run)
         if done is None:
             context.log.info("%s has no table yet.", table.name)
             return dg.Output(None, metadata={"dry_run": config.dry_run})
         metadata = describe(done, dry_run=config.dry_run)
+        if repaired:
+            metadata["rows_repaired"] = repaired.total()
+            context.log.info("Rows of earlier versions were repaired: %s", dict(repaired))
         context.log.info("%s: %s", table.name, metadata["summary"])
         if not done.is_complete:
             context.log.warning("Writers were quicker: what is left of %s is done the next time.", table.name)

@@ -5,6 +5,7 @@ import pytest
 
 from dicom_assets.adapters import upkeep as adapter
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.repair import Repair
 from dicom_assets.core.schema import STUDY, TABLES
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.upkeep import build_upkeep
@@ -23,7 +24,9 @@ def lake(tmp_path) -> Lake:
 
 
 def run(lake: Lake, instance: dg.DagsterInstance, config=None) -> dg.ExecuteInProcessResult:
-    return build_upkeep(lake, TABLES).job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+    return build_upkeep(Repair(lake, TABLES, None)).job.execute_in_process(
+        instance=instance, run_config=config, raise_on_error=False
+    )
 
 
 def outputs(result: dg.ExecuteInProcessResult) -> dict[str, dict]:
@@ -98,7 +101,7 @@ def test_what_writers_left_no_time_for_is_told(lake, instance, monkeypatch):
 
 
 def test_it_runs_daily_for_real_and_takes_its_turn_among_the_writers(lake):
-    schedule = build_upkeep(lake, TABLES)
+    schedule = build_upkeep(Repair(lake, TABLES, None))
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("10 4 * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     with dg.DagsterInstance.ephemeral() as instance, dg.build_schedule_context(instance) as context:

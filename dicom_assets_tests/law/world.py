@@ -4,14 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
+from dicom_assets.adapters.derive import HoursOf, build_derivation
 from dicom_assets.adapters.extract import Extraction
 from dicom_assets.core.change_feed import HOUR, Window, parse_page
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
+from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import (
     CHANGE_FEED,
     FILE_INDEX,
@@ -22,8 +20,6 @@ from dicom_assets.core.schema import (
     Grain,
     extend_tables,
 )
-from dicom_assets.core.series import build_series
-from dicom_assets.core.study import build_studies
 from dicom_assets.defs.partitions import PARTITION_FORMAT
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests.law import reference
@@ -59,16 +55,8 @@ def environment_of(url: str, count: int) -> dict[str, str]:
 
 def derivation(lake: Lake, name: str, window: Window, extra=()):
     """What an asset hands to the IO manager, for all but the change feed."""
-    of = HoursOf(lake, window)
-    tables = {table.name: table for table in extend_tables(extra)}
-    series, study = tables["series"], tables["study"]
-    return {
-        "instance": lambda: InstancesOfWindow(of, tables["instance"]),
-        "series": lambda: AggregateOfWindow(of, series, partial(build_series, table=series)),
-        "study": lambda: AggregateOfWindow(of, study, partial(build_studies, table=study)),
-        "healthcare_instance": lambda: InstancesOfWindow(of, HEALTHCARE_INSTANCE, build_healthcare_instances),
-        "file_index": lambda: AggregateOfWindow(of, FILE_INDEX, partial(build_file_index, file_system="/files")),
-    }[name]()
+    tables = {table.name: table for table in (*extend_tables(extra), HEALTHCARE_INSTANCE)}
+    return build_derivation(tables[name], HoursOf(lake, window), "/files")
 
 
 def read_tables(lake: Lake) -> dict[str, list[dict]]:

@@ -1,0 +1,133 @@
+"""Rows of earlier versions brought to the rules of this one: padding in UIDs and values, and unreadable metadata.
+
+Earlier versions kept the padding that the service shows (`core/elements.py`), so that one instance could have several
+rows, and a Delete missed some. Tables that this version created have a property that says so, and so have tables that
+were repaired: whoever finds it has nothing to do. Only what `change_feed` holds is needed, never the service. A repair
+that is killed goes on where it was: each step is a write like any other, and gives the same rows a second time.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.adapters.delta import Given, Lake, trimmed_property
+from dicom_assets.adapters.derive import HoursOf, build_derivation
+from dicom_assets.adapters.memory import MemoryLimit
+from dicom_assets.core.agreement import is_padded
+from dicom_assets.core.change_feed import Window
+from dicom_assets.core.elements import trim_padding
+from dicom_assets.core.errors import LakeError
+from dicom_assets.core.merge import Desired
+from dicom_assets.core.schema import CHANGE_FEED, KEY, Table
+
+logger = logging.getLogger(__name__)
+
+_ALWAYS = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
+_MAY_BE_PADDED = r'\\u0000|" | "|""|^[^{]'
+"""A text of metadata with a NUL, a blank beside a quotation mark, or an empty value; or one that is no object."""
+
+
+def is_due(lake: Lake, table: Table) -> bool:
+    """Return whether a table may have rows of an earlier version."""
+    try:
+        snapshot = lake.open(table)
+    except LakeError:  # its own upkeep says what is wrong with it
+        return False
+    return snapshot is not None and not snapshot.logged.configuration.get(trimmed_property(lake.service))
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The rows of earlier versions in the tables of a lake, and what it takes to repair them."""
+
+    lake: Lake
+    tables: Sequence[Table]
+    """All that are kept, with the users' columns."""
+    file_system: str | None
+    """What stands before a `filePath` to make its full location; None where it is not known."""
+    entries: int = MemoryLimit().entries
+    """Of the feed, about, that a table is derived from at a time."""
+
+    def find_due(self) -> list[Table]:
+        """Return the tables that may have rows of an earlier version."""
+        return [table for table in self.tables if is_due(self.lake, table)]
+
+    def run(self) -> Counter[str]:
+        """Repair all tables, and return how many rows changed, by table; empty where nothing was due.
+
+        Raises:
+            LakeError: as `Lake.write`.
+        """
+        due, changed = self.find_due(), Counter[str]()
+        if not due or self.lake.open(CHANGE_FEED) is None:
+            return changed
+        logger.info("Rows of an earlier version are repaired in %s.", ", ".join(table.name for table in due))
+        changed[CHANGE_FEED.name] = _trim_feed(self.lake)
+        studies = _find_studies(self.lake)
+        for table in due:
+            if table.name != CHANGE_FEED.name:
+                changed[table.name] = self._derive_anew(table, studies)
+        for table in due:
+            self.lake.set_properties(table, {trimmed_property(self.lake.service): "true"})
+        return +changed
+
+    def _derive_anew(self, table: Table, studies: pa.Array) -> int:
+        """Take rows with padded keys out of a table, and derive the rows of some studies anew."""
+        lake = self.lake
+        names = [*table.key, *([table.fence] if table.fence else [])]
+        padded = lake.open_or_create(table).read_table(names, where=is_padded)
+        studies = pc.unique(pa.concat_arrays([studies, trim_padding(padded[table.study].combine_chunks())]))
+        changed = lake.write(table, _Absent(padded, table)).deleted if len(padded) else 0
+        if len(studies):
+            hours = HoursOf(lake, _ALWAYS, studies)
+            for part in build_derivation(table, hours, self.file_system).in_parts(self.entries):
+                written = lake.write(table, part)
+                changed += written.inserted + written.updated + written.deleted
+        return changed
+
+
+def _trim_feed(lake: Lake) -> int:
+    """Take the padding from the keys in `change_feed`; return how many rows had any."""
+    feed, key, changed = lake.open_or_create(CHANGE_FEED), [column.name for column in KEY], 0
+    for _, rows in feed.read(where=lambda rows: is_padded(rows.select(key))):
+        trimmed = rows
+        for name in (*key, "action", "state", "filePath"):
+            place = rows.column_names.index(name)
+            trimmed = trimmed.set_column(place, rows.schema.field(name), trim_padding(rows[name]))
+        changed += lake.write(CHANGE_FEED, Given(trimmed, CHANGE_FEED)).updated
+    return changed
+
+
+def _find_studies(lake: Lake) -> pa.Array:
+    """Return the studies whose rows may differ from what an earlier version made of them."""
+    feed = lake.open_or_create(CHANGE_FEED)
+    found: set[str] = set()
+    for _, rows in feed.read(["studyInstanceUid", "metadata"], where=_may_differ):
+        found.update(pc.unique(rows["studyInstanceUid"]).to_pylist())
+    return pa.array(sorted(found), pa.string())
+
+
+def _may_differ(rows: pa.Table) -> pa.ChunkedArray:
+    # A Delete has no metadata. It may have had padding in its key, and so have missed the row of its instance.
+    return pc.fill_null(pc.match_substring_regex(rows["metadata"], _MAY_BE_PADDED), True)
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """A derivation from nothing: keys that have no row."""
+
+    keys: pa.Table
+    table: Table
+
+    def build(self) -> Desired:
+        """Return the keys, and no rows."""
+        return Desired(self.keys, self.table.schema.empty_table())
+
+    def is_current(self) -> bool:
+        """Return True: there is no source that could move."""
+        return True
