@@ -11,6 +11,7 @@ from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 
 choose_memory_pool()
 
+from dicom_assets.adapters.heal import heal
 from dicom_assets.connections import build_auth, build_lake, build_repair, open_client, open_impatient_client
 from dicom_assets.core.finding import Finding
 from dicom_assets.defs.alerts import build_alert_sensor
@@ -95,7 +96,7 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
             feed_pool=settings.change_feed_pool,
             naming=naming,
         )
-    auth = cache(lambda: build_auth(settings))
+    auth, repair = cache(lambda: build_auth(settings)), build_repair(settings, lake)
     job, sensors = build_automation(
         assets,
         Automation(
@@ -124,10 +125,10 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
                 partitions,
                 delay,
                 now,
-                has_service=settings.service_url is not None,
+                ask_again=partial(heal, repair, lambda: open_client(settings), now) if settings.service_url else None,
                 naming=naming,
             ),
-            build_upkeep(build_repair(settings, lake), naming),
+            build_upkeep(repair, naming),
         ],
         sensors=sensors,
         resources={

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from dicom_assets.adapters.parquet import Spool, decode
 from dicom_assets.core.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.dicom_json import build_attributes
 from dicom_assets.core.errors import FeedEntryError, ServiceError
+from dicom_assets.core.instance import unreadable_entries
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import CHANGE_FEED, Table
 
@@ -24,6 +25,13 @@ BATCH_TIME = timedelta(minutes=1)
 ENCODED_ROWS = 2_000
 ENCODED_BYTES = 16 * 2**20
 """Size of entries that are encoded at a time, about, however few they are."""
+
+
+NAMED = 20
+"""Entries without usable metadata that are named of an hour, at most."""
+
+Named: TypeAlias = tuple[int, datetime]
+"""Sequence and time of an entry."""
 
 
 class Feed(Protocol):
@@ -44,17 +52,32 @@ class HourRead:
     states: Counter[str]
     """Entries by state."""
     pages: int
+    unreadable: int = 0
+    """Entries of live instances whose metadata could not be had."""
+    named: tuple[Named, ...] = ()
+    """Sequence and time of some of these, `NAMED` at most."""
 
     @property
     def entries(self) -> int:
         """Entries of the hour."""
         return self.actions.total()
 
-    def with_page(self, entries: list[Entry]) -> "HourRead":
-        """The same with one page more."""
+    def with_page(self, entries: list[Entry], rows: pa.Table) -> "HourRead":
+        """Return the numbers with those of one more page.
+
+        Args:
+            entries: of the page.
+            rows: of `change_feed`, one for each entry.
+        """
         actions = Counter(entry.action for entry in entries)
         states = Counter(entry.state for entry in entries)
-        return HourRead(self.hour, self.actions + actions, self.states + states, self.pages + 1)
+        unreadable, named = self.unreadable, self.named
+        if rows["metadata"].null_count:
+            found = unreadable_entries(rows)
+            unreadable += len(found)
+            first = found.slice(0, NAMED - len(named))
+            named += tuple(zip(first["sequence"].to_pylist(), first["timestamp"].to_pylist(), strict=True))
+        return HourRead(self.hour, self.actions + actions, self.states + states, self.pages + 1, unreadable, named)
 
 
 @dataclass(frozen=True)
@@ -98,7 +121,7 @@ class Extraction:
                 for entries in self.feed.fetch_pages(hour):
                     page = build_change_feed(entries, read_at)
                     held.add(page)
-                    read = read.with_page(entries)
+                    read = read.with_page(entries, page)
                     if self.advance is not None:
                         self.advance(read, page["timestamp"][-1].as_py())
                     if held.size_bytes - bytes_before >= self.batch_bytes:

@@ -83,11 +83,19 @@ class Repair:
         padded = lake.open_or_create(table).read_table(names, where=is_padded)
         studies = pc.unique(pa.concat_arrays([studies, trim_padding(padded[table.study].combine_chunks())]))
         changed = lake.write(table, _Absent(padded, table)).deleted if len(padded) else 0
-        if len(studies):
-            hours = HoursOf(lake, _ALWAYS, studies)
-            for part in build_derivation(table, hours, self.file_system).in_parts(self.entries):
-                written = lake.write(table, part)
-                changed += written.inserted + written.updated + written.deleted
+        return changed + (self._derive(table, HoursOf(lake, _ALWAYS, studies)) if len(studies) else 0)
+
+    def derive(self, hours: HoursOf) -> None:
+        """Derive from `change_feed` the rows of all other tables that exist, for some studies of some hours."""
+        for table in self.tables:
+            if table.name != CHANGE_FEED.name and self.lake.open(table) is not None:
+                self._derive(table, hours)
+
+    def _derive(self, table: Table, hours: HoursOf) -> int:
+        changed = 0
+        for part in build_derivation(table, hours, self.file_system).in_parts(self.entries):
+            written = self.lake.write(table, part)
+            changed += written.inserted + written.updated + written.deleted
         return changed
 
 

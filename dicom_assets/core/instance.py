@@ -25,6 +25,15 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
     return pc.invert(pc.or_(deleting, pc.equal(pc.utf8_lower(entries["state"]), "deleted")))
 
 
+def unreadable_entries(entries: pa.Table) -> pa.Table:
+    """Return the entries of live instances whose metadata could not be had.
+
+    Args:
+        entries: rows of `change_feed`, at least `action`, `state` and `metadata`.
+    """
+    return entries.filter(pc.and_(pc.is_null(entries["metadata"]), is_live(entries)))
+
+
 def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:
     """Return one row per entry, each the newest of a live instance.
 

@@ -12,7 +12,14 @@ from dicom_assets.adapters.derive import HoursOf, build_derivation
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import Column, Table
-from dicom_assets.defs.checks import build_specs, check_agreement, check_feed, check_instances, check_values
+from dicom_assets.defs.checks import (
+    build_specs,
+    check_agreement,
+    check_feed,
+    check_instances,
+    check_metadata,
+    check_values,
+)
 from dicom_assets.defs.failure import retrying
 from dicom_assets.defs.freshness import build_freshness_policy
 from dicom_assets.defs.lineage import build_lineage
@@ -129,6 +136,7 @@ def build_assets(
                 )
                 yield dg.MaterializeResult(value=reading)
                 yield check_feed(client, lake, remaining.window, reading.entries)
+                yield check_metadata(*reading.unreadable, window=str(remaining.window))
 
     @dg.asset(**common("instance", "change_feed"))
     def instance(change_feed: HoursOf) -> Results:

@@ -5,7 +5,7 @@ done. They look at what the run touched, and so cost the same in a lake of any s
 other hours own may be behind, since assets may be run one by one and in any order: a warning, which blocks nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,9 @@ ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 NAMED_SEQUENCES = 20
 """Sequences that a check names, at most."""
 
+METADATA_READABLE = "metadata_readable"
+"""Name of the check that warns of entries without usable metadata."""
+
 TOLERATED_SHARE = 0.05
 """Of a run's rows: values of a column that cannot be converted, or are absent where DICOM demands them."""
 
@@ -39,7 +42,14 @@ SPECS = {
             "an entry that was read is not there, or there twice, or is unknown to the service; warns of entries that "
             "arrived since.",
             blocking=True,
-        )
+        ),
+        dg.AssetCheckSpec(
+            METADATA_READABLE,
+            asset="change_feed",
+            description="The service gave the metadata of every live instance of the run's hours. Warns with the "
+            "sequences of entries that are stored without it: their instances have no attributes, until a later "
+            "reading or the nightly audit gets them.",
+        ),
     ],
     "instance": [
         dg.AssetCheckSpec(
@@ -119,9 +129,38 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
             "doubled": found.doubled,
             "missing": len(found.missing),
             "vanished": len(found.vanished),
-            **_name_sequences("missing_sequences", found.missing),
-            **_name_sequences("vanished_sequences", found.vanished),
+            **_name_sequences("missing_sequences", found.missing, len(found.missing)),
+            **_name_sequences("vanished_sequences", found.vanished, len(found.vanished)),
         },
+    )
+
+
+def check_metadata(unreadable: int, sequences: Sequence[int], **facts: Any) -> dg.AssetCheckResult:
+    """Return whether all entries of live instances came with their metadata.
+
+    Args:
+        unreadable: entries without usable metadata.
+        sequences: of some of these.
+        facts: more metadata of the result.
+    """
+    described = describe_unreadable(unreadable)
+    return dg.AssetCheckResult(
+        check_name=METADATA_READABLE,
+        passed=not unreadable,
+        severity=WARN,
+        description=described,
+        metadata={"unreadable": unreadable, **_name_sequences("unreadable_sequences", sequences, unreadable), **facts},
+    )
+
+
+def describe_unreadable(unreadable: int) -> str:
+    """Return what it means that so many entries have no usable metadata, and what to do."""
+    if not unreadable:
+        return "The metadata of every live instance could be had."
+    return (
+        f"The service could not give the metadata of {unreadable} entries, or gave no DICOM JSON. They are stored "
+        "without it, so their instances have no attributes; all others are as they should be. They are asked for again "
+        "at later readings and by audit_lake. If that does not help, give the service's operator the sequences."
     )
 
 
@@ -214,9 +253,9 @@ def _name_rest(written: Observed) -> dict[str, int]:
     return {"rows_left_to_the_audit": written.rows_not_kept} if written.rows_not_kept else {}
 
 
-def _name_sequences(name: str, sequences: tuple[int, ...]) -> dict[str, str]:
+def _name_sequences(name: str, sequences: Sequence[int], total: int) -> dict[str, str]:
     named = ", ".join(map(str, sequences[:NAMED_SEQUENCES]))
-    more = len(sequences) - NAMED_SEQUENCES
+    more = total - min(len(sequences), NAMED_SEQUENCES)
     return {name: named + (f" and {more} more" if more > 0 else "")} if sequences else {}
 
 

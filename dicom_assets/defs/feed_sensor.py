@@ -6,7 +6,7 @@ the same whether one entry is new or a million.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 import dagster as dg
 import msgspec
 
+from dicom_assets.adapters.extract import Named
+from dicom_assets.adapters.heal import has_news
 from dicom_assets.core.change_feed import HOUR, Entry, Window
 from dicom_assets.core.errors import DicomAssetsError
 from dicom_assets.defs.hour_log import HourLog
@@ -42,6 +44,14 @@ class Service(Protocol):
     def has_more_than(self, entries: int, window: Window) -> bool:
         """Whether the window holds more entries than that."""
         ...
+
+    def fetch_entries(self, entries: Sequence[Named]) -> list[Entry]:
+        """Entries as the service gives them now, with their metadata where it can be had."""
+        ...
+
+
+UNREADABLE_PER_HOUR = 5
+"""Entries without usable metadata that are asked for again of an hour, at most; the nightly audit asks for all."""
 
 
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,9 +95,16 @@ class Look:
         return self.questions <= 0 or time.monotonic() > self.give_up_at
 
     def behind(self, hour: datetime) -> bool:
-        """Whether the service holds entries of the hour that were not read."""
+        """Return whether the service has entries of the hour that were not read, or metadata that it had not."""
         self.questions -= 1
-        return self.service.has_more_than(self.log.row_count(self.feed, hour), Window(hour, hour + HOUR))
+        rows, unreadable = self.log.last_read(self.feed, hour)
+        return self.service.has_more_than(rows, Window(hour, hour + HOUR)) or self._heals(unreadable)
+
+    def _heals(self, unreadable: list[Named]) -> bool:
+        """Return whether one of some entries that came without usable metadata has it now, or is deleted."""
+        asked = unreadable[:UNREADABLE_PER_HOUR]
+        self.questions -= len(asked)
+        return any(has_news(entry) for entry in self.service.fetch_entries(asked)) if asked else False
 
 
 def build_feed_sensor(

@@ -9,7 +9,9 @@ import dagster as dg
 from dagster._core.errors import DagsterDefinitionChangedDeserializationError
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
+from dicom_assets.adapters.extract import Named
 from dicom_assets.defs.hour_runs import REASON_TAG, attempt_of
+from dicom_assets.defs.observed import UNREADABLE_ENTRIES, parse_named
 from dicom_assets.defs.partitions import parse_key, partition_key
 
 if TYPE_CHECKING:
@@ -85,9 +87,13 @@ class HourLog:
         """
         return min(self._last_run_began(asset, hour) for asset in self.assets)
 
-    def row_count(self, asset: dg.AssetKey, hour: datetime) -> int:
-        """The rows of an hour, as counted when it was last materialised; 0 where nothing is known of it."""
-        return _row_count(self._last_materialization(asset, hour))
+    def last_read(self, asset: dg.AssetKey, hour: datetime) -> tuple[int, list[Named]]:
+        """Return the rows of an hour as counted when it was last materialised, and entries without usable metadata.
+
+        Both are nothing where nothing is known of the hour.
+        """
+        record = self._last_materialization(asset, hour)
+        return _row_count(record), _unreadable(record)
 
     def row_counts(self, asset: dg.AssetKey) -> dict[datetime, int]:
         """The same of every hour that was materialised."""
@@ -178,6 +184,12 @@ def _row_count(record: dg.EventLogRecord | None) -> int:
     metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
     value = metadata.get("dagster/partition_row_count")
     return value.value or 0 if isinstance(value, dg.IntMetadataValue) else 0
+
+
+def _unreadable(record: dg.EventLogRecord | None) -> list[Named]:
+    metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
+    value = metadata.get(UNREADABLE_ENTRIES)
+    return parse_named(value.value or "") if isinstance(value, dg.TextMetadataValue) else []
 
 
 def _hours(keys: Iterable[str]) -> set[datetime]:

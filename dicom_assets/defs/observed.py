@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Derivation
-from dicom_assets.adapters.extract import Extraction, HourRead
+from dicom_assets.adapters.extract import Extraction, HourRead, Named
 from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.change_feed import Entry, Window
 from dicom_assets.core.merge import Desired
@@ -28,6 +28,10 @@ KEPT_KEYS = 250_000
 """Keys that a run keeps to check what it wrote, at most: what a range has beyond is the audit's."""
 
 ROW_COUNT = "dagster/partition_row_count"
+UNREADABLE = "unreadable"
+"""Name of the number of entries whose metadata could not be had."""
+UNREADABLE_ENTRIES = "unreadable_entries"
+"""Name of the text that says which ones: sequence and time of some."""
 
 
 @runtime_checkable
@@ -99,6 +103,14 @@ class Reading:
         self._stored: list[datetime] = []
         self._seconds_reading = self._seconds_waiting = 0.0
         self.sample: pa.Table | None = None
+
+    @property
+    def unreadable(self) -> tuple[int, list[int]]:
+        """How many entries have no usable metadata, and the sequences of some of them."""
+        reads = [read for read, _ in self._hours.values()]
+        earlier = sum(int(numbers.get(UNREADABLE, 0)) for numbers in self._earlier.values())
+        named = [sequence for read in reads for sequence, _ in read.named]
+        return earlier + sum(read.unreadable for read in reads), named
 
     @property
     def entries(self) -> dict[datetime, int]:
@@ -286,4 +298,16 @@ def _describe_hour(read: HourRead, costs: Statistics) -> dict[str, Any]:
         **{name: number for name, number in numbers.items() if number},
         **{f"action/{name.lower()}": count for name, count in sorted(read.actions.items())},
         **{f"state/{name.lower()}": count for name, count in sorted(read.states.items())},
+        **({UNREADABLE: read.unreadable, UNREADABLE_ENTRIES: format_named(read.named)} if read.unreadable else {}),
     }
+
+
+def format_named(named: Sequence[Named]) -> str:
+    """Return entries as text, for metadata that a sensor reads again."""
+    return " ".join(f"{sequence}@{time_.isoformat()}" for sequence, time_ in named)
+
+
+def parse_named(text: str) -> list[Named]:
+    """Return the entries that `format_named` wrote."""
+    pairs = (part.partition("@") for part in text.split())
+    return [(int(sequence), datetime.fromisoformat(time_)) for sequence, _, time_ in pairs]

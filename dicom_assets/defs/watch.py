@@ -11,10 +11,11 @@ import dagster as dg
 
 from dicom_assets.adapters.agreement import audit
 from dicom_assets.adapters.delta import Lake
-from dicom_assets.core.errors import DisagreementError, LakeLostError, LateHourError
-from dicom_assets.core.schema import Table
+from dicom_assets.adapters.heal import Healed
+from dicom_assets.core.errors import DicomAssetsError, DisagreementError, LakeLostError, LateHourError
+from dicom_assets.core.schema import CHANGE_FEED, Table
 from dicom_assets.defs.catch_up import NAME as CATCH_UP
-from dicom_assets.defs.checks import SPECS, describe_agreement
+from dicom_assets.defs.checks import METADATA_READABLE, SPECS, check_metadata, describe_agreement
 from dicom_assets.defs.failure import fail
 from dicom_assets.defs.freshness import allowed_lateness
 from dicom_assets.defs.hour_log import Attempt, HourLog
@@ -32,7 +33,7 @@ def build_watch(
     delay: timedelta,
     now: Callable[[], datetime],
     *,
-    has_service: bool = True,
+    ask_again: Callable[[], Healed] | None = None,
     naming: Naming = PLAIN,
 ) -> Sequence[dg.ScheduleDefinition]:
     """The two jobs with their schedules.
@@ -43,18 +44,19 @@ def build_watch(
         partitions: the hours.
         delay: the wait between the end of an hour and its reading.
         now: gives the time, with a zone.
-        has_service: without one no hour can be late, and nobody looks.
+        ask_again: asks the service for metadata that it could not give; None without a service: then no hour can be
+            late either, and nobody looks.
         naming: of the service.
     """
     lateness = allowed_lateness(delay)
     minute = (int(lateness.total_seconds() // 60) + 1) % 60
     keys = [naming.key(table) for table in tables]
     schedules = [
-        (AUDIT_AT, build_audit(lake, tables, naming), True),
+        (AUDIT_AT, build_audit(lake, tables, naming, ask_again), True),
         (
             f"{minute} * * * *",
             build_freshness_job(keys, partitions, lateness, now, naming=naming),
-            has_service,
+            ask_again is not None,
         ),
     ]
     return [
@@ -69,16 +71,20 @@ def build_watch(
     ]
 
 
-def build_audit(lake: Lake, tables: Sequence[Table], naming: Naming = PLAIN) -> dg.JobDefinition:
-    """The job that holds every row against those it is made from, and tells the checks of the assets."""
+def build_audit(
+    lake: Lake, tables: Sequence[Table], naming: Naming = PLAIN, ask_again: Callable[[], Healed] | None = None
+) -> dg.JobDefinition:
+    """Return the job that compares every row with those it is made from, and reports to the checks of the assets."""
 
     @dg.op(name=naming.name("audit_all_rows"), out=dg.Out(dg.Nothing))
     def audit_all_rows(context: dg.OpExecutionContext) -> None:
-        """Reads all keys, some files at a time, and writes nothing."""
+        """Reads all keys, some files at a time; writes only metadata that the service could not give before."""
         try:
             require_same_lake(context.instance, lake, tables, naming)
         except LakeLostError as error:
             fail(error)
+        if ask_again is not None:
+            _heal(context, ask_again, naming)
         lost = _describe_lost(find_lost_hours(context.instance, lake, naming))
         found = audit(lake, tables)
         disagreeing = [name for name, agreement in found.items() if not agreement.is_complete]
@@ -116,6 +122,28 @@ def build_audit(lake: Lake, tables: Sequence[Table], naming: Naming = PLAIN) -> 
         audit_all_rows()
 
     return audit_lake
+
+
+def _heal(context: dg.OpExecutionContext, ask_again: Callable[[], Healed], naming: Naming) -> None:
+    """Ask the service for metadata that it could not give, and report what is still missing."""
+    try:
+        healed = ask_again()
+    except DicomAssetsError as error:
+        context.log.warning("The service could not be asked for metadata that is missing. %s", error)
+        return
+    if healed.healed:
+        context.log.info("%d entries had no usable metadata, and have it now.", healed.healed)
+    result = check_metadata(len(healed.unreadable), healed.unreadable, healed=healed.healed)
+    context.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=naming.key(CHANGE_FEED.name),
+            check_name=METADATA_READABLE,
+            passed=result.passed,
+            severity=result.severity,
+            description=f"Audit: {result.description}",
+            metadata=result.metadata,
+        )
+    )
 
 
 def build_freshness_job(
