@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from dicom_assets.adapters.credentials import Credential, Tokens, build_credential
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.adapters.spark_session import Spark
 from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
@@ -61,6 +62,7 @@ def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> "Dic
         batch_size=settings.batch_size,
         max_concurrent_requests=settings.max_concurrent_requests,
         retry=retry,
+        page_bytes=MemoryLimit(settings.max_memory_mb).page_bytes,
     )
 
 
@@ -82,6 +84,7 @@ def open_impatient_client(settings: Settings, auth: "TokenAuth | None") -> "Dico
         api_version=settings.api_version,
         max_concurrent_requests=1,
         timeout=10,
+        page_bytes=MemoryLimit(settings.max_memory_mb).page_bytes,
         retry=RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2),
     )
 

@@ -6,22 +6,27 @@ Source: API v2 and later of the DICOM service; see `core/change_feed.py` for wha
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from itertools import count
+from logging import getLogger
 from types import TracebackType
 from typing import Self
 
 import httpx
 
+from dicom_assets.adapters.feed_pages import FeedPages, Page, Piece, format_flag, read_time
+from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.service_requests import ServiceRequests
+from dicom_assets.adapters.service_requests import SMALL_BYTES, Query, ServiceRequests
 from dicom_assets.adapters.statistics import Statistics
-from dicom_assets.core.change_feed import Entry, Window, parse_latest, parse_page
-from dicom_assets.core.errors import FeedMovedError, UnreadablePageError
+from dicom_assets.core.change_feed import Entry, Window, parse_latest
+from dicom_assets.core.errors import FeedMovedError
+
+logger = getLogger(__name__)
 
 MAXIMUM_BATCH_SIZE = 200
 """The greatest page the service gives."""
@@ -40,6 +45,15 @@ PAGES_PER_PART = 50
 """Pages after which the rest of a window is asked for as a window of its own: the service counts through all entries
 before an offset, and would do so five thousand times in a window of a million."""
 
+NAMED_ENTRIES = 20
+"""Entries that a warning names."""
+
+LOOK_TRIES = 2
+"""Failures of an entry that was asked for again, after which it stays without metadata until the next look."""
+
+_MICROSECOND = timedelta(microseconds=1)
+_OBJECT = memoryview(b"{")
+
 
 class DicomService:
     """A client of one DICOM service; may be used by many threads. Close it, or use it as a context manager.
@@ -52,6 +66,8 @@ class DicomService:
         max_concurrent_requests: Pages that are requested at the same time, and read ahead of whoever consumes them.
         timeout: Of connecting and of each read, in seconds.
         retry: When to send a request again.
+        page_bytes: Greatest decoded size of an answer with metadata. A page that is larger comes in parts, and an entry
+            without its metadata.
         clock: Seconds since 1970.
     """
 
@@ -65,6 +81,7 @@ class DicomService:
         max_concurrent_requests: int = 8,
         timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
+        page_bytes: int = MemoryLimit().page_bytes,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = f"/v{api_version}/changefeed"
@@ -78,6 +95,8 @@ class DicomService:
             retry=retry or RetryPolicy(),
             clock=clock,
         )
+        self._page_bytes = page_bytes
+        self._pages = FeedPages(self._requests, self._path, batch_size, page_bytes)
         self._executor = ThreadPoolExecutor(max_concurrent_requests, thread_name_prefix="change-feed")
         self._lock = threading.Lock()
         self._readings: set[threading.Event] = set()
@@ -109,11 +128,13 @@ class DicomService:
         Raises:
             ServiceError: as `fetch_pages`, but for FeedMovedError.
         """
-        params = {"includeMetadata": _flag(include_metadata)}
+        without = self._query_latest(False)
         with self._reading() as stop:
-            return self._requests.fetch(
-                f"{self._path}/latest", params, parse_latest, subject="the newest entry", stop=stop
-            )
+            if not include_metadata:
+                return self._requests.fetch(without, stop)
+            entry = self._pages.ask(self._query_latest(True), [without], stop).value
+        self._count_unreadable([] if entry is None else [entry], without.subject)
+        return entry
 
     def has_more_than(self, entries: int, window: Window) -> bool:
         """Whether the window holds more entries than that many: one small request, however many they are.
@@ -124,7 +145,7 @@ class DicomService:
             ServiceError: as `fetch_pages`, but for FeedMovedError.
         """
         with self._reading() as stop:
-            return bool(self._fetch_page(window, entries, 1, False, stop))
+            return bool(self._pages.fetch_few(Piece(window, entries, 1, include_metadata=False), stop))
 
     def fetch_pages(self, window: Window, *, include_metadata: bool = True) -> Generator[list[Entry], None, None]:
         """Every entry of the window, each once, in pages that are not empty.
@@ -172,7 +193,50 @@ class DicomService:
             ServiceError: as `fetch_pages`, but for FeedMovedError.
         """
         with self._reading() as stop:
-            return self._fetch_page(window, max(0, entries - 1), 2, False, stop)
+            return self._pages.fetch_few(Piece(window, max(0, entries - 1), 2, include_metadata=False), stop)
+
+    def fetch_entries(self, entries: Iterable[tuple[int, datetime]]) -> list[Entry]:
+        """Return entries that are in the feed, as the service gives them now; few requests for each, and few retries.
+
+        An entry whose metadata cannot be had comes without it. An entry that the service does not know is left out.
+
+        Args:
+            entries: sequence and time, with a zone, in microseconds: its seventh digit is cut. The metadata of all of
+                them is held at once.
+
+        Raises:
+            ServiceError: as `fetch_pages`, but for FeedMovedError.
+        """
+        wanted = list(entries)
+        sequences: dict[datetime, set[int]] = {}
+        for sequence, time_ in wanted:
+            sequences.setdefault(time_, set()).add(sequence)
+        with self._reading() as stop:
+            jobs = [self._executor.submit(self._fetch_at, *job, stop) for job in sequences.items()]
+            try:
+                found = {entry.sequence: entry for job in jobs for entry in job.result()}
+            finally:
+                stop.set()  # after a failure the others give up
+        return [found[sequence] for sequence, _ in wanted if sequence in found]
+
+    def _fetch_at(self, time_: datetime, sequences: set[int], stop: threading.Event) -> list[Entry]:
+        """Return the entries of these sequences, which all have that time."""
+        window = Window(time_, time_ + _MICROSECOND)
+        if len(sequences) == 1:  # mostly the only entry of that time
+            (sequence,) = sequences
+            entries, _ = self._pages.fetch_entry(Piece(window, 0, 1), stop, tries=LOOK_TRIES)
+            if not entries or entries[0].sequence == sequence:
+                return entries
+        found: list[Entry] = []
+        offset, is_last = 0, False
+        while not is_last and len(found) < len(sequences):
+            page = self._pages.fetch(Piece(window, offset, self._batch_size, include_metadata=False), stop)
+            for place, entry in enumerate(page.entries, start=offset):
+                if entry.sequence in sequences:
+                    now, _ = self._pages.fetch_entry(Piece(window, place, 1), stop, tries=LOOK_TRIES)
+                    found.append(now[0] if now and now[0].sequence == entry.sequence else entry)
+            offset, is_last = offset + len(page.entries), page.is_last
+        return found
 
     def _fetch_part(
         self, window: Window, seen: dict[int, datetime], pace: "_Pace", *, include_metadata: bool
@@ -182,67 +246,83 @@ class DicomService:
         In the second case other entries of that very time may follow: `seen` tells the rest which were given out.
         """
         for _ in range(READINGS):
-            number, end = 0, window.end
+            end, is_one_answer = window.end, True
             with closing(self._read(window, pace, include_metadata=include_metadata)) as pages:
                 for number, page in enumerate(pages, start=1):
-                    fresh = {entry.sequence: entry for entry in page if entry.sequence not in seen}
-                    seen.update((sequence, _time(entry)) for sequence, entry in fresh.items())
+                    is_one_answer = number == 1 and page.is_one_answer and page.is_last
+                    fresh = {entry.sequence: entry for entry in page.entries if entry.sequence not in seen}
+                    seen.update((sequence, read_time(entry)) for sequence, entry in fresh.items())
+                    if include_metadata:
+                        self._count_unreadable(fresh.values(), f"window {window}")
+                    last = read_time(page.entries[-1]) if page.entries else window.start
                     if fresh:
                         yield list(fresh.values())
-                    if number >= PAGES_PER_PART and len(page) == self._batch_size and _time(page[-1]) > window.start:
-                        end = _time(page[-1])
+                    if number >= PAGES_PER_PART and not page.is_last and last > window.start:
+                        end = last
                         break
             whole = sum(time_ < end for time_ in seen.values())
-            if number <= 1 or not self.has_more_than(whole, Window(window.start, end)):
+            if is_one_answer or not self.has_more_than(whole, Window(window.start, end)):
                 return end
         raise FeedMovedError(
             f"The change feed did not hold still (window {window}): entries were added each of the {READINGS} times it "
             "was read. Read the window later: DICOM_WINDOW_DELAY_MINUTES is the wait after an hour's end."
         )
 
-    def _read(self, window: Window, pace: "_Pace", *, include_metadata: bool) -> Generator[list[Entry], None, None]:
+    def _read(self, window: Window, pace: "_Pace", *, include_metadata: bool) -> Generator[Page, None, None]:
         """The window's pages in order, as served: the first alone, then the more at once the more there were.
 
         So a window of one page costs one request, and there are never more requests behind the window's end than pages
         in it, nor more pages in memory than `max_concurrent_requests` and the one given out, or of very large ones than
         one beside it. What `pace` tells of parts before this one counts too.
         """
-        ahead: deque[Future[list[Entry]]] = deque()
+        ahead: deque[tuple[Piece, Future[Page]]] = deque()
         offsets = count(0, self._batch_size)
         number, before = 0, None
         with self._reading() as stop:
+
+            def submit(piece: Piece) -> tuple[Piece, Future[Page]]:
+                return piece, self._executor.submit(self._pages.fetch, piece, stop)
+
             try:
                 while True:
                     while len(ahead) <= min(pace.pages, self._read_ahead - 1, AHEAD_BYTES // max(pace.page_bytes, 1)):
                         if ahead and number + len(ahead) >= PAGES_PER_PART:
                             break  # what comes after the part is asked for as a window of its own
-                        job = (window, next(offsets), self._batch_size, include_metadata, stop)
-                        ahead.append(self._executor.submit(self._fetch_page, *job))
-                    page = ahead.popleft().result()
-                    number, pace.pages, pace.page_bytes = number + 1, pace.pages + 1, _size_bytes(page)
-                    sequences = [entry.sequence for entry in page]
+                        ahead.append(submit(Piece(window, next(offsets), self._batch_size, include_metadata)))
+                    piece, job = ahead.popleft()
+                    page = job.result()
+                    number, pace.pages, pace.page_bytes = number + 1, pace.pages + 1, page.size_bytes
+                    sequences, is_last, came = (
+                        [entry.sequence for entry in page.entries],
+                        page.is_last,
+                        len(page.entries),
+                    )
                     yield page
-                    if len(sequences) < self._batch_size or sequences == before:
+                    if is_last or sequences == before:
                         return  # the same as before: a whole page arrived, or offsets are ignored, which has no end
-                    before, page = sequences, []  # its metadata is not held any longer
+                    if came < piece.limit:  # the page was too large for memory
+                        ahead.appendleft(submit(piece.part(came, piece.limit - came)))
+                    before = sequences
+                    del page, job  # its metadata is not held any longer
             finally:
                 stop.set()  # pages ahead that wait for their turn, or for another try, give up
 
-    def _fetch_page(
-        self, window: Window, offset: int, limit: int, include_metadata: bool, stop: threading.Event
-    ) -> list[Entry]:
-        params = {
-            "startTime": _utc(window.start),
-            "endTime": _utc(window.end),
-            "offset": str(offset),
-            "limit": str(limit),
-            "includeMetadata": _flag(include_metadata),
-        }
-        subject = f"window {window}, offset {offset}"
-        page = self._requests.fetch(self._path, params, parse_page, subject=subject, stop=stop)
-        for entry in page:
-            _check_inside(entry, window, subject)
-        return page
+    def _query_latest(self, include_metadata: bool) -> Query[Entry | None]:
+        params = {"includeMetadata": format_flag(include_metadata)}
+        limit_bytes = self._page_bytes if include_metadata else SMALL_BYTES
+        return Query(f"{self._path}/latest", params, parse_latest, "the newest entry", limit_bytes)
+
+    def _count_unreadable(self, entries: Iterable[Entry], subject: str) -> None:
+        """Count and name live instances' entries whose metadata cannot be used."""
+        found = [entry.sequence for entry in entries if memoryview(entry.metadata)[:1] != _OBJECT and _is_live(entry)]
+        if found:
+            more = f" and {len(found) - NAMED_ENTRIES} more" if len(found) > NAMED_ENTRIES else ""
+            logger.warning(
+                "The service gave no usable metadata of %d entries (%s): sequences %s%s. They are stored without it, "
+                "and asked for again later.",
+                *(len(found), subject, ", ".join(map(str, found[:NAMED_ENTRIES])), more),
+            )
+            self._requests.count(Statistics(unreadable=len(found)))
 
     @contextmanager
     def _reading(self) -> Iterator[threading.Event]:
@@ -266,34 +346,6 @@ class _Pace:
     """Of the last one, about."""
 
 
-def _check_inside(entry: Entry, window: Window, subject: str) -> None:
-    try:
-        inside = window.start <= _time(entry) < window.end
-    except (ValueError, TypeError):  # TypeError: without a zone
-        raise UnreadablePageError(
-            f"The timestamp of sequence {entry.sequence} is no time with a zone ({subject}). The service answers in a "
-            "form that the client does not know: check DICOM_API_VERSION."
-        ) from None
-    if not inside:
-        raise UnreadablePageError(
-            f"Sequence {entry.sequence} lies outside of what was asked for ({subject}). Whatever answers ignores "
-            "startTime and endTime: check that DICOM_SERVICE_URL is a DICOM service, and DICOM_API_VERSION."
-        )
-
-
-def _size_bytes(page: list[Entry]) -> int:
-    """About what a page takes in memory."""
-    return sum(memoryview(entry.metadata).nbytes for entry in page) + 1000 * len(page)
-
-
-def _time(entry: Entry) -> datetime:
-    """The entry's time; its seventh digit is cut."""
-    return datetime.fromisoformat(entry.timestamp)
-
-
-def _utc(time_: datetime) -> str:
-    return time_.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
+def _is_live(entry: Entry) -> bool:
+    """Return whether the entry's instance has metadata."""
+    return entry.action.lower() != "delete" and entry.state.lower() != "deleted"

@@ -11,6 +11,8 @@ _PROCESS_MEGABYTES = 512
 """Of the process itself: Python, Dagster, the libraries, the pages that are read ahead, and one file of a table."""
 _COPIES = 12
 """Sizes of a batch that are held while it is written, at most: its rows, what its metadata says, the files' content."""
+_PAGES = 8
+"""Pages of the feed that arrive at the same time."""
 _ENTRY_BYTES = 2048
 """What deriving a table holds for an entry of the feed, at most: keys of it and of its instance, and a row."""
 
@@ -30,6 +32,11 @@ class MemoryLimit:
     def entries(self) -> int:
         """Entries of the feed that a table is derived from at a time."""
         return self.work_bytes // _ENTRY_BYTES
+
+    @property
+    def page_bytes(self) -> int:
+        """Greatest decoded size of one answer of the service; pages that need more are asked for in smaller parts."""
+        return self.work_bytes // _PAGES
 
     @property
     def work_bytes(self) -> int:

@@ -1,8 +1,9 @@
 """When a request that failed is worth sending again, and how long to wait before."""
 
+import random  # noqa: TID251 - waits that differ, of which nothing else depends
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -50,14 +51,20 @@ class RetryPolicy:
 
     def wait_seconds(self, state: "tenacity.RetryCallState") -> float:
         """How long to wait before the next try: as long as the service asks for, and longer each time."""
-        import tenacity
-
         error = state.outcome.exception() if state.outcome else None
-        asked = (isinstance(error, WorthAnotherTryError) and error.retry_after_seconds) or 0.0
+        return self.wait_after(state.attempt_number, getattr(error, "retry_after_seconds", None))
+
+    def wait_after(self, tries: int, retry_after_seconds: float | None = None) -> float:
+        """Return the seconds to wait after so many failed tries, the last of which asked for `retry_after_seconds`."""
         # On top of it, so that requests that were turned away together do not come back together, and that a service
         # that asks for a second each time, as many do, is not given up after as few seconds as there are tries.
-        longer = tenacity.wait_random_exponential(self.first_wait_seconds, self.longest_wait_seconds)
-        return min(asked, self.longest_retry_after_seconds) + longer(state)
+        bound = min(self.longest_wait_seconds, self.first_wait_seconds * 2.0 ** (tries - 1))
+        asked = min(retry_after_seconds or 0.0, self.longest_retry_after_seconds)
+        return asked + random.uniform(0, bound)  # noqa: S311  # no secret depends on it
+
+    def bounded(self, longest_wait_seconds: float) -> "RetryPolicy":
+        """Return the policy with no longer waits than that, where the service asks for none."""
+        return replace(self, longest_wait_seconds=min(self.longest_wait_seconds, longest_wait_seconds))
 
 
 class WorthAnotherTryError(Exception):

@@ -1,17 +1,23 @@
-"""One GET at the DICOM service: sent again while that may help, answered with parsed content or one clear error."""
+"""One GET at the DICOM service: sent again while that may help, answered with parsed content or one clear error.
 
+Bodies are decoded here, piece by piece: the size of what a compressed body becomes is known only then, and a few
+kilobytes may become gigabytes.
+"""
+
+import enum
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from http import HTTPStatus
 from logging import getLogger
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import httpx
 import msgspec
-import tenacity
 
 from dicom_assets.adapters.http_client import open_http_client
 from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
@@ -31,6 +37,14 @@ READS_PER_BODY = 10
 """Timeouts of a read that a body may take: one of which a few bytes come now and then would hold a run for a day."""
 LEAST_BYTES_PER_SECOND = 10_000
 """Of a body that may take longer."""
+SMALL_BYTES = 8 * 2**20
+"""Greatest decoded size of an answer without metadata; 200 entries with the longest UIDs and paths take a tenth."""
+_PIECE_BYTES = 2**20
+"""Greatest size of what is decoded at once."""
+_DRAINED_BYTES = 2**16
+"""Of the body of an error that is read, unparsed, so that its connection can be used again."""
+_CODINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True}
+"""Encodings of a body that are understood, and whether they are gzip. No other is asked for."""
 
 _HINTS = {
     HTTPStatus.BAD_REQUEST: "The service did not accept the parameters: check DICOM_API_VERSION and DICOM_BATCH_SIZE.",
@@ -41,14 +55,71 @@ _HINTS = {
     "version in DICOM_API_VERSION.",
 }
 _OTHER_HINT = "Check that DICOM_SERVICE_URL is the base URL of a DICOM service."
+_BUSY_HINT = "The service is busy, or cannot be reached: check DICOM_SERVICE_URL and the network, or try again later."
+_CUT_HINT = "Something on the way cuts or alters answers, or DICOM_SERVICE_URL names no DICOM service."
+_PASSING_HINTS = {
+    HTTPStatus.BAD_REQUEST: "The service accepted such parameters before, so it probably cancelled its own work, as "
+    "under load: try again later.",
+    HTTPStatus.CONFLICT: "Something else that the service does is in the way, which usually passes: try again later.",
+    HTTPStatus.FAILED_DEPENDENCY: "The service cannot reach what it depends on, probably its own customer-managed key "
+    "or storage: have its operator check the key vault, the key and the access of the service's identity to both.",
+}
+_PASSING = frozenset({HTTPStatus.CONFLICT, HTTPStatus.FAILED_DEPENDENCY})
+"""Refusals that pass by themselves."""
+_OF_THE_CLIENT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 
 
-class _WorthAnotherTryError(WorthAnotherTryError):
-    error_type: type[ServiceError] = ServiceUnreachableError
+class Trouble(enum.Enum):
+    """What a failed try says about what was asked for."""
+
+    PASSING = enum.auto()
+    """Nothing: the service throttles, or something around it is in the way."""
+    FAILED = enum.auto()
+    """The answer was an error, no answer, or one that cannot be read."""
+    SLOW = enum.auto()
+    """No answer came in time, which every further try may take again."""
+    REFUSED = enum.auto()
+    """400 for parameters that the service never accepted before."""
+    TOO_LARGE = enum.auto()
+    """The decoded body is larger than is held in memory."""
 
 
-class _UnreadableBodyError(_WorthAnotherTryError):
-    error_type = UnreadablePageError
+class FailedTryError(WorthAnotherTryError):
+    """A try that failed, in words that hold nothing of the body."""
+
+    def __init__(
+        self,
+        reason: str,
+        hint: str,
+        *,
+        error_type: type[ServiceError] = ServiceUnreachableError,
+        trouble: Trouble = Trouble.FAILED,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(reason, retry_after_seconds)
+        self.hint = hint
+        self.error_type = error_type
+        self.trouble = trouble
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same request is not worth another try."""
+        return self.trouble in (Trouble.REFUSED, Trouble.TOO_LARGE)
+
+
+@dataclass(frozen=True)
+class Query(Generic[T]):
+    """One GET, and how its answer is read."""
+
+    path: str
+    """Below the base URL."""
+    params: Mapping[str, str]
+    parse: Callable[[bytes | bytearray], T]
+    """Makes the result from the body; a body that it cannot decode is asked for again."""
+    subject: str
+    """What is asked for, as messages and logs name it, such as a window and an offset."""
+    limit_bytes: int = SMALL_BYTES
+    """Greatest decoded size of the body."""
 
 
 class ServiceRequests:
@@ -75,11 +146,13 @@ class ServiceRequests:
     ) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = open_http_client(base_url, auth=auth, timeout=timeout, limits=limits)
+        self._client.headers["Accept-Encoding"] = "gzip"
         self._body_seconds = READS_PER_BODY * (timeout.read or math.inf)
-        self._retry = retry
+        self.retry = retry
         self._clock = clock
         self._lock = threading.Lock()
         self._statistics = Statistics()
+        self._accepted: dict[str, int] = {}
 
     def close(self) -> None:
         """Gives the connections back."""
@@ -91,100 +164,115 @@ class ServiceRequests:
         with self._lock:
             return self._statistics
 
-    def fetch(
-        self,
-        path: str,
-        params: Mapping[str, str],
-        parse: Callable[[bytes | bytearray], T],
-        *,
-        subject: str,
-        stop: threading.Event,
-    ) -> T:
-        """The parsed answer.
+    def count(self, more: Statistics) -> None:
+        """Add to the statistics."""
+        with self._lock:
+            self._statistics += more
 
-        Args:
-            path: Below the base URL.
-            params: The query.
-            parse: Makes the result from the body; whatever it cannot read is asked for again.
-            subject: What is asked for, as messages and logs name it, such as its window and offset.
-            stop: Once set, no further try is made.
+    def fetch(self, query: Query[T], stop: threading.Event) -> T:
+        """Return the parsed answer; a failed request is sent again as the policy says.
 
         Raises:
             ServiceRefusedError: another try would not help (a 4xx answer).
-            ServiceUnreachableError: every try ended without an answer, or with 408, 429 or a server error.
-            UnreadablePageError: the answers were no JSON of the expected shape, or come from something else than a
-                DICOM service.
+            ServiceUnreachableError: every try ended without an answer, or with a server error or a refusal that passes.
+            UnreadablePageError: the answers were no JSON of the expected shape, are too large, or come from something
+                else than a DICOM service.
             CancelledError: `stop` was set.
         """
+        tries = self.begin(query, stop)
+        while True:
+            try:
+                return self.ask(query, stop)
+            except FailedTryError as error:
+                tries.failed(error)
 
-        def attempt() -> T:
-            if stop.is_set():
-                raise CancelledError
-            return self._fetch_once(path, params, parse, subject)
+    def begin(
+        self,
+        query: Query[T],
+        stop: threading.Event,
+        *,
+        most: int | None = None,
+        longest_wait_seconds: float = math.inf,
+    ) -> "Tries":
+        """Return the count of a query's tries.
 
-        def sleep(seconds: float) -> None:
-            began = time.monotonic()
-            stop.wait(seconds)
-            self._count(Statistics(retries=1, waited_seconds=time.monotonic() - began))
+        Args:
+            query: what is asked for.
+            stop: once set, no further try is made.
+            most: tries that may fail; as the policy says where None.
+            longest_wait_seconds: upper bound of waits that the service does not ask for.
+        """
+        policy = self.retry.bounded(longest_wait_seconds)
+        return Tries(policy, most or policy.tries, f"{self._url(query.path)} ({query.subject})", stop, self.count)
 
-        def log(state: tenacity.RetryCallState) -> None:
-            logger.warning(
-                "Change feed request failed: %s for %s (%s). Try %d of %d follows in %.1f s.",
-                *(state.outcome.exception() if state.outcome else "", self._url(path), subject),
-                *(state.attempt_number + 1, self._retry.tries, state.upcoming_sleep),
-            )
-
-        try:
-            return self._retry.retrying(log, sleep)(attempt)
-        except _WorthAnotherTryError as error:
-            raise error.error_type(
-                f"Change feed request failed: {error} for {self._url(path)} ({subject}), {self._retry.tries} times. "
-                + (
-                    "Something on the way cuts or alters answers, or DICOM_SERVICE_URL names no DICOM service."
-                    if error.error_type is UnreadablePageError
-                    else "The service is busy, or cannot be reached: check DICOM_SERVICE_URL and the network, or "
-                    "try again later."
-                )
-            ) from error.__cause__
-
-    def _fetch_once(
-        self, path: str, params: Mapping[str, str], parse: Callable[[bytes | bytearray], T], subject: str
-    ) -> T:
-        try:
-            with self._client.stream("GET", path, params=dict(params)) as response:
-                body = _receive(response, self._body_seconds)
-        except httpx.DecodingError as error:
-            raise _UnreadableBodyError("a corrupt body") from error
-        except httpx.TransportError as error:
-            raise _WorthAnotherTryError(f"no answer ({type(error).__name__})") from error
-        self._count(Statistics(bytes=response.num_bytes_downloaded))
-        self._check(response, body, path, subject)
-        try:
-            parsed = parse(body)
-        # A wrong byte inside a string is a UnicodeDecodeError, whose text holds the body: it is not the cause here.
-        except (UnicodeDecodeError, RecursionError):
-            raise _UnreadableBodyError("a body that is no JSON") from None
-        except msgspec.DecodeError as error:
-            raise _UnreadableBodyError(f"an unreadable body ({error})") from error
-        self._count(Statistics(pages=1))
-        return parsed
-
-    def _check(self, response: httpx.Response, body: bytearray, path: str, subject: str) -> None:
-        """Passes an answer whose body is worth reading.
+    def ask(self, query: Query[T], stop: threading.Event) -> T:
+        """Return the parsed answer to a single try.
 
         Raises:
-            _WorthAnotherTryError: the service may answer another time.
+            FailedTryError: the try failed; another, or one for something else, may not.
+            ServiceRefusedError: no try would help (a 4xx answer).
+            UnreadablePageError: what answers is no DICOM service.
+            CancelledError: `stop` was set.
+        """
+        if stop.is_set():
+            raise CancelledError
+        try:
+            with self._client.stream("GET", query.path, params=dict(query.params)) as response:
+                body = self._receive(response, query)
+        except zlib.error:
+            raise FailedTryError("a corrupt body", _CUT_HINT, error_type=UnreadablePageError) from None
+        except httpx.TransportError as error:
+            trouble = Trouble.SLOW if isinstance(error, httpx.ReadTimeout) else Trouble.FAILED
+            raise FailedTryError(f"no answer ({type(error).__name__})", _BUSY_HINT, trouble=trouble) from error
+        self.count(Statistics(bytes=response.num_bytes_downloaded))
+        self._check(response, body, query)
+        try:
+            parsed = query.parse(body)
+        # A wrong byte inside a string is a UnicodeDecodeError, whose text holds the body: it is not the cause here.
+        except (UnicodeDecodeError, RecursionError):
+            raise FailedTryError("a body that is no JSON", _CUT_HINT, error_type=UnreadablePageError) from None
+        except msgspec.DecodeError as error:
+            raise FailedTryError(f"an unreadable body ({error})", _CUT_HINT, error_type=UnreadablePageError) from error
+        self.count(Statistics(pages=1))
+        self._accept(query)
+        return parsed
+
+    def _receive(self, response: httpx.Response, query: Query[T]) -> bytearray:
+        """Return the decoded body, in one piece from the start: joining pieces in the end takes twice the memory.
+
+        Raises:
+            FailedTryError: the body is larger than it may be, or encoded in a way that was not asked for.
+            httpx.ReadTimeout: the body takes longer than it may, and comes too slowly.
+            zlib.error: the body is not what its encoding says.
+        """
+        body, give_up_at = bytearray(), time.monotonic() + self._body_seconds
+        limit_bytes = query.limit_bytes if response.is_success else _DRAINED_BYTES
+        for piece in _decode(response) if response.is_success else response.iter_raw():
+            body += piece
+            if len(body) > limit_bytes:
+                if not response.is_success:
+                    break
+                raise _too_large(limit_bytes)
+            if time.monotonic() > give_up_at + len(body) / LEAST_BYTES_PER_SECOND:
+                raise httpx.ReadTimeout("the body does not end", request=response.request)
+        return body
+
+    def _check(self, response: httpx.Response, body: bytearray, query: Query[T]) -> None:
+        """Pass an answer whose body is worth reading.
+
+        Raises:
+            FailedTryError: the service may answer another time.
             ServiceRefusedError: it will not.
             UnreadablePageError: this is no DICOM service.
         """
         status = response.status_code
-        where = f"{self._url(path)} ({subject})"
-        if is_worth_another_try(response):
-            raise _WorthAnotherTryError(str(status), parse_retry_after(response, self._clock))
-        if response.is_client_error:
+        where = f"{self._url(query.path)} ({query.subject})"
+        if response.is_client_error or response.is_server_error:
+            if (failure := self._explain(response, query)) is not None:
+                raise failure
             hint = _HINTS.get(HTTPStatus(status), _OTHER_HINT) if status in list(HTTPStatus) else _OTHER_HINT
             raise ServiceRefusedError(f"Change feed request failed: {status} for {where}. {hint}")
-        if response.is_redirect:  # where to is not told: addresses of sign-in pages hold state
+        if response.is_redirect or not response.is_success:  # where to is not told: sign-in pages' addresses hold state
             raise UnreadablePageError(
                 f"Change feed request failed: {status}, a redirect, for {where}. A DICOM service never redirects: "
                 "check DICOM_SERVICE_URL."
@@ -195,23 +283,125 @@ class ServiceRequests:
                 "there: check DICOM_SERVICE_URL."
             )
 
+    def _explain(self, response: httpx.Response, query: Query[T]) -> FailedTryError | None:
+        """Return what an error of the service says; None for one that is final whatever is asked for."""
+        status, after = response.status_code, parse_retry_after(response, self._clock)
+        if status == HTTPStatus.BAD_REQUEST and not self._was_accepted(query):
+            hint = _HINTS[HTTPStatus.BAD_REQUEST]
+            return FailedTryError(str(status), hint, error_type=ServiceRefusedError, trouble=Trouble.REFUSED)
+        if status == HTTPStatus.BAD_REQUEST:
+            return FailedTryError(str(status), _PASSING_HINTS[HTTPStatus.BAD_REQUEST])
+        if status in _PASSING:
+            hint = _PASSING_HINTS[HTTPStatus(status)]
+            return FailedTryError(str(status), hint, trouble=Trouble.PASSING, retry_after_seconds=after)
+        if not is_worth_another_try(response):
+            return None
+        trouble = Trouble.SLOW if status == HTTPStatus.GATEWAY_TIMEOUT else Trouble.FAILED
+        if status in _OF_THE_CLIENT or (status == HTTPStatus.SERVICE_UNAVAILABLE and after is not None):
+            trouble = Trouble.PASSING
+        return FailedTryError(str(status), _BUSY_HINT, trouble=trouble, retry_after_seconds=after)
+
+    def _accept(self, query: Query[T]) -> None:
+        limit = int(query.params.get("limit", 0))
+        with self._lock:
+            self._accepted[query.path] = max(limit, self._accepted.get(query.path, 0))
+
+    def _was_accepted(self, query: Query[T]) -> bool:
+        """Return whether the service answered such a query before, of at least as many entries."""
+        with self._lock:
+            return self._accepted.get(query.path, -1) >= int(query.params.get("limit", 0))
+
     def _url(self, path: str) -> str:
         return f"{str(self._client.base_url).rstrip('/')}{path}"
 
-    def _count(self, more: Statistics) -> None:
-        with self._lock:
-            self._statistics += more
+
+class Tries:
+    """The failed tries of one query, the waits between them, and the error after the last."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        most: int,
+        where: str,
+        stop: threading.Event,
+        count: Callable[[Statistics], None],
+    ) -> None:
+        self._policy = policy
+        self._most = most
+        self._where = where
+        self._stop = stop
+        self._count = count
+        self._failed = self._passing = 0
+
+    def failed(self, error: FailedTryError) -> None:
+        """Wait before the next try. Throttled tries count by themselves: they say nothing of what was asked for.
+
+        Raises:
+            ServiceError: there is no next try.
+        """
+        if error.is_final:
+            raise error.error_type(f"Change feed request failed: {error} for {self._where}. {error.hint}") from (
+                error.__cause__
+            )
+        if error.trouble is Trouble.PASSING:
+            self._passing += 1
+            number, most = self._passing, self._policy.tries
+        else:
+            self._failed += 1
+            number, most = self._failed, self._most
+        if number >= most:
+            raise error.error_type(
+                f"Change feed request failed: {error} for {self._where}, {number} times. {error.hint}"
+            ) from error.__cause__
+        seconds = self._policy.wait_after(self._failed + self._passing, error.retry_after_seconds)
+        logger.warning(
+            "Change feed request failed: %s for %s. Try %d of %d follows in %.1f s.",
+            *(error, self._where, number + 1, most, seconds),
+        )
+        began = time.monotonic()
+        self._stop.wait(seconds)
+        self._count(Statistics(retries=1, waited_seconds=time.monotonic() - began))
 
 
-def _receive(response: httpx.Response, longest_seconds: float) -> bytearray:
-    """The body, in one piece from the start: pieces that are joined in the end take twice the memory, and more.
+def _too_large(limit_bytes: int) -> FailedTryError:
+    return FailedTryError(
+        f"a body of more than {limit_bytes / 2**20:,.0f} MiB once decoded",
+        "Reading stopped there, to keep within DICOM_MAX_MEMORY_MB. Either it is a decompression bomb, from something "
+        "else than a DICOM service: check DICOM_SERVICE_URL and what lies between. Or an entry is that large: raise "
+        "DICOM_MAX_MEMORY_MB.",
+        error_type=UnreadablePageError,
+        trouble=Trouble.TOO_LARGE,
+    )
+
+
+def _decode(response: httpx.Response) -> Iterable[bytes]:
+    """Return the body's decoded pieces, each of a bounded size.
 
     Raises:
-        httpx.ReadTimeout: it takes longer, and comes too slowly.
+        FailedTryError: the encoding was not asked for; such as another inside gzip.
     """
-    body, give_up_at = bytearray(), time.monotonic() + longest_seconds
-    for piece in response.iter_bytes():
-        body += piece
-        if time.monotonic() > give_up_at + len(body) / LEAST_BYTES_PER_SECOND:
-            raise httpx.ReadTimeout("the body does not end", request=response.request)
-    return body
+    is_gzip = _CODINGS.get(response.headers.get("Content-Encoding", "").strip().lower())
+    if is_gzip is None:
+        raise FailedTryError("a body in an encoding that was not asked for", _CUT_HINT, error_type=UnreadablePageError)
+    return _inflate(response.iter_raw()) if is_gzip else response.iter_raw()
+
+
+def _inflate(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompress gzip, of one member or several.
+
+    Raises:
+        zlib.error: this is no gzip, or its end is missing.
+    """
+    inflater, is_begun = zlib.decompressobj(zlib.MAX_WBITS | 16), False
+    for piece in pieces:
+        rest, is_full = piece, False
+        while rest or is_full:
+            if inflater.eof:
+                inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            decoded = inflater.decompress(rest, _PIECE_BYTES)
+            rest = inflater.unconsumed_tail or inflater.unused_data
+            is_full = len(decoded) == _PIECE_BYTES and not inflater.eof
+            is_begun = True
+            yield decoded
+    if is_begun and not inflater.eof:
+        raise zlib.error("incomplete")

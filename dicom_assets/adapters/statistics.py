@@ -15,6 +15,8 @@ class Statistics:
     """Size of the bodies on the wire, as far as they arrived whole."""
     waited_seconds: float = 0
     """Time between tries, summed over concurrent requests."""
+    unreadable: int = 0
+    """Entries of live instances that came without usable metadata although metadata was asked for."""
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))

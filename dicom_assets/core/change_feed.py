@@ -76,12 +76,7 @@ def parse_page(content: bytes | bytearray) -> list[Entry]:
     Raises:
         msgspec.DecodeError: the content is no JSON in UTF-8, or no list of entries. Its message holds no value of it.
     """
-    whole = pa.py_buffer(content)
-    ends = pa.py_buffer(array("q", [0, len(content)]))
-    try:  # the decoder does not look into the metadata that it skips
-        pa.LargeStringArray.from_buffers(1, ends, whole).validate(full=True)
-    except pa.ArrowInvalid:
-        raise msgspec.DecodeError("invalid UTF-8") from None
+    _check_utf8(content)
     return _page_decoder.decode(content)
 
 
@@ -89,9 +84,24 @@ def parse_latest(content: bytes | bytearray) -> Entry | None:
     """The newest entry of the feed, or None for a feed without entries (`null`, or no content).
 
     Raises:
-        msgspec.DecodeError: the content is no JSON, or no entry.
+        msgspec.DecodeError: the content is no JSON in UTF-8, or no entry.
     """
+    _check_utf8(content)
     return _entry_decoder.decode(content) if content.strip() else None
+
+
+def _check_utf8(content: bytes | bytearray) -> None:
+    """Look into the metadata, which the decoder skips.
+
+    Raises:
+        msgspec.DecodeError: the content is no UTF-8.
+    """
+    whole = pa.py_buffer(content)
+    ends = pa.py_buffer(array("q", [0, len(content)]))
+    try:
+        pa.LargeStringArray.from_buffers(1, ends, whole).validate(full=True)
+    except pa.ArrowInvalid:
+        raise msgspec.DecodeError("invalid UTF-8") from None
 
 
 def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:

@@ -1,0 +1,426 @@
+"""A page of the change feed with all its entries, also where the service cannot give the page out as a whole.
+
+One instance whose metadata is broken spoils every page that should hold it: the service answers 500 or 400, or sends a
+body that nobody can read. And a page may be too heavy for what lies between, or for this process's memory. Such a page
+is cut in halves, and these again, until the pieces come. An entry that does not come by itself either is taken without
+its metadata, for which the service needs nothing but its database.
+
+Before a page is cut, a request without metadata, the *control*, shows that the service works: of the same page, or of
+its first entry alone. Each half is asked for as a whole once, also where the other half came: that the trouble must lie
+in this one would be wrong of pages that are too heavy, and of faults that pass. So a single broken entry among 200
+costs about 25 requests, and a fault that passes hardly ever costs an entry its metadata.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import cycle
+from logging import getLogger
+from math import inf
+from typing import Generic, TypeVar
+
+from dicom_assets.adapters.service_requests import SMALL_BYTES, FailedTryError, Query, ServiceRequests, Trouble
+from dicom_assets.core.change_feed import Entry, Window, parse_page
+from dicom_assets.core.errors import UnreadablePageError
+
+logger = getLogger(__name__)
+
+T = TypeVar("T")
+
+PAGE_TRIES = 3
+"""Failures of a page after which the control is asked for. Of answers that do not come in time about half are enough,
+since each takes a minute."""
+ENTRY_TRIES = 5
+"""Failures of a single entry after which it is taken without metadata: so many in a row say more than chance."""
+ENTRY_WAIT_SECONDS = 2
+"""Greatest wait between these."""
+LOST_ENTRIES = 8
+"""Entries taken without metadata, since the last one that came with it, after which each is asked for only once."""
+FIRST_PATIENCE = 8
+LAST_PATIENCE = 512
+"""Answers of a smaller size that come before a larger one is tried; twice as many after each time that it failed."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Entries of a window, by their places in it."""
+
+    window: Window
+    offset: int
+    limit: int
+    include_metadata: bool = True
+
+    def __str__(self) -> str:
+        return f"window {self.window}, offset {self.offset}"
+
+    @property
+    def end(self) -> int:
+        """Place behind the last entry."""
+        return self.offset + self.limit
+
+    def part(self, start: int, limit: int) -> "Piece":
+        """Return the part that begins `start` entries behind the piece's beginning."""
+        return replace(self, offset=self.offset + start, limit=limit)
+
+    def halves(self) -> "list[Piece]":
+        """Return the two halves, the later one first; those of no or one entry are fewer."""
+        half = (self.limit + 1) // 2
+        return [part for part in (self.part(half, self.limit - half), self.part(0, half)) if part.limit]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Entries that follow one another in a window; fewer than were asked for where they are very large."""
+
+    entries: list[Entry]
+    size_bytes: int
+    """Memory that they take, about."""
+    is_last: bool
+    """Whether no entry followed in the window."""
+    is_one_answer: bool
+    """Whether they were read at one moment."""
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What the service gave, and to which question."""
+
+    value: T
+    query: Query[T]
+
+
+class FeedPages:
+    """Pages of one service's change feed; may be used by many threads.
+
+    Args:
+        requests: to the service.
+        path: of the feed, below the service's URL.
+        batch_size: greatest number of entries that are asked for at once.
+        page_bytes: greatest decoded size of an answer with metadata; up to twice that is held of a page.
+    """
+
+    def __init__(self, requests: ServiceRequests, path: str, batch_size: int, page_bytes: int) -> None:
+        self._requests = requests
+        self._path = path
+        self._page_bytes = page_bytes
+        self._sizes = {include_metadata: _PageSize(batch_size) for include_metadata in (True, False)}
+        self._lost = 0
+
+    def fetch(self, piece: Piece, stop: threading.Event) -> Page:
+        """Return the page, in as many requests as it takes; entries whose metadata cannot be had come without it.
+
+        Raises:
+            ServiceError: the service is in trouble altogether, or what answers is no DICOM service.
+            CancelledError: `stop` was set.
+        """
+        size, came = self._sizes[piece.include_metadata], _Came(piece)
+        while not came.is_last and came.rest.limit > 0 and came.size_bytes < self._page_bytes:
+            self._fetch_part(replace(came.rest, limit=min(size.current, came.rest.limit)), size, came, stop)
+        return came.page()
+
+    def fetch_few(self, piece: Piece, stop: threading.Event) -> list[Entry]:
+        """Return the entries of a small piece, which is asked for as a whole.
+
+        Raises:
+            ServiceError: as `fetch`.
+        """
+        return self._requests.fetch(self._query(piece), stop)
+
+    def fetch_entry(
+        self, piece: Piece, stop: threading.Event, *, tries: int = ENTRY_TRIES, expected: int | None = None
+    ) -> tuple[list[Entry], bool]:
+        """Return a single entry, or none where there is none, and whether its metadata cannot be had.
+
+        Args:
+            piece: of one entry.
+            stop: ends the tries.
+            tries: failures after which it is taken without metadata.
+            expected: its sequence, where that is known. Where others have moved it, the entry in its place is asked for
+                anew: that one did not fail.
+
+        Raises:
+            ServiceError: as `fetch`.
+        """
+        query = self._query(piece)
+        controls = [self._query(replace(piece, include_metadata=False))] if piece.include_metadata else []
+        policy_tries = self._requests.retry.tries
+        while True:
+            before = 1 if self._lost >= LOST_ENTRIES else tries
+            most = before + policy_tries if controls else policy_tries
+            longest = ENTRY_WAIT_SECONDS if controls else inf
+            answer = self.ask(query, controls, stop, before=before, most=most, longest_wait_seconds=longest)
+            entries = answer.value
+            if answer.query is query or not entries:
+                self._notice(entries)
+                return entries, False
+            if expected in (None, entries[0].sequence):
+                self._lost += 1
+                return entries, True
+            expected = entries[0].sequence
+
+    def ask(
+        self,
+        query: Query[T],
+        controls: Sequence[Query[T]],
+        stop: threading.Event,
+        *,
+        before: int = PAGE_TRIES,
+        most: int | None = None,
+        longest_wait_seconds: float = inf,
+    ) -> Answer[T]:
+        """Return the answer to a query; or to a control, once that shows that the service works and the query fails.
+
+        Args:
+            query: what is wanted.
+            controls: what needs less of the service; they are asked for in turns.
+            stop: ends the tries.
+            before: failures of the query that are enough.
+            most: failures, of both, after which the service is in trouble; as the policy says where None.
+            longest_wait_seconds: upper bound of waits that the service does not ask for.
+
+        Raises:
+            ServiceError: as `fetch`.
+        """
+        tries = self._requests.begin(query, stop, most=most, longest_wait_seconds=longest_wait_seconds)
+        turns, control, failures, needed, slow = cycle(controls), None, 0, before, before // 2 + 1
+        while True:
+            is_control = bool(controls) and control is None and failures >= needed
+            asked = next(turns) if is_control else query
+            try:
+                answer = Answer(self._requests.ask(asked, stop), asked)
+            except FailedTryError as error:
+                if is_control:
+                    before = failures + 1  # once a control comes, the trouble may be over
+                elif error.trouble is not Trouble.PASSING:
+                    failures += 1
+                    needed = 1 if error.is_final else before
+                    if error.trouble is Trouble.TOO_LARGE:
+                        before = needed
+                    elif error.trouble is Trouble.SLOW:
+                        before = needed = min(before, slow)
+                    if control is not None and failures >= before:
+                        return control
+                    if error.is_final and controls:
+                        continue  # the control tells whether any question fails
+                tries.failed(error)
+            else:
+                if not is_control or failures >= before:
+                    return answer
+                control = answer
+
+    def _fetch_part(self, part: Piece, size: "_PageSize", came: "_Came", stop: threading.Event) -> None:
+        """Add the part's entries, or some of them; or nothing, where a smaller part is to be asked for."""
+        if part.limit == 1:
+            entries, _ = self.fetch_entry(part, stop)
+        elif size.is_trial(part.limit):
+            answer = self._ask_once(part, stop)
+            if answer is None:
+                size.give_up(part.limit)
+                return
+            entries = answer
+        else:
+            query, first = self._query(part), replace(part, limit=1, include_metadata=False)
+            controls = [self._query(first)]
+            if part.include_metadata:
+                controls.insert(0, self._query(replace(part, include_metadata=False)))
+            most_before = 1 if self._lost >= LOST_ENTRIES else PAGE_TRIES
+            before = min(most_before, max(1, self._requests.retry.tries - len(controls)))
+            page = self.ask(query, controls, stop, before=before)
+            if page.query is not query:
+                self._cut(part, page, size, came, stop)
+                return
+            entries = page.value
+            self._notice(entries)
+        came.add(entries, part.limit)
+        size.came(part.limit)
+
+    def _cut(
+        self,
+        part: Piece,
+        control: Answer[list[Entry]],
+        size: "_PageSize",
+        came: "_Came",
+        stop: threading.Event,
+    ) -> None:
+        """Add the entries of a part that does not come as a whole, by halves.
+
+        Args:
+            part: with two entries at least.
+            control: its entries without metadata, or the first of them.
+            size: learns which size came.
+            came: takes the entries.
+            stop: ends the tries.
+        """
+        is_first_alone = int(control.query.params["limit"]) < part.limit
+        sequences = [] if is_first_alone else [entry.sequence for entry in control.value]
+        whole = part.part(0, part.limit if is_first_alone and control.value else min(len(sequences), part.limit))
+        logger.warning("The change feed's page does not come as a whole (%s): it is asked for in parts.", part)
+        pending, failed = whole.halves(), [whole]
+        largest, lost_at = 0, -1
+        while pending and came.size_bytes < self._page_bytes:
+            piece = pending.pop()
+            found: list[Entry] | None
+            if piece.limit == 1:
+                place = piece.offset - part.offset
+                found, is_lost = self.fetch_entry(piece, stop, expected=sequences[place] if sequences else None)
+                lost_at = piece.offset if is_lost else lost_at
+                largest = max(largest, 0 if is_lost else 1)
+            elif piece.limit > size.current:
+                pending += piece.halves()
+                continue
+            else:
+                found = self._ask_once(piece, stop)
+                if found is None:
+                    failed.append(piece)
+                    pending += piece.halves()
+                    continue
+                largest = max(largest, piece.limit)
+            came.add(found, piece.limit)
+            if came.is_last:
+                return
+            if any(each.end == piece.end and each.offset > lost_at and each.limit > largest for each in failed):
+                size.shrink(largest)  # all entries of a piece came, but not at once
+        came.is_last = not pending and whole.limit < part.limit
+
+    def _ask_once(self, piece: Piece, stop: threading.Event) -> list[Entry] | None:
+        """Return the piece's entries; None where they do not come. Only throttling is waited for.
+
+        Raises:
+            ServiceError: as `fetch`.
+        """
+        query = self._query(piece)
+        tries = self._requests.begin(query, stop)
+        while True:
+            try:
+                entries = self._requests.ask(query, stop)
+            except FailedTryError as error:
+                if error.trouble is not Trouble.PASSING:
+                    return None
+                tries.failed(error)
+            else:
+                self._notice(entries)
+                return entries
+
+    def _query(self, piece: Piece) -> Query[list[Entry]]:
+        params = {
+            "startTime": _utc(piece.window.start),
+            "endTime": _utc(piece.window.end),
+            "offset": str(piece.offset),
+            "limit": str(piece.limit),
+            "includeMetadata": format_flag(piece.include_metadata),
+        }
+
+        def parse(body: bytes | bytearray) -> list[Entry]:
+            entries = parse_page(body)
+            for entry in entries:
+                _check_inside(entry, piece)
+            return entries
+
+        limit_bytes = self._page_bytes if piece.include_metadata else SMALL_BYTES
+        return Query(self._path, params, parse, str(piece), limit_bytes)
+
+    def _notice(self, entries: list[Entry]) -> None:
+        """Forget how many entries came without metadata, once one came with it."""
+        if self._lost and any(memoryview(entry.metadata).nbytes for entry in entries):
+            self._lost = 0
+
+
+@dataclass
+class _Came:
+    """The entries of a piece that came so far."""
+
+    piece: Piece
+    entries: list[Entry] = field(default_factory=list)
+    answers: int = 0
+    size_bytes: int = 0
+    is_last: bool = False
+
+    def add(self, entries: list[Entry], asked: int) -> None:
+        self.entries += entries
+        self.answers += 1
+        self.size_bytes += sum(memoryview(entry.metadata).nbytes for entry in entries) + 1000 * len(entries)
+        self.is_last = len(entries) < asked
+
+    @property
+    def rest(self) -> Piece:
+        return self.piece.part(len(self.entries), self.piece.limit - len(self.entries))
+
+    def page(self) -> Page:
+        return Page(self.entries, self.size_bytes, self.is_last, self.answers == 1)
+
+
+class _PageSize:
+    """Number of entries to ask for at once: fewer where larger pages do not come, and more again after a while."""
+
+    def __init__(self, greatest: int) -> None:
+        self.current = greatest
+        self._greatest = greatest
+        self._proven = greatest
+        self._came = 0
+        self._patience = FIRST_PATIENCE
+        self._lock = threading.Lock()
+
+    def is_trial(self, limit: int) -> bool:
+        """Return whether pages of this size failed before."""
+        return limit == self.current > self._proven
+
+    def came(self, limit: int) -> None:
+        """Count a page that came, of so many entries that were asked for."""
+        if limit != self.current or limit == self._greatest == self._proven:
+            return
+        with self._lock:
+            self._proven = limit
+            self._came += 1
+            if self._came >= self._patience:
+                self.current, self._came = min(2 * limit, self._greatest), 0
+
+    def give_up(self, limit: int) -> None:
+        """Go back to the size that came, after a trial of a larger one."""
+        with self._lock:
+            if self.is_trial(limit):
+                self.current, self._came = self._proven, 0
+                self._patience = min(2 * self._patience, LAST_PATIENCE)
+
+    def shrink(self, limit: int) -> None:
+        """Ask for so many entries from now on."""
+        with self._lock:
+            if limit >= self.current:
+                return
+            self.current = self._proven = limit
+            self._came = 0
+        logger.warning(
+            "Pages of the change feed come with %d entries, not with more: they are asked for in that size for the "
+            "time being. If this happens often, set DICOM_BATCH_SIZE=%d.",
+            *(limit, limit),
+        )
+
+
+def read_time(entry: Entry) -> datetime:
+    """Return the entry's time; its seventh digit is cut."""
+    return datetime.fromisoformat(entry.timestamp)
+
+
+def format_flag(value: bool) -> str:
+    """Return a boolean as the service reads it in a query."""
+    return "true" if value else "false"
+
+
+def _check_inside(entry: Entry, piece: Piece) -> None:
+    window = piece.window
+    try:
+        inside = window.start <= read_time(entry) < window.end
+    except (ValueError, TypeError):  # TypeError: without a zone
+        raise UnreadablePageError(
+            f"The timestamp of sequence {entry.sequence} is no time with a zone ({piece}). The service answers in a "
+            "form that the client does not know: check DICOM_API_VERSION."
+        ) from None
+    if not inside:
+        raise UnreadablePageError(
+            f"Sequence {entry.sequence} lies outside of what was asked for ({piece}). Whatever answers ignores "
+            "startTime and endTime: check that DICOM_SERVICE_URL is a DICOM service, and DICOM_API_VERSION."
+        )
+
+
+def _utc(time_: datetime) -> str:
+    return time_.astimezone(UTC).isoformat().replace("+00:00", "Z")
