@@ -120,7 +120,7 @@ class _Endpoints:
         return JSONResponse(await run_in_threadpool(self._service.partitions))
 
     async def store(self, request: Request) -> Response:
-        study = _uids(request).get("study")
+        study = self._uids(request).get("study")
         partition = request.path_params.get("partition", DEFAULT_PARTITION)
         parts = split_parts(request.headers.get("Content-Type", ""), await request.body())
         studies_url = str(request.url.replace(query="", path=request.url.path.partition("/studies")[0] + "/studies"))
@@ -131,7 +131,7 @@ class _Endpoints:
         return JSONResponse(response.dataset, response.status, media_type=_DICOM_JSON)
 
     async def delete(self, request: Request) -> Response:
-        uids = _uids(request)
+        uids = self._uids(request)
         partition = self._existing_partition(request)
         deleted = await run_in_threadpool(
             self._service.delete, uids["study"], uids.get("series"), uids.get("instance"), partition=partition
@@ -143,7 +143,7 @@ class _Endpoints:
     async def bulk_update(self, request: Request) -> Response:
         if request.headers.get("Content-Type", _JSON).partition(";")[0].strip() != _JSON:
             raise UnsupportedTypeError("Send application/json.")
-        studies, changes = _update_specification(await request.body())
+        studies, changes = _update_specification(await request.body(), self._service.keep_padding)
         partition = self._existing_partition(request)
         try:
             check_changes(changes)
@@ -181,6 +181,15 @@ class _Endpoints:
         }
         return operation
 
+    def _uids(self, request: Request) -> dict[str, str]:
+        """The UIDs in the path, all of them valid."""
+        names = [name for name in ("study", "series", "instance") if name in request.path_params]
+        uids: dict[str, str] = {name: str(request.path_params[name]) for name in names}
+        for name, uid in uids.items():
+            if not is_uid(uid, keep_padding=self._service.keep_padding):
+                raise HTTPException(400, f"The {name} in the path is no UID.")
+        return uids
+
     def _existing_partition(self, request: Request) -> str:
         partition = str(request.path_params.get("partition", DEFAULT_PARTITION))
         if not self._service.has_partition(partition):
@@ -188,7 +197,7 @@ class _Endpoints:
         return partition
 
 
-def _update_specification(body: bytes) -> tuple[list[str], dict[str, Any]]:
+def _update_specification(body: bytes, keep_padding: bool) -> tuple[list[str], dict[str, Any]]:
     """The studies and the changes of a bulk update's body."""
     try:
         specification = json.loads(body)
@@ -198,20 +207,9 @@ def _update_specification(body: bytes) -> tuple[list[str], dict[str, Any]]:
     studies, changes = members.get("studyinstanceuids"), members.get("changedataset")
     if not isinstance(studies, list) or not 1 <= len(studies) <= MAXIMUM_STUDIES or not isinstance(changes, dict):
         raise HTTPException(400, f"Give 1 to {MAXIMUM_STUDIES} studyInstanceUids and a changeDataset.")
-    if not all(isinstance(study, str) and is_uid(study) for study in studies):
+    if not all(isinstance(study, str) and is_uid(study, keep_padding=keep_padding) for study in studies):
         raise HTTPException(400, "A study instance UID is no UID.")
     return studies, changes
-
-
-def _uids(request: Request) -> dict[str, str]:
-    """The UIDs in the path, all of them valid."""
-    uids: dict[str, str] = {
-        name: str(request.path_params[name]) for name in ("study", "series", "instance") if name in request.path_params
-    }
-    for name, uid in uids.items():
-        if not is_uid(uid):
-            raise HTTPException(400, f"The {name} in the path is no UID.")
-    return uids
 
 
 def _check_version(request: Request) -> None:

@@ -38,6 +38,9 @@ def emulator(
     start: Annotated[
         str | None, typer.Option(help="First of these hours, ISO 8601 with zone; without, the last hours before now.")
     ] = None,
+    padding: Annotated[
+        bool, typer.Option("--padding", help="Keep padding of UIDs and values; made-up instances have some.")
+    ] = False,
 ) -> None:
     """Run the embedded DICOM service until Ctrl-C."""
     import threading
@@ -52,7 +55,7 @@ def emulator(
         raise typer.BadParameter("nothing to spread: add --bundled, --load or --synthesize", param_hint="--hours")
     first_hour = _first_hour(start, hours)
     try:
-        with Service(database, file_store=files, seed=seed) as service:
+        with Service(database, file_store=files, seed=seed, keep_padding=padding) as service:
             if service.change_count():
                 typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
             else:
@@ -75,11 +78,12 @@ def _fill(
     service: "Service", *, load: Path | None, bundled: bool, count: int, seed: int, hours: int, start: datetime
 ) -> None:
     """Store what was asked for: at once, or spread over hours."""
+    import random
     from collections import Counter
 
     from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
     from dicom_assets.emulator.history import write_history
-    from dicom_assets.emulator.sources import bundled_files, folder_files, synthesize
+    from dicom_assets.emulator.sources import bundled_files, folder_files, pad_metadata, synthesize
 
     skipped: Counter[str] = Counter()
     found = [*(bundled_files(skipped) if bundled else ()), *(folder_files(load, skipped) if load else ())]
@@ -97,8 +101,10 @@ def _fill(
                     file.store(service)
                 except (InstanceExistsError, InvalidInstanceError):
                     skipped["refused by the service"] += 1
+            rng = random.Random(f"{seed}, padding")  # noqa: S311 - reproducible, not secret
             for metadata in synthesize(count, seed=seed):
-                service.store_metadata(metadata, write_file=True)
+                padded = pad_metadata(metadata, rng) if service.keep_padding else metadata
+                service.store_metadata(padded, write_file=True)
         typer.echo(f"{service.instance_count()} instances stored.")
     for reason, number in sorted(skipped.items()):
         typer.echo(f"{number} files skipped: {reason}.")

@@ -13,7 +13,7 @@ _ACTIONS: Final = ("Create", "Delete", "Update")
 
 # The page is cut before anything is looked up: a deep offset walks the index of `change` alone.
 _ENTRIES = """
-SELECT c.sequence, p.name, i.file_path, i.study, i.series, i.sop_instance, c.action, c.ticks, c.version, i.version,
+SELECT c.sequence, p.name, i.file_path, c.study, c.series, c.sop_instance, c.action, c.ticks, c.version, i.version,
        CASE WHEN :include_metadata THEN i.metadata END
 FROM ({page}) c JOIN instance i ON i.key = c.instance JOIN data_partition p ON p.key = i.partition
 ORDER BY c.ticks, c.sequence

@@ -30,9 +30,11 @@ from dicom_assets.emulator.metadata import (
     Metadata,
     build_dataset,
     encode,
+    first_text,
     first_value,
     read_metadata,
 )
+from dicom_assets.emulator.padding import keep_blanks, strip_padding
 from dicom_assets.emulator.updates import check_changes
 
 Moment = datetime | Ticks
@@ -55,9 +57,14 @@ class Stored:
     """Tags of the elements that could not be read and are missing from the metadata."""
 
 
-def is_uid(text: str) -> bool:
-    """Whether the service accepts the text as a UID: digits and dots, at most 64, a digit last."""
-    return _UID.fullmatch(text) is not None
+def is_uid(text: str, *, keep_padding: bool = False) -> bool:
+    """Whether the service accepts the text as a UID: digits and dots, at most 64, a digit last.
+
+    Args:
+        text: any.
+        keep_padding: blanks may follow, as the real service lets them.
+    """
+    return _UID.fullmatch(text.rstrip(" ") if keep_padding else text) is not None
 
 
 class Service:
@@ -70,6 +77,9 @@ class Service:
         name: the service in the files' paths.
         clock: tells the time of changes that are not given one; None is the system's, to 100 ns.
         seed: fixes where the feed's sequences have gaps.
+        keep_padding: take UIDs with trailing blanks and show them as they came, and leave NULs at the end of values,
+            as the real service does; otherwise padding is cut off. UIDs that differ in trailing blanks are equal in
+            any case.
 
     Raises:
         EmulatorStartError: the database cannot be opened, or another process has it.
@@ -84,7 +94,10 @@ class Service:
         name: str = "contosoclinic",
         clock: Callable[[], datetime] | None = None,
         seed: int = 0,
+        keep_padding: bool = False,
     ) -> None:
+        self.keep_padding = keep_padding
+        """Whether UIDs and values keep their padding."""
         self._files = FileStore(file_store, workspace, name)
         self._clock = clock
         self._database = Database(database, seed)
@@ -128,7 +141,7 @@ class Service:
             InvalidInstanceError: a required attribute is missing, or a UID is none.
             InvalidPartitionError: the partition's name is not accepted.
         """
-        read = read_metadata(dataset)
+        read = read_metadata(dataset, keep_padding=self.keep_padding)
         for tag in (SOP_CLASS_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID):
             if not is_uid(first_value(read.metadata, tag)):
                 raise InvalidInstanceError(f"The element {tag} is required and must be a UID.")
@@ -153,7 +166,8 @@ class Service:
         """Store an instance by its metadata alone: quick, its values unchecked.
 
         Args:
-            metadata: the data set in the DICOM JSON model, kept as given.
+            metadata: the data set in the DICOM JSON model, kept as given. Blanks at the end of its UIDs are shown in
+                entries where the service keeps padding.
             partition: the data partition; made if it does not exist.
             at: as in `store`.
             file_path: the path its entries show; None makes one where the service has a file store.
@@ -180,7 +194,9 @@ class Service:
         partition: str = DEFAULT_PARTITION,
         at: Moment | None = None,
     ) -> int:
-        """Delete a study, a series or an instance; all their changes bear the same time.
+        """Delete a study, a series or an instance; all their changes bear the same time and show the stored UIDs.
+
+        Blanks at the end of a UID make no difference.
 
         Returns:
             The number of instances deleted.
@@ -190,7 +206,8 @@ class Service:
             ticks = self._ticks(at)
             for live in found:
                 self._database.delete(live.key)
-                self._database.append_change(ticks, DELETE, live.key, live.version)
+                uids = (live.study, live.series, live.sop_instance)
+                self._database.append_change(ticks, DELETE, live.key, live.version, uids)
         for live in found:
             self._files.remove(live.file_path)
             self._files.remove(live.original_file_path)
@@ -201,7 +218,8 @@ class Service:
     ) -> int:
         """Change attributes in every instance of a study: one Update each, a new version, a new file under a new name.
 
-        All changes bear the same time.
+        All changes bear the same time. Blanks at the end of the study's UID make no difference to what is changed;
+        where the service keeps padding, the entries show the study's UID as it is given here.
 
         Returns:
             The number of instances changed.
@@ -218,7 +236,8 @@ class Service:
                 path = self._files.path(partition, version) if live.file_path else None
                 changed = dict(sorted({**json.loads(live.metadata), **changes}.items()))
                 self._database.update(live.key, _to_text(changed), path)
-                self._database.append_change(ticks, UPDATE, live.key, version)
+                uids = (self._shown(study), live.series, live.sop_instance)
+                self._database.append_change(ticks, UPDATE, live.key, version, uids)
                 if live.file_path and path:
                     self._files.rewrite(live.file_path, path, changes)
         for live in found:
@@ -289,17 +308,23 @@ class Service:
     def _create(
         self, metadata: Metadata, partition: str, at: Moment | None, path: str | None, dropped: tuple[str, ...] = ()
     ) -> Stored:
-        study, series, sop_instance = (
-            first_value(metadata, tag) for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID)
+        study, series, sop_instance = uids = (
+            self._shown(first_text(metadata, STUDY_INSTANCE_UID)),
+            self._shown(first_text(metadata, SERIES_INSTANCE_UID)),
+            self._shown(first_text(metadata, SOP_INSTANCE_UID)),
         )
-        if not (study and series and sop_instance):
+        if not all(map(strip_padding, uids)):
             raise InvalidInstanceError("A study, a series and a SOP instance UID are required.")
         ticks = self._ticks(at)
         partition_key = self._database.add_partition(partition, ticks)
-        key = self._database.create(partition_key, (study, series, sop_instance), _to_text(metadata), path)
-        self._database.append_change(ticks, CREATE, key, self._database.version + 1)
+        key = self._database.create(partition_key, uids, _to_text(metadata), path)
+        self._database.append_change(ticks, CREATE, key, self._database.version + 1, uids)
         sop_class = first_value(metadata, SOP_CLASS_UID)
         return Stored(study, series, sop_instance, sop_class, self._database.sequence, dropped)
+
+    def _shown(self, uid: str) -> str:
+        """A UID as entries show it."""
+        return keep_blanks(uid) if self.keep_padding else strip_padding(uid)
 
     def _page(
         self, start: Moment | None, end: Moment | None, offset: int, limit: int, include_metadata: bool
