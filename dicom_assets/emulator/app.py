@@ -33,6 +33,7 @@ from dicom_assets.emulator.stow import (
     store_parts,
 )
 from dicom_assets.emulator.tokens import check_token
+from dicom_assets.emulator.unreadable import UnreadableMetadataError
 from dicom_assets.emulator.updates import MAXIMUM_STUDIES, check_changes
 
 Intercept = Callable[[Request], Response | None]
@@ -90,6 +91,7 @@ def create_app(
         InvalidPartitionError: _refuse_with(400),
         MalformedRequestError: _refuse_with(400),
         UnsupportedTypeError: _refuse_with(415),
+        UnreadableMetadataError: _refuse_unreadable,
     }
     return Starlette(routes=routes, exception_handlers=refusals)
 
@@ -113,8 +115,8 @@ class _Endpoints:
 
     async def latest(self, request: Request) -> Response:
         include_metadata = parse_include_metadata(request.query_params)
-        entry = await run_in_threadpool(self._service.latest, include_metadata=include_metadata)
-        return Response(status_code=204) if entry is None else JSONResponse(entry)
+        entry = await run_in_threadpool(self._service.latest_json, include_metadata=include_metadata)
+        return Response(status_code=204) if entry is None else Response(entry, media_type=_JSON)
 
     async def partitions(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self._service.partitions))
@@ -228,6 +230,11 @@ def _check_accept(request: Request, media_type: str) -> None:
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
+
+
+async def _refuse_unreadable(_: Request, error: Exception) -> Response:
+    assert isinstance(error, UnreadableMetadataError)  # noqa: S101 - what it is registered for
+    return PlainTextResponse(str(error), error.status_code)
 
 
 def _refuse_with(status_code: int) -> Callable[[Request, Exception], Awaitable[Response]]:

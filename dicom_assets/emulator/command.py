@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_assets.command_line import end_by_signals, parse_time
+from dicom_assets.emulator.unreadable import Fault
 
 if TYPE_CHECKING:
     from dicom_assets.emulator.store import Service
@@ -41,6 +42,12 @@ def emulator(
     padding: Annotated[
         bool, typer.Option("--padding", help="Keep padding of UIDs and values; made-up instances have some.")
     ] = False,
+    faulty_every: Annotated[
+        int, typer.Option(help="Every so many-th instance has metadata that cannot be given out; 0 spares all.", min=0)
+    ] = 0,
+    fault: Annotated[
+        list[Fault], typer.Option(help="What is wrong with it: 500, 400, or JSON that is none. In turn if repeated.")
+    ] = [Fault.MISSING],  # noqa: B006 - read by typer alone
 ) -> None:
     """Run the embedded DICOM service until Ctrl-C."""
     import threading
@@ -55,7 +62,9 @@ def emulator(
         raise typer.BadParameter("nothing to spread: add --bundled, --load or --synthesize", param_hint="--hours")
     first_hour = _first_hour(start, hours)
     try:
-        with Service(database, file_store=files, seed=seed, keep_padding=padding) as service:
+        with Service(
+            database, file_store=files, seed=seed, keep_padding=padding, faulty_every=faulty_every, faults=fault
+        ) as service:
             if service.change_count():
                 typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
             else:

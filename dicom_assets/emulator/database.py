@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS instance (
     metadata TEXT,
     file_path TEXT,
     original_file_path TEXT,    -- of the version that was stored: the service keeps it beside the newest
+    fault TEXT,                 -- why the metadata cannot be given out; NULL: it can
     UNIQUE (partition, study, series, sop_instance)
 );
 CREATE TABLE IF NOT EXISTS change (
@@ -66,13 +67,14 @@ INSERT INTO instance (partition, study, series, sop_instance, version, metadata,
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET study = excluded.study, series = excluded.series, sop_instance = excluded.sop_instance,
     version = excluded.version, metadata = excluded.metadata,
-    file_path = excluded.file_path, original_file_path = excluded.original_file_path
+    file_path = excluded.file_path, original_file_path = excluded.original_file_path, fault = NULL
 WHERE version IS NULL
 RETURNING key
 """
 _UPDATE = "UPDATE instance SET version = ?, metadata = ?, file_path = ? WHERE key = ?"
 _DELETE = """
-UPDATE instance SET version = NULL, metadata = NULL, file_path = NULL, original_file_path = NULL WHERE key = ?
+UPDATE instance SET version = NULL, metadata = NULL, file_path = NULL, original_file_path = NULL, fault = NULL
+WHERE key = ?
 """
 _FIND = """
 SELECT key, study, series, sop_instance, version, metadata, file_path, original_file_path FROM instance
@@ -80,6 +82,13 @@ WHERE partition = :partition AND study = :study AND (:series IS NULL OR series =
     AND (:sop_instance IS NULL OR sop_instance = :sop_instance) AND version IS NOT NULL
 ORDER BY key
 """
+_SET_FAULT = """
+UPDATE instance SET fault = :fault
+WHERE version IS NOT NULL AND (:partition IS NULL OR partition = :partition) AND (
+    sop_instance = :sop_instance OR key = (SELECT instance FROM change WHERE sequence = :sequence)
+)
+"""
+_HEAL_ALL = "UPDATE instance SET fault = NULL WHERE fault IS NOT NULL"
 _PARTITION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -207,6 +216,29 @@ class Database:
     def delete(self, key: int) -> None:
         """Leave an instance without a version."""
         self._connection.execute(_DELETE, (key,))
+
+    def set_fault(self, which: str | int, partition: int | None, fault: str | None) -> int:
+        """Give metadata of live instances a fault, or none. Returns the number of these instances.
+
+        Args:
+            which: a SOP instance UID, or the sequence of a change.
+            partition: key of the only partition; None means all.
+            fault: a name of `unreadable.Fault`; None heals.
+        """
+        is_sequence = isinstance(which, int)
+        parameters = {
+            "sequence": which if is_sequence else None,
+            "sop_instance": None if is_sequence else which,
+            "partition": partition,
+            "fault": fault,
+        }
+        with self._lock:
+            return self._connection.execute(_SET_FAULT, parameters).rowcount
+
+    def heal_all(self) -> int:
+        """Take all faults away. Returns the number of instances that had one."""
+        with self._lock:
+            return self._connection.execute(_HEAL_ALL).rowcount
 
     def append_change(self, ticks: Ticks, action: int, instance: int, version: int, uids: tuple[str, str, str]) -> None:
         """Add a change under the next sequence. Some numbers are left out, as the real service leaves them out.

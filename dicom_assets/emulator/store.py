@@ -5,7 +5,7 @@ Source: the public DICOM server's rules for storing, deleting and bulk updates, 
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from dicom_assets.core.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import Ticks, format_ticks, ticks_now, ticks_of
 from dicom_assets.emulator.database import Database
 from dicom_assets.emulator.errors import InvalidInstanceError
-from dicom_assets.emulator.feed import CREATE, DELETE, LATEST, PAGE, UPDATE, Row, to_entry, to_text
+from dicom_assets.emulator.feed import CREATE, DELETE, LATEST, PAGE, UPDATE, Row, to_entry, to_json
 from dicom_assets.emulator.files import FileStore
 from dicom_assets.emulator.metadata import (
     PATIENT_ID,
@@ -35,6 +35,7 @@ from dicom_assets.emulator.metadata import (
     read_metadata,
 )
 from dicom_assets.emulator.padding import keep_blanks, strip_padding
+from dicom_assets.emulator.unreadable import Fault
 from dicom_assets.emulator.updates import check_changes
 
 Moment = datetime | Ticks
@@ -80,6 +81,9 @@ class Service:
         keep_padding: take UIDs with trailing blanks and show them as they came, and leave NULs at the end of values,
             as the real service does; otherwise padding is cut off. UIDs that differ in trailing blanks are equal in
             any case.
+        faulty_every: of so many instances, in the order in which they are first stored, the last gets metadata that
+            cannot be given out; 0 spares all. More are chosen by `break_metadata`.
+        faults: what is wrong with them, in turn.
 
     Raises:
         EmulatorStartError: the database cannot be opened, or another process has it.
@@ -95,7 +99,11 @@ class Service:
         clock: Callable[[], datetime] | None = None,
         seed: int = 0,
         keep_padding: bool = False,
+        faulty_every: int = 0,
+        faults: Sequence[Fault] = (Fault.MISSING,),
     ) -> None:
+        self._faulty_every = faulty_every
+        self._faults = faults
         self.keep_padding = keep_padding
         """Whether UIDs and values keep their padding."""
         self._files = FileStore(file_store, workspace, name)
@@ -253,12 +261,25 @@ class Service:
         offset: int = 0,
         limit: int = 100,
         include_metadata: bool = True,
+        omit_unreadable: bool = False,
     ) -> list[dict[str, Any]]:
         """A page of the feed: entries with start ≤ timestamp < end, by timestamp and sequence, ready for JSON.
 
         State, metadata and path are those of now. Members without a value are left out. Any limit from 1 on is served.
+
+        Args:
+            start: inclusive; None is the beginning.
+            end: exclusive; None is the end.
+            offset: entries to skip.
+            limit: entries at most.
+            include_metadata: whether entries hold metadata.
+            omit_unreadable: give entries whose metadata cannot be given out without metadata.
+
+        Raises:
+            UnreadableMetadataError: the page holds an instance whose metadata cannot be given out, whatever the fault.
         """
-        return [to_entry(row) for row in self._page(start, end, offset, limit, include_metadata)]
+        rows = self._page(start, end, offset, limit, include_metadata)
+        return [to_entry(row, omit_unreadable=omit_unreadable) for row in rows]
 
     def change_feed_json(
         self,
@@ -269,14 +290,53 @@ class Service:
         limit: int = 100,
         include_metadata: bool = True,
     ) -> bytes:
-        """As `change_feed`, as JSON text; the metadata is passed on without being parsed."""
+        """As `change_feed`, as JSON text; the metadata is passed on without being parsed.
+
+        Raises:
+            UnreadableMetadataError: the page holds an instance whose metadata has a fault with which no page comes.
+                With other faults the text is no usable JSON.
+        """
         rows = self._page(start, end, offset, limit, include_metadata)
-        return f"[{','.join(map(to_text, rows))}]".encode()
+        return b"[%s]" % b",".join(map(to_json, rows))
 
     def latest(self, *, include_metadata: bool = True) -> dict[str, Any] | None:
-        """The newest entry by timestamp and sequence, or None on an empty feed."""
+        """The newest entry by timestamp and sequence, or None on an empty feed.
+
+        Raises:
+            UnreadableMetadataError: its metadata cannot be given out, whatever the fault.
+        """
         rows = self._database.fetch(LATEST, {"include_metadata": include_metadata})
         return to_entry(rows[0]) if rows else None
+
+    def latest_json(self, *, include_metadata: bool = True) -> bytes | None:
+        """As `latest`, as JSON text.
+
+        Raises:
+            UnreadableMetadataError: its metadata has a fault with which no page comes.
+        """
+        rows = self._database.fetch(LATEST, {"include_metadata": include_metadata})
+        return to_json(rows[0]) if rows else None
+
+    def break_metadata(self, which: str | int, fault: Fault = Fault.MISSING, *, partition: str | None = None) -> int:
+        """Make the metadata of live instances unreadable until they are healed, deleted or stored anew.
+
+        Args:
+            which: a SOP instance UID, with or without blanks behind it, or the sequence of one of its entries.
+            fault: what is wrong from now on.
+            partition: the data partition; None means all.
+
+        Returns:
+            The number of instances.
+        """
+        return self._set_fault(which, partition, Fault(fault))
+
+    def heal_metadata(self, which: str | int | None = None, *, partition: str | None = None) -> int:
+        """Make the metadata of live instances readable again: `which` as in `break_metadata`, None heals all.
+
+        Returns:
+            The number of instances.
+        """
+        return self._database.heal_all() if which is None else self._set_fault(which, partition, None)
 
     def partitions(self) -> list[dict[str, Any]]:
         """The data partitions in the order in which they were made, ready for JSON."""
@@ -319,8 +379,16 @@ class Service:
         partition_key = self._database.add_partition(partition, ticks)
         key = self._database.create(partition_key, uids, _to_text(metadata), path)
         self._database.append_change(ticks, CREATE, key, self._database.version + 1, uids)
+        if self._faulty_every and key % self._faulty_every == 0:
+            fault = self._faults[(key // self._faulty_every - 1) % len(self._faults)]
+            self._database.set_fault(self._database.sequence, None, fault)
         sop_class = first_value(metadata, SOP_CLASS_UID)
         return Stored(study, series, sop_instance, sop_class, self._database.sequence, dropped)
+
+    def _set_fault(self, which: str | int, partition: str | None, fault: Fault | None) -> int:
+        if partition is not None and not self.has_partition(partition):
+            return 0
+        return self._database.set_fault(which, self._database.partitions[partition] if partition else None, fault)
 
     def _shown(self, uid: str) -> str:
         """A UID as entries show it."""
