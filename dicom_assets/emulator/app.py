@@ -46,7 +46,13 @@ _DICOM_JSON: Final = "application/dicom+json"
 
 
 def create_app(
-    service: Service, *, token: str | None = None, audience: str | None = None, intercept: Intercept | None = None
+    service: Service,
+    *,
+    token: str | None = None,
+    audience: str | None = None,
+    intercept: Intercept | None = None,
+    max_page_bytes: int | None = None,
+    max_page_entries: int | None = None,
 ) -> Starlette:
     """The ASGI application over a service.
 
@@ -55,8 +61,10 @@ def create_app(
         token: the bearer token that every request must bear; None asks for none.
         audience: for which the token of every request must have been issued; None does not look.
         intercept: sees every request first.
+        max_page_bytes: a page whose body is greater answers 504, as a gateway before the service would; None: any size.
+        max_page_entries: likewise a page of more entries.
     """
-    endpoints = _Endpoints(service)
+    endpoints = _Endpoints(service, max_page_bytes, max_page_entries)
 
     def route(path: str, endpoint: _Endpoint, method: str, accepts: str) -> Route:
         async def guarded(request: Request) -> Response:
@@ -97,20 +105,26 @@ def create_app(
 
 
 class _Endpoints:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, max_page_bytes: int | None, max_page_entries: int | None) -> None:
         self._service = service
+        self._max_page_bytes = max_page_bytes
+        self._max_page_entries = max_page_entries
         self._operations: dict[str, dict[str, Any]] = {}
 
     async def change_feed(self, request: Request) -> Response:
         page = parse_page_request(request.query_params)
-        content = await run_in_threadpool(
-            self._service.change_feed_json,
+        entries = await run_in_threadpool(
+            self._service.change_feed_entries,
             start=page.start,
             end=page.end,
             offset=page.offset,
             limit=page.limit,
             include_metadata=page.include_metadata,
         )
+        content = b"[%s]" % b",".join(entries)
+        limits = ((self._max_page_bytes, len(content)), (self._max_page_entries, len(entries)))
+        if any(limit is not None and size > limit for limit, size in limits):
+            raise HTTPException(504, "The gateway waited too long for the page.")
         return Response(content, media_type=_JSON)
 
     async def latest(self, request: Request) -> Response:

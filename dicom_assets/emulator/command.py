@@ -48,6 +48,12 @@ def emulator(
     fault: Annotated[
         list[Fault], typer.Option(help="What is wrong with it: 500, 400, or JSON that is none. In turn if repeated.")
     ] = [Fault.MISSING],  # noqa: B006 - read by typer alone
+    max_page_bytes: Annotated[
+        int | None, typer.Option(help="Greater pages of the change feed answer 504; without, none does.", min=2)
+    ] = None,
+    max_page_entries: Annotated[
+        int | None, typer.Option(help="Pages of more entries answer 504; without, none does.", min=1)
+    ] = None,
 ) -> None:
     """Run the embedded DICOM service until Ctrl-C."""
     import threading
@@ -69,7 +75,15 @@ def emulator(
                 typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
             else:
                 _fill(service, load=load, bundled=bundled, count=synthesize, seed=seed, hours=hours, start=first_hour)
-            with serve(service, host=host, port=port, token=token, audience=audience) as url:
+            with serve(
+                service,
+                host=host,
+                port=port,
+                token=token,
+                audience=audience,
+                max_page_bytes=max_page_bytes,
+                max_page_entries=max_page_entries,
+            ) as url:
                 _announce(service, url, files, token)
                 threading.Event().wait()
     except KeyboardInterrupt:

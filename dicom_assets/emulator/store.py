@@ -296,8 +296,22 @@ class Service:
             UnreadableMetadataError: the page holds an instance whose metadata has a fault with which no page comes.
                 With other faults the text is no usable JSON.
         """
-        rows = self._page(start, end, offset, limit, include_metadata)
-        return b"[%s]" % b",".join(map(to_json, rows))
+        entries = self.change_feed_entries(
+            start=start, end=end, offset=offset, limit=limit, include_metadata=include_metadata
+        )
+        return b"[%s]" % b",".join(entries)
+
+    def change_feed_entries(
+        self,
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        offset: int = 0,
+        limit: int = 100,
+        include_metadata: bool = True,
+    ) -> list[bytes]:
+        """As `change_feed_json`, entry by entry."""
+        return [to_json(row) for row in self._page(start, end, offset, limit, include_metadata)]
 
     def latest(self, *, include_metadata: bool = True) -> dict[str, Any] | None:
         """The newest entry by timestamp and sequence, or None on an empty feed.
