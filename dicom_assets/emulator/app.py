@@ -33,6 +33,7 @@ from dicom_assets.emulator.stow import (
     store_parts,
 )
 from dicom_assets.emulator.tokens import check_token
+from dicom_assets.emulator.unreadable import UnreadableMetadataError
 from dicom_assets.emulator.updates import MAXIMUM_STUDIES, check_changes
 
 Intercept = Callable[[Request], Response | None]
@@ -45,7 +46,13 @@ _DICOM_JSON: Final = "application/dicom+json"
 
 
 def create_app(
-    service: Service, *, token: str | None = None, audience: str | None = None, intercept: Intercept | None = None
+    service: Service,
+    *,
+    token: str | None = None,
+    audience: str | None = None,
+    intercept: Intercept | None = None,
+    max_page_bytes: int | None = None,
+    max_page_entries: int | None = None,
 ) -> Starlette:
     """The ASGI application over a service.
 
@@ -54,8 +61,10 @@ def create_app(
         token: the bearer token that every request must bear; None asks for none.
         audience: for which the token of every request must have been issued; None does not look.
         intercept: sees every request first.
+        max_page_bytes: a page whose body is greater answers 504, as a gateway before the service would; None: any size.
+        max_page_entries: likewise a page of more entries.
     """
-    endpoints = _Endpoints(service)
+    endpoints = _Endpoints(service, max_page_bytes, max_page_entries)
 
     def route(path: str, endpoint: _Endpoint, method: str, accepts: str) -> Route:
         async def guarded(request: Request) -> Response:
@@ -90,37 +99,44 @@ def create_app(
         InvalidPartitionError: _refuse_with(400),
         MalformedRequestError: _refuse_with(400),
         UnsupportedTypeError: _refuse_with(415),
+        UnreadableMetadataError: _refuse_unreadable,
     }
     return Starlette(routes=routes, exception_handlers=refusals)
 
 
 class _Endpoints:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, max_page_bytes: int | None, max_page_entries: int | None) -> None:
         self._service = service
+        self._max_page_bytes = max_page_bytes
+        self._max_page_entries = max_page_entries
         self._operations: dict[str, dict[str, Any]] = {}
 
     async def change_feed(self, request: Request) -> Response:
         page = parse_page_request(request.query_params)
-        content = await run_in_threadpool(
-            self._service.change_feed_json,
+        entries = await run_in_threadpool(
+            self._service.change_feed_entries,
             start=page.start,
             end=page.end,
             offset=page.offset,
             limit=page.limit,
             include_metadata=page.include_metadata,
         )
+        content = b"[%s]" % b",".join(entries)
+        limits = ((self._max_page_bytes, len(content)), (self._max_page_entries, len(entries)))
+        if any(limit is not None and size > limit for limit, size in limits):
+            raise HTTPException(504, "The gateway waited too long for the page.")
         return Response(content, media_type=_JSON)
 
     async def latest(self, request: Request) -> Response:
         include_metadata = parse_include_metadata(request.query_params)
-        entry = await run_in_threadpool(self._service.latest, include_metadata=include_metadata)
-        return Response(status_code=204) if entry is None else JSONResponse(entry)
+        entry = await run_in_threadpool(self._service.latest_json, include_metadata=include_metadata)
+        return Response(status_code=204) if entry is None else Response(entry, media_type=_JSON)
 
     async def partitions(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self._service.partitions))
 
     async def store(self, request: Request) -> Response:
-        study = _uids(request).get("study")
+        study = self._uids(request).get("study")
         partition = request.path_params.get("partition", DEFAULT_PARTITION)
         parts = split_parts(request.headers.get("Content-Type", ""), await request.body())
         studies_url = str(request.url.replace(query="", path=request.url.path.partition("/studies")[0] + "/studies"))
@@ -131,7 +147,7 @@ class _Endpoints:
         return JSONResponse(response.dataset, response.status, media_type=_DICOM_JSON)
 
     async def delete(self, request: Request) -> Response:
-        uids = _uids(request)
+        uids = self._uids(request)
         partition = self._existing_partition(request)
         deleted = await run_in_threadpool(
             self._service.delete, uids["study"], uids.get("series"), uids.get("instance"), partition=partition
@@ -143,7 +159,7 @@ class _Endpoints:
     async def bulk_update(self, request: Request) -> Response:
         if request.headers.get("Content-Type", _JSON).partition(";")[0].strip() != _JSON:
             raise UnsupportedTypeError("Send application/json.")
-        studies, changes = _update_specification(await request.body())
+        studies, changes = _update_specification(await request.body(), self._service.keep_padding)
         partition = self._existing_partition(request)
         try:
             check_changes(changes)
@@ -181,6 +197,15 @@ class _Endpoints:
         }
         return operation
 
+    def _uids(self, request: Request) -> dict[str, str]:
+        """The UIDs in the path, all of them valid."""
+        names = [name for name in ("study", "series", "instance") if name in request.path_params]
+        uids: dict[str, str] = {name: str(request.path_params[name]) for name in names}
+        for name, uid in uids.items():
+            if not is_uid(uid, keep_padding=self._service.keep_padding):
+                raise HTTPException(400, f"The {name} in the path is no UID.")
+        return uids
+
     def _existing_partition(self, request: Request) -> str:
         partition = str(request.path_params.get("partition", DEFAULT_PARTITION))
         if not self._service.has_partition(partition):
@@ -188,7 +213,7 @@ class _Endpoints:
         return partition
 
 
-def _update_specification(body: bytes) -> tuple[list[str], dict[str, Any]]:
+def _update_specification(body: bytes, keep_padding: bool) -> tuple[list[str], dict[str, Any]]:
     """The studies and the changes of a bulk update's body."""
     try:
         specification = json.loads(body)
@@ -198,20 +223,9 @@ def _update_specification(body: bytes) -> tuple[list[str], dict[str, Any]]:
     studies, changes = members.get("studyinstanceuids"), members.get("changedataset")
     if not isinstance(studies, list) or not 1 <= len(studies) <= MAXIMUM_STUDIES or not isinstance(changes, dict):
         raise HTTPException(400, f"Give 1 to {MAXIMUM_STUDIES} studyInstanceUids and a changeDataset.")
-    if not all(isinstance(study, str) and is_uid(study) for study in studies):
+    if not all(isinstance(study, str) and is_uid(study, keep_padding=keep_padding) for study in studies):
         raise HTTPException(400, "A study instance UID is no UID.")
     return studies, changes
-
-
-def _uids(request: Request) -> dict[str, str]:
-    """The UIDs in the path, all of them valid."""
-    uids: dict[str, str] = {
-        name: str(request.path_params[name]) for name in ("study", "series", "instance") if name in request.path_params
-    }
-    for name, uid in uids.items():
-        if not is_uid(uid):
-            raise HTTPException(400, f"The {name} in the path is no UID.")
-    return uids
 
 
 def _check_version(request: Request) -> None:
@@ -230,6 +244,11 @@ def _check_accept(request: Request, media_type: str) -> None:
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
+
+
+async def _refuse_unreadable(_: Request, error: Exception) -> Response:
+    assert isinstance(error, UnreadableMetadataError)  # noqa: S101 - what it is registered for
+    return PlainTextResponse(str(error), error.status_code)
 
 
 def _refuse_with(status_code: int) -> Callable[[Request, Exception], Awaitable[Response]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_assets.command_line import end_by_signals, parse_time
+from dicom_assets.emulator.unreadable import Fault
 
 if TYPE_CHECKING:
     from dicom_assets.emulator.store import Service
@@ -38,6 +39,21 @@ def emulator(
     start: Annotated[
         str | None, typer.Option(help="First of these hours, ISO 8601 with zone; without, the last hours before now.")
     ] = None,
+    padding: Annotated[
+        bool, typer.Option("--padding", help="Keep padding of UIDs and values; made-up instances have some.")
+    ] = False,
+    faulty_every: Annotated[
+        int, typer.Option(help="Every so many-th instance has metadata that cannot be given out; 0 spares all.", min=0)
+    ] = 0,
+    fault: Annotated[
+        list[Fault], typer.Option(help="What is wrong with it: 500, 400, or JSON that is none. In turn if repeated.")
+    ] = [Fault.MISSING],  # noqa: B006 - read by typer alone
+    max_page_bytes: Annotated[
+        int | None, typer.Option(help="Greater pages of the change feed answer 504; without, none does.", min=2)
+    ] = None,
+    max_page_entries: Annotated[
+        int | None, typer.Option(help="Pages of more entries answer 504; without, none does.", min=1)
+    ] = None,
 ) -> None:
     """Run the embedded DICOM service until Ctrl-C."""
     import threading
@@ -52,12 +68,22 @@ def emulator(
         raise typer.BadParameter("nothing to spread: add --bundled, --load or --synthesize", param_hint="--hours")
     first_hour = _first_hour(start, hours)
     try:
-        with Service(database, file_store=files, seed=seed) as service:
+        with Service(
+            database, file_store=files, seed=seed, keep_padding=padding, faulty_every=faulty_every, faults=fault
+        ) as service:
             if service.change_count():
                 typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
             else:
                 _fill(service, load=load, bundled=bundled, count=synthesize, seed=seed, hours=hours, start=first_hour)
-            with serve(service, host=host, port=port, token=token, audience=audience) as url:
+            with serve(
+                service,
+                host=host,
+                port=port,
+                token=token,
+                audience=audience,
+                max_page_bytes=max_page_bytes,
+                max_page_entries=max_page_entries,
+            ) as url:
                 _announce(service, url, files, token)
                 threading.Event().wait()
     except KeyboardInterrupt:
@@ -75,11 +101,12 @@ def _fill(
     service: "Service", *, load: Path | None, bundled: bool, count: int, seed: int, hours: int, start: datetime
 ) -> None:
     """Store what was asked for: at once, or spread over hours."""
+    import random
     from collections import Counter
 
     from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
     from dicom_assets.emulator.history import write_history
-    from dicom_assets.emulator.sources import bundled_files, folder_files, synthesize
+    from dicom_assets.emulator.sources import bundled_files, folder_files, pad_metadata, synthesize
 
     skipped: Counter[str] = Counter()
     found = [*(bundled_files(skipped) if bundled else ()), *(folder_files(load, skipped) if load else ())]
@@ -97,8 +124,10 @@ def _fill(
                     file.store(service)
                 except (InstanceExistsError, InvalidInstanceError):
                     skipped["refused by the service"] += 1
+            rng = random.Random(f"{seed}, padding")  # noqa: S311 - reproducible, not secret
             for metadata in synthesize(count, seed=seed):
-                service.store_metadata(metadata, write_file=True)
+                padded = pad_metadata(metadata, rng) if service.keep_padding else metadata
+                service.store_metadata(padded, write_file=True)
         typer.echo(f"{service.instance_count()} instances stored.")
     for reason, number in sorted(skipped.items()):
         typer.echo(f"{number} files skipped: {reason}.")

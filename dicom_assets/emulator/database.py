@@ -1,6 +1,7 @@
 """The SQLite database behind the embedded service: instances, changes, data partitions, and the counters over them.
 
-A change remembers the version it made; an instance knows the version it has now, or none once it is deleted.
+A change remembers the version it made and the UIDs as it shows them; an instance knows the version it has now, or none
+once it is deleted. Instances' UIDs that differ in trailing blanks alone are equal, as in SQL Server.
 """
 
 import re
@@ -24,13 +25,14 @@ CREATE TABLE IF NOT EXISTS data_partition (
 CREATE TABLE IF NOT EXISTS instance (
     key INTEGER PRIMARY KEY,
     partition INTEGER NOT NULL REFERENCES data_partition (key),
-    study TEXT NOT NULL,
-    series TEXT NOT NULL,
-    sop_instance TEXT NOT NULL,
+    study TEXT NOT NULL COLLATE RTRIM,
+    series TEXT NOT NULL COLLATE RTRIM,
+    sop_instance TEXT NOT NULL COLLATE RTRIM,
     version INTEGER,            -- of now; NULL: deleted
     metadata TEXT,
     file_path TEXT,
     original_file_path TEXT,    -- of the version that was stored: the service keeps it beside the newest
+    fault TEXT,                 -- why the metadata cannot be given out; NULL: it can
     UNIQUE (partition, study, series, sop_instance)
 );
 CREATE TABLE IF NOT EXISTS change (
@@ -38,28 +40,55 @@ CREATE TABLE IF NOT EXISTS change (
     ticks INTEGER NOT NULL,
     action INTEGER NOT NULL,
     instance INTEGER NOT NULL REFERENCES instance (key),
-    version INTEGER NOT NULL    -- that the change made or, of a deletion, ended
+    version INTEGER NOT NULL,   -- that the change made or, of a deletion, ended
+    study TEXT NOT NULL,
+    series TEXT NOT NULL,
+    sop_instance TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS change_by_time ON change (ticks, sequence);
+"""
+# A database from before changes had UIDs of their own: its tables are made anew from the old ones.
+_SET_ASIDE = """
+ALTER TABLE instance RENAME TO old_instance;
+ALTER TABLE change RENAME TO old_change;
+DROP INDEX change_by_time;
+"""
+_TAKE_OVER = """
+INSERT INTO instance (key, partition, study, series, sop_instance, version, metadata, file_path, original_file_path)
+SELECT key, partition, study, series, sop_instance, version, metadata, file_path, original_file_path FROM old_instance;
+INSERT INTO change (sequence, ticks, action, instance, version, study, series, sop_instance)
+SELECT c.sequence, c.ticks, c.action, c.instance, c.version, i.study, i.series, i.sop_instance
+FROM old_change c JOIN old_instance i ON i.key = c.instance;
+DROP TABLE old_change;
+DROP TABLE old_instance;
 """
 _CREATE = """
 INSERT INTO instance (partition, study, series, sop_instance, version, metadata, file_path, original_file_path)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET version = excluded.version, metadata = excluded.metadata,
-    file_path = excluded.file_path, original_file_path = excluded.original_file_path
+ON CONFLICT DO UPDATE SET study = excluded.study, series = excluded.series, sop_instance = excluded.sop_instance,
+    version = excluded.version, metadata = excluded.metadata,
+    file_path = excluded.file_path, original_file_path = excluded.original_file_path, fault = NULL
 WHERE version IS NULL
 RETURNING key
 """
 _UPDATE = "UPDATE instance SET version = ?, metadata = ?, file_path = ? WHERE key = ?"
 _DELETE = """
-UPDATE instance SET version = NULL, metadata = NULL, file_path = NULL, original_file_path = NULL WHERE key = ?
+UPDATE instance SET version = NULL, metadata = NULL, file_path = NULL, original_file_path = NULL, fault = NULL
+WHERE key = ?
 """
 _FIND = """
-SELECT key, version, metadata, file_path, original_file_path FROM instance
+SELECT key, study, series, sop_instance, version, metadata, file_path, original_file_path FROM instance
 WHERE partition = :partition AND study = :study AND (:series IS NULL OR series = :series)
     AND (:sop_instance IS NULL OR sop_instance = :sop_instance) AND version IS NOT NULL
 ORDER BY key
 """
+_SET_FAULT = """
+UPDATE instance SET fault = :fault
+WHERE version IS NOT NULL AND (:partition IS NULL OR partition = :partition) AND (
+    sop_instance = :sop_instance OR key = (SELECT instance FROM change WHERE sequence = :sequence)
+)
+"""
+_HEAL_ALL = "UPDATE instance SET fault = NULL WHERE fault IS NOT NULL"
 _PARTITION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -67,6 +96,9 @@ class Live(NamedTuple):
     """An instance that is not deleted."""
 
     key: int
+    study: str
+    series: str
+    sop_instance: str
     version: int
     metadata: str
     file_path: str | None
@@ -104,7 +136,7 @@ class Database:
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.executescript(_TABLES)
+            self._make_tables()
             self._recall()
         except sqlite3.Error as error:
             self._connection.close()
@@ -185,16 +217,55 @@ class Database:
         """Leave an instance without a version."""
         self._connection.execute(_DELETE, (key,))
 
-    def append_change(self, ticks: Ticks, action: int, instance: int, version: int) -> None:
-        """Add a change under the next sequence. Some numbers are left out, as the real service leaves them out."""
+    def set_fault(self, which: str | int, partition: int | None, fault: str | None) -> int:
+        """Give metadata of live instances a fault, or none. Returns the number of these instances.
+
+        Args:
+            which: a SOP instance UID, or the sequence of a change.
+            partition: key of the only partition; None means all.
+            fault: a name of `unreadable.Fault`; None heals.
+        """
+        is_sequence = isinstance(which, int)
+        parameters = {
+            "sequence": which if is_sequence else None,
+            "sop_instance": None if is_sequence else which,
+            "partition": partition,
+            "fault": fault,
+        }
+        with self._lock:
+            return self._connection.execute(_SET_FAULT, parameters).rowcount
+
+    def heal_all(self) -> int:
+        """Take all faults away. Returns the number of instances that had one."""
+        with self._lock:
+            return self._connection.execute(_HEAL_ALL).rowcount
+
+    def append_change(self, ticks: Ticks, action: int, instance: int, version: int, uids: tuple[str, str, str]) -> None:
+        """Add a change under the next sequence. Some numbers are left out, as the real service leaves them out.
+
+        Args:
+            ticks: the change's time.
+            action: one of `feed`'s.
+            instance: key of the instance.
+            version: that the change made or, of a deletion, ended.
+            uids: study, series and SOP instance UID as the change's entry shows them.
+        """
         noise = zlib.crc32(b"%d:%d" % (self._seed, self.sequence))
         kind, size = noise % 1024, noise // 1024
         gap = size % 1000 if kind == 0 else size % 5 if kind % 16 == 1 else 0
         self.sequence += 1 + gap
         self.version = max(self.version, version)
         self._connection.execute(
-            "INSERT INTO change VALUES (?, ?, ?, ?, ?)", (self.sequence, ticks, action, instance, version)
+            "INSERT INTO change VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (self.sequence, ticks, action, instance, version, *uids),
         )
+
+    def _make_tables(self) -> None:
+        """Create the tables that are missing, and take over what an earlier version of the project stored."""
+        columns = [row[1] for row in self._connection.execute("PRAGMA table_info(change)")]
+        is_old = bool(columns) and "study" not in columns
+        move = (_SET_ASIDE, _TAKE_OVER) if is_old else ("", "")
+        self._connection.executescript(f"BEGIN;{move[0]}{_TABLES}{move[1]}COMMIT;")
 
     def _recall(self) -> None:
         """Take the counters and the partitions from the tables."""

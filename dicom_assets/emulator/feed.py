@@ -7,14 +7,15 @@ import json
 from typing import Any, Final
 
 from dicom_assets.emulator.clock import format_ticks
+from dicom_assets.emulator.unreadable import Fault, UnreadableMetadataError, spoil
 
 CREATE, DELETE, UPDATE = range(3)
 _ACTIONS: Final = ("Create", "Delete", "Update")
 
 # The page is cut before anything is looked up: a deep offset walks the index of `change` alone.
 _ENTRIES = """
-SELECT c.sequence, p.name, i.file_path, i.study, i.series, i.sop_instance, c.action, c.ticks, c.version, i.version,
-       CASE WHEN :include_metadata THEN i.metadata END
+SELECT c.sequence, p.name, i.file_path, c.study, c.series, c.sop_instance, c.action, c.ticks, c.version, i.version,
+       i.fault, CASE WHEN :include_metadata THEN i.metadata END
 FROM ({page}) c JOIN instance i ON i.key = c.instance JOIN data_partition p ON p.key = i.partition
 ORDER BY c.ticks, c.sequence
 """
@@ -32,22 +33,41 @@ Row = tuple[Any, ...]
 """A row of `PAGE` or `LATEST`; its last column is the metadata's text."""
 
 
-def to_entry(row: Row) -> dict[str, Any]:
-    """An entry, ready for JSON; members without a value are left out."""
+def to_entry(row: Row, *, omit_unreadable: bool = False) -> dict[str, Any]:
+    """An entry, ready for JSON; members without a value are left out.
+
+    Args:
+        row: the row.
+        omit_unreadable: leave out metadata that the service cannot give out.
+
+    Raises:
+        UnreadableMetadataError: the metadata cannot be given out.
+    """
     entry = _without_metadata(row)
-    if row[-1] is not None:
-        entry["metadata"] = json.loads(row[-1])
+    *_, fault, metadata = row
+    if metadata is not None and fault is None:
+        entry["metadata"] = json.loads(metadata)
+    elif metadata is not None and not omit_unreadable:
+        raise UnreadableMetadataError(Fault(fault))
     return entry
 
 
-def to_text(row: Row) -> str:
-    """An entry as JSON text; the metadata is passed on without being parsed."""
-    text = json.dumps(_without_metadata(row), separators=(",", ":"))
-    return text if row[-1] is None else f'{text[:-1]},"metadata":{row[-1]}}}'
+def to_json(row: Row) -> bytes:
+    """An entry as JSON text; the metadata is passed on without being parsed.
+
+    Raises:
+        UnreadableMetadataError: the metadata has a fault with which no page comes.
+    """
+    content = json.dumps(_without_metadata(row), separators=(",", ":")).encode()
+    *_, fault, metadata = row
+    if metadata is None:
+        return content
+    text = metadata.encode() if fault is None else spoil(metadata, Fault(fault))
+    return b'%s,"metadata":%s}' % (content[:-1], text)
 
 
 def _without_metadata(row: Row) -> dict[str, Any]:
-    sequence, partition, path, study, series, sop_instance, action, ticks, version, version_now, _ = row
+    sequence, partition, path, study, series, sop_instance, action, ticks, version, version_now, _, _ = row
     entry = {
         "sequence": sequence,
         "partitionName": partition,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from dicom_assets.core.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import TICKS_PER_SECOND, Ticks, ticks_of
@@ -18,7 +18,7 @@ from dicom_assets.emulator.metadata import (
     Metadata,
     first_value,
 )
-from dicom_assets.emulator.sources import DicomFile, synthesize
+from dicom_assets.emulator.sources import DicomFile, pad_metadata, pad_uid, synthesize
 from dicom_assets.emulator.store import Service
 
 Progress = Callable[[int, int], None]
@@ -75,6 +75,8 @@ def write_history(
 ) -> History:
     """Give an empty service a history; equal arguments give equal feeds.
 
+    Where the service keeps padding, UIDs and values of made-up instances have some, each time another.
+
     Args:
         service: takes all changes in one transaction, in the order of their times.
         start: the first hour, with a time zone.
@@ -92,10 +94,11 @@ def write_history(
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     made_up = list(synthesize(instances, seed=seed, day=start.date()))
     history = History()
-    store = partial(service.store_metadata, write_file=write_files)
+    padding = random.Random(f"{seed}, padding") if service.keep_padding else None  # noqa: S311 - as above
+    store = partial(_store_made_up, service, padding, write_file=write_files)
     steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
     for study in (*_studies_of_files(service, files, partitions[0]), *_studies_of(store, made_up, partitions)):
-        life = _Life(service, study, history)
+        life = _Life(service, study, history, padding)
         life.plan(ticks_of(start) + _arrival(rng, start, hours), rng)
         steps += life.steps
     end = ticks_of(start + timedelta(hours=hours))
@@ -106,6 +109,10 @@ def write_history(
             if progress is not None and (number % _STEPS_PER_REPORT == 0 or number == len(steps)):
                 progress(number, len(steps))
     return history
+
+
+def _store_made_up(service: Service, padding: random.Random | None, metadata: Metadata, **options: Any) -> None:
+    service.store_metadata(pad_metadata(metadata, padding) if padding else metadata, **options)
 
 
 def _studies_of_files(service: Service, files: Iterable[DicomFile], partition: str) -> Iterator[_Study]:
@@ -137,8 +144,9 @@ def _arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
 class _Life:
     """The steps of one study's life, in a service, as they are planned."""
 
-    def __init__(self, service: Service, study: _Study, history: History) -> None:
+    def __init__(self, service: Service, study: _Study, history: History, padding: random.Random | None) -> None:
         self._service = service
+        self._padding = padding
         self._study = study
         self._history = history
         self.steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
@@ -170,7 +178,8 @@ class _Life:
         self._history.created += 1
 
     def _correct(self, changes: Metadata, at: Ticks) -> None:
-        self._history.updated += self._service.update(self._study.uid, changes, partition=self._study.partition, at=at)
+        uid = pad_uid(self._study.uid, self._padding) if self._padding else self._study.uid
+        self._history.updated += self._service.update(uid, changes, partition=self._study.partition, at=at)
 
     def _delete(self, uids: tuple[str, ...], at: Ticks) -> None:
         self._history.deleted += self._service.delete(self._study.uid, *uids, partition=self._study.partition, at=at)

@@ -21,6 +21,8 @@ def serve(
     token: str | None = None,
     audience: str | None = None,
     intercept: Intercept | None = None,
+    max_page_bytes: int | None = None,
+    max_page_entries: int | None = None,
 ) -> Iterator[str]:
     """Serve until the block ends.
 
@@ -31,6 +33,8 @@ def serve(
         token: the bearer token that every request must bear; None asks for none.
         audience: for which the token of every request must have been issued; None does not look.
         intercept: sees every request first, and may answer it.
+        max_page_bytes: a page whose body is greater answers 504, as a gateway before the service would; None: any size.
+        max_page_entries: likewise a page of more entries.
 
     Yields:
         The base URL.
@@ -39,7 +43,14 @@ def serve(
         EmulatorStartError: the port is taken, or the host is none of this machine's.
     """
     with _listen(host, port) as listener:
-        app = create_app(service, token=token, audience=audience, intercept=intercept)
+        app = create_app(
+            service,
+            token=token,
+            audience=audience,
+            intercept=intercept,
+            max_page_bytes=max_page_bytes,
+            max_page_entries=max_page_entries,
+        )
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
         )

@@ -18,7 +18,16 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_assets.core.change_feed import DEFAULT_PARTITION
-from dicom_assets.emulator.metadata import UNREADABLE, Metadata, decode, read_metadata, tolerant
+from dicom_assets.emulator.metadata import (
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    UNREADABLE,
+    Metadata,
+    decode,
+    read_metadata,
+    tolerant,
+)
 from dicom_assets.emulator.store import Moment, Service, Stored
 
 _REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
@@ -42,6 +51,13 @@ _FAMILY_NAMES: Final = (
 _GIVEN_NAMES: Final = ("Alex", "Chris", "Dana", "Jo", "Kim", "Lee", "Noor", "Robin", "Sam", "Toni")
 _FIRST_BIRTH_DATE: Final = date(1935, 1, 1)
 _BIRTH_DAYS: Final = 30_000
+
+_UIDS: Final = (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID)
+_CHARACTER_SET: Final = "00080005"
+_UID_PADDINGS: Final = ("", "", "", "", " ", "  ")
+_PADDED_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI"})
+_PADDINGS: Final = ("\0", "\0\0", " ", " \0")
+_SHARE_PADDED: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -151,6 +167,39 @@ def build_study(rng: random.Random, day: date) -> Iterator[Metadata]:
             template["00080018"] = _element("UI", _uid(rng))
             template["00200013"] = _element("IS", instance_number)
             yield dict(sorted(template.items()))
+
+
+def pad_uid(uid: str, rng: random.Random) -> str:
+    """Return a UID, in one of three cases with blanks behind it."""
+    return uid + rng.choice(_UID_PADDINGS)
+
+
+def pad_metadata(metadata: Metadata, rng: random.Random) -> Metadata:
+    """Return metadata in which some UIDs of the instance, and some values, are padded with blanks and NULs.
+
+    Args:
+        metadata: of one instance; stays as it is.
+        rng: decides what is padded, and how; other decisions give other forms of one UID.
+    """
+    padded = dict(metadata)
+    for tag, element in metadata.items():
+        if tag in _UIDS:
+            padded[tag] = {**element, "Value": [pad_uid(element["Value"][0], rng)]}
+        elif _can_be_padded(tag, element) and rng.random() < _SHARE_PADDED:
+            *values, last = element["Value"]
+            padding = " " if element["vr"] == "UI" else rng.choice(_PADDINGS)
+            padded[tag] = {**element, "Value": [*values, _pad_value(last, padding)]}
+    return padded
+
+
+def _can_be_padded(tag: str, element: dict[str, Any]) -> bool:
+    return element["vr"] in _PADDED_VRS and tag != _CHARACTER_SET and bool(element.get("Value"))
+
+
+def _pad_value(value: Any, padding: str) -> Any:
+    if isinstance(value, dict):
+        return {component: text + padding for component, text in value.items()}
+    return f"{'' if value is None else value}{padding}"
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any, Final
+from urllib.parse import quote
 
 from pydicom.dataset import Dataset
 
@@ -100,7 +101,7 @@ class StoreResponse:
         """The answer's data set."""
         dataset: Metadata = {}
         if self.referenced and self.study is not None:
-            dataset["00081190"] = _element("UR", f"{self.studies_url}/{self.study}")
+            dataset["00081190"] = _element("UR", f"{self.studies_url}/{quote(self.study)}")
         if self.failed:
             dataset["00081198"] = _element("SQ", *self.failed)
         if self.referenced:
@@ -109,7 +110,8 @@ class StoreResponse:
 
     def add_stored(self, stored: Stored) -> None:
         """Tell of an instance that was stored."""
-        url = f"{self.studies_url}/{stored.study}/series/{stored.series}/instances/{stored.sop_instance}"
+        study, series, sop_instance = map(quote, (stored.study, stored.series, stored.sop_instance))
+        url = f"{self.studies_url}/{study}/series/{series}/instances/{sop_instance}"
         item = {
             "00081150": _element("UI", stored.sop_class),
             "00081155": _element("UI", stored.sop_instance),

@@ -288,6 +288,23 @@ def test_token_is_for_the_audience_and_lives(service, given, status):
         assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
+def test_pages_that_are_too_heavy_answer_504_and_smaller_ones_come(service):
+    with service.transaction():
+        for number in range(6):
+            service.store_metadata(metadata_of(instance=f"1.{number}", name="x" * 1000 * (number == 4)))
+    by_bytes = {"max_page_bytes": 2000}
+    by_entries = {"max_page_entries": 4}
+    for limits, passing, heavy in (by_bytes, 2, 6), (by_entries, 4, 5):
+        with serve(service, **limits) as url, httpx.Client(base_url=f"{url}/v2/") as client:
+            assert client.get("changefeed", params={"limit": heavy}).status_code == 504
+            whole = []
+            while page := client.get("changefeed", params={"limit": passing, "offset": len(whole)}).json():
+                whole += page
+            assert whole == service.change_feed()
+    with serve(service, **by_bytes) as url:
+        assert len(httpx.get(f"{url}/v2/changefeed?includeMetadata=false").json()) == 6
+
+
 def test_interceptor_may_answer_first(service):
     answers = iter([Response(status_code=503, headers={"Retry-After": "1"}), None])
     with serve(service, intercept=lambda _: next(answers)) as url:
