@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.credentials import Authentication
+from dicom_assets import settings as settings_module
+from dicom_assets.adapters.credentials import Authentication, Host
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import TABLES, Grain
-from dicom_assets.settings import FIRST_HOUR_WITHOUT_SERVICE, Settings, describe_settings, load_settings
+from dicom_assets.settings import FIRST_HOUR_WITHOUT_SERVICE, Settings, describe_settings, find_host, load_settings
 from dicom_assets_tests.processes import clean_environment
 
 SERVICE = {
@@ -81,6 +82,58 @@ def test_settings_can_be_built_by_name():
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         load().batch_size = 5
+
+
+# The host
+
+
+@pytest.mark.parametrize(
+    ("variables", "host"),
+    [
+        (["IDENTITY_ENDPOINT"], Host.AZURE),
+        (["MSI_ENDPOINT"], Host.AZURE),
+        (["WEBSITE_INSTANCE_ID"], Host.AZURE),
+        (["CONTAINER_APP_NAME", "KUBERNETES_SERVICE_HOST"], Host.AZURE),
+        (["KUBERNETES_SERVICE_HOST"], Host.KUBERNETES),
+        (["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT"], Host.KUBERNETES),
+    ],
+)
+@pytest.mark.parametrize("has_terminal", [True, False])
+def test_host_is_known_by_its_variables(variables, host, has_terminal, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", Terminal(has_terminal))
+    monkeypatch.setattr(settings_module, "_ASSET_TAG_FILE", tmp_path / "absent")
+    assert find_host(dict.fromkeys(variables, "x")) is host
+    assert find_host(dict.fromkeys(variables, "")) is (Host.TERMINAL if has_terminal else Host.UNKNOWN)
+
+
+class Terminal:
+    def __init__(self, has_terminal: bool) -> None:
+        self.isatty = lambda: has_terminal
+
+
+@pytest.mark.parametrize(
+    ("tag", "has_terminal", "host"),
+    [
+        (b"7783-7084-3265-9085-8269-3286-77\n", True, Host.AZURE),
+        (b"No Asset Tag\n", True, Host.TERMINAL),
+        (b"\xff", True, Host.TERMINAL),
+        (None, True, Host.TERMINAL),
+        (None, False, Host.UNKNOWN),
+    ],
+)
+def test_host_is_known_by_its_tag_or_terminal(tag, has_terminal, host, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", Terminal(has_terminal))
+    if tag is not None:
+        (tmp_path / "tag").write_bytes(tag)
+    monkeypatch.setattr(settings_module, "_ASSET_TAG_FILE", tmp_path / "tag")
+    assert find_host({}) is host
+
+
+def test_settings_know_the_host_of_the_process(monkeypatch):
+    monkeypatch.setenv("MSI_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert load().host is load(DICOM_BATCH_SIZE="5").host is Host.AZURE
+    assert load(AZURE_FEDERATED_TOKEN_FILE="x").host is Host.KUBERNETES
 
 
 # The service
