@@ -369,6 +369,42 @@ def test_storage_url_that_cannot_be_used_is_explained(url, told):
     assert told in message
 
 
+ONELAKE = [
+    "https://onelake.dfs.fabric.microsoft.com",
+    "https://ONELAKE.dfs.fabric.microsoft.com/",
+    "https://onelake.blob.fabric.microsoft.com",
+    "https://westeurope-onelake.dfs.fabric.microsoft.com",
+    "https://api.onelake.fabric.microsoft.com",
+    "https://7c09f7b8d05f4a0d9534c3cad6e25525.z7c.dfs.fabric.microsoft.com",
+    "https://onelake.dfs.pbidedicated.windows.net",
+    "https://onelake.dfs.fabric.microsoft.com/My%20Workspace/lake.Lakehouse/Tables",
+    "abfss://workspace@onelake.dfs.fabric.microsoft.com/lake.Lakehouse/Tables",
+]
+
+
+@pytest.mark.parametrize("url", ONELAKE)
+def test_onelake_is_refused_as_storage_with_what_to_do_instead(url):
+    message = refusal(DICOM_STORAGE_URL=url)
+    for words in ("- DICOM_STORAGE_URL: ", "OneLake", "deleted", "dfs.core.windows.net", "fabric-shortcuts"):
+        assert words in message
+
+
+@pytest.mark.parametrize("url", ONELAKE)
+def test_onelake_has_no_files_of_the_service(url):
+    message = refusal(DICOM_FILE_SYSTEM_URL=url)
+    for words in ("- DICOM_FILE_SYSTEM_URL: ", "OneLake", "shortcuts", "dfs.core.windows.net"):
+        assert words in message
+
+
+@pytest.mark.parametrize("account", ["onelake", "fabric", "fabriclake"])
+def test_account_may_be_called_like_onelake(account):
+    settings = load(
+        DICOM_STORAGE_URL=f"https://{account}.dfs.core.windows.net",
+        DICOM_FILE_SYSTEM_URL=f"https://{account}.dfs.core.windows.net/images",
+    )
+    assert settings.storage_account == account
+
+
 @pytest.mark.parametrize("name", ["abc", "a-b", "0-9", "a" * 63])
 def test_container_names_that_azure_allows(name):
     assert load(DICOM_CONTAINER_NAME=name).container_name == name

@@ -38,7 +38,7 @@ megabytes on a slow line, where each try would end."""
 RETRYING_SECONDS = REFRESH_BEFORE_EXPIRY_SECONDS - 10
 """After which no further try begins: they are made with one token, which lives longer, unless it cannot be renewed."""
 
-_KNOWN_HOSTS = (".core.windows.net", ".fabric.microsoft.com")
+_KNOWN_HOSTS = ".core.windows.net"
 _SIGNING = {"account_key": Signing.KEY, "sas_token": Signing.SAS, "bearer_token": Signing.IDENTITY}
 
 

@@ -52,11 +52,11 @@ def _check(surroundings: Surroundings, check: str, signer: Settings, scope: str,
     facts = _facts(claims)
     if facts["object_id"]:
         surroundings.object_ids[check] = str(facts["object_id"])
-    return _judge(check, claims, facts, scope, surroundings.now(), signer.host)
+    return _judge(check, claims, facts, scope, surroundings.now(), host=signer.host)
 
 
 def _judge(
-    check: str, claims: Mapping[str, Any], facts: dict[str, Fact], scope: str, now: datetime, host: Host
+    check: str, claims: Mapping[str, Any], facts: dict[str, Fact], scope: str, now: datetime, *, host: Host
 ) -> Finding:
     wanted = scope.removesuffix("/.default").rstrip("/")
     audience = str(claims.get("aud", "")).rstrip("/")
