@@ -311,7 +311,7 @@ class Tokens:
         if self._authentication is Authentication.MANAGED_IDENTITY:
             return _MACHINE_WAS_ASKED
         if self._authentication in _OF_PEOPLE:
-            return f"{_ENTRA_WAS_ASKED} If nobody was ever signed in here: {_advise(self._authentication, error.host)}"
+            return f"{_ENTRA_WAS_ASKED} If no token was ever had here: {_advise(self._authentication, error.host)}"
         return _ENTRA_WAS_ASKED
 
 
