@@ -33,14 +33,29 @@ def build_identity(settings: Settings) -> Credential | None:
     )
 
 
-def build_auth(settings: Settings) -> "TokenAuth | None":
-    """What puts tokens on requests to the service; None where they go out without one."""
+IMPATIENT = RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2)
+"""Of a sensor's tick, which has a minute, and another tick after it."""
+
+
+def build_auth(settings: Settings, *, retry: RetryPolicy | None = None) -> "TokenAuth | None":
+    """What puts tokens on requests to the service; None where they go out without one.
+
+    Args:
+        settings: that name the service, and the identity that asks.
+        retry: when to ask for a token again, where not as usual.
+    """
     credential = build_identity(settings)
     if credential is None:
         return None
     from dicom_assets.adapters.token_auth import TokenAuth
 
-    return TokenAuth(credential, settings.token_scope, authentication=settings.authentication)
+    return TokenAuth(
+        credential,
+        settings.token_scope,
+        authentication=settings.authentication,
+        host=settings.host,
+        retry=retry,
+    )
 
 
 def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> "DicomService":
@@ -85,7 +100,7 @@ def open_impatient_client(settings: Settings, auth: "TokenAuth | None") -> "Dico
         max_concurrent_requests=1,
         timeout=10,
         page_bytes=MemoryLimit(settings.max_memory_mb).page_bytes,
-        retry=RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2),
+        retry=IMPATIENT,
     )
 
 
@@ -134,7 +149,7 @@ def build_storage(settings: Settings, url: str) -> Storage:
         credential = build_identity(signer)
         if credential is None:
             return None
-        return Tokens(credential, STORAGE_SCOPE, authentication=signer.authentication)
+        return Tokens(credential, STORAGE_SCOPE, authentication=signer.authentication, host=signer.host)
 
     endpoint = key = sas = None
     if account == settings.storage_account:

@@ -12,7 +12,14 @@ from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
 choose_memory_pool()
 
 from dicom_assets.adapters.heal import heal
-from dicom_assets.connections import build_auth, build_lake, build_repair, open_client, open_impatient_client
+from dicom_assets.connections import (
+    IMPATIENT,
+    build_auth,
+    build_lake,
+    build_repair,
+    open_client,
+    open_impatient_client,
+)
 from dicom_assets.core.finding import Finding
 from dicom_assets.defs.alerts import build_alert_sensor
 from dicom_assets.defs.assets import build_assets
@@ -96,7 +103,8 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
             feed_pool=settings.change_feed_pool,
             naming=naming,
         )
-    auth, repair = cache(lambda: build_auth(settings)), build_repair(settings, lake)
+    auth = cache(lambda: build_auth(settings, retry=IMPATIENT))
+    repair = build_repair(settings, lake)
     job, sensors = build_automation(
         assets,
         Automation(

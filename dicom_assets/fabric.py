@@ -114,14 +114,15 @@ def _open_lakehouse(settings: Settings) -> "Lakehouse":
     from dicom_assets.adapters.fabric import Lakehouse
     from dicom_assets.adapters.token_auth import TokenAuth
 
-    credential = build_identity(settings.of_lake)
+    signer = settings.of_lake
+    credential = build_identity(signer)
     return Lakehouse(
         _required("DICOM_FABRIC_WORKSPACE_ID", settings.fabric_workspace_id),
         _required("DICOM_FABRIC_LAKEHOUSE_ID", settings.fabric_lakehouse_id),
         base_url=settings.fabric_url,
         auth=None
         if credential is None
-        else TokenAuth(credential, settings.fabric_token_scope, authentication=settings.of_lake.authentication),
+        else TokenAuth(credential, settings.fabric_token_scope, authentication=signer.authentication, host=signer.host),
     )
 
 

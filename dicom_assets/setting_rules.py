@@ -23,6 +23,7 @@ ENGINES = ("delta-rs", "spark")
 _POOL_NAME = re.compile(r"[A-Za-z0-9_/]+")
 _CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _ACCOUNT_HOST = re.compile(r"([a-z0-9]+)\.dfs\.[a-z0-9.]+")
+_ONELAKE_HOST = re.compile(r".*\b(dfs|blob|onelake)\.(fabric|pbidedicated)\..*")
 _DIGITS = re.compile(r"[+-]?\d{1,12}")
 _SHOWN_CHARACTERS = 40
 _LONGEST_NAME = 255
@@ -162,6 +163,14 @@ def check_storage_url(value: str) -> str:
     if url.scheme == "file":
         return _local_path(url)
     host = url.hostname or ""
+    if _ONELAKE_HOST.fullmatch(host):
+        raise ValueError(
+            "is OneLake, where no file of a table can be deleted: OneLake refuses the requests that the libraries for "
+            "Delta tables delete files with, so upkeep would fail, and files of deleted patients would stay for ever. "
+            "With names of workspaces and items not even a table can be made. Keep the tables in a storage account "
+            f"({example}), and let Fabric read them through shortcuts: `dicom-assets fabric-shortcuts`, see "
+            "docs/azure.md."
+        )
     if url.scheme in {"http", "https"} and is_loopback(host) and re.fullmatch(r"/[a-z0-9]+/?", url.path):
         return value.rstrip("/")  # Azurite: http://127.0.0.1:10000/ACCOUNT, or https for identities
     if url.scheme not in {"https", "abfss"} or not _ACCOUNT_HOST.fullmatch(host):
@@ -245,6 +254,11 @@ def check_file_system_url(value: str) -> str:
     url = _split_url(value, example)
     if url.scheme == "file":
         return _local_path(url)
+    if _ONELAKE_HOST.fullmatch(url.hostname or ""):
+        raise ValueError(
+            "is OneLake, where the DICOM service keeps no files: what is seen there are shortcuts to its file system. "
+            f"Set that file system, {example}."
+        )
     path = url.path.strip("/")
     name, beyond = (url.username, path) if url.scheme == "abfss" else (path, "")
     if url.scheme not in {"https", "abfss"} or not _ACCOUNT_HOST.fullmatch(url.hostname or ""):

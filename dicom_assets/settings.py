@@ -8,7 +8,9 @@ plain words.
 import difflib
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -20,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -27,7 +30,7 @@ from pydantic import (
 )
 
 from dicom_assets import setting_rules as rules
-from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication
+from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, Host
 from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
 from dicom_assets.adapters.shortcuts import FABRIC_SCOPE, FABRIC_URL
 from dicom_assets.core.errors import SettingsError
@@ -83,6 +86,7 @@ class Settings(BaseModel):
     """Of one of several services: what they have in common, and the identity that opens their lake."""
     sharing: tuple[str, ...] = ()
     """Of one of several services whose rows are in the same tables: the names of all."""
+    _host: Host = PrivateAttr(Host.UNKNOWN)
     service_url: Annotated[str | None, _text(rules.check_service_url)] = Field(
         None,
         description="Base URL of the DICOM service, without `/v2`. Without it the definitions load, and materialising "
@@ -334,6 +338,11 @@ class Settings(BaseModel):
         return self.environment or self
 
     @property
+    def host(self) -> Host:
+        """The kind of machine that the settings were loaded on."""
+        return self.of_lake._host
+
+    @property
     def first_hour(self) -> datetime:
         """The first hour partition, UTC."""
         return self.start_time or FIRST_HOUR_WITHOUT_SERVICE
@@ -412,10 +421,37 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     _warn_of_misspellings(environment, variables)
     settings, problems = check_settings(read_variables(environment))
     if settings is not None:
+        # Identities are found in the process's own environment, whichever one the settings are from.
+        settings._host = find_host({**os.environ, **environment})
         return settings
     count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
     lines = [f"- {Settings.model_fields[field].alias}: {text}" for field, text in problems]
     raise SettingsError("\n".join([f"{count} cannot be used:", *lines]))
+
+
+_KUBERNETES = ("AZURE_FEDERATED_TOKEN_FILE", "KUBERNETES_SERVICE_HOST")
+_MANAGED_IDENTITY = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "WEBSITE_INSTANCE_ID", "CONTAINER_APP_NAME")
+"""Of App Service, Functions, Container Apps, Machine Learning, Service Fabric, Azure Arc."""
+_ASSET_TAG_FILE = Path("/sys/class/dmi/id/chassis_asset_tag")
+_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
+"""Of every virtual machine in Azure. Source: cloud-init's data source for Azure."""
+
+
+def find_host(environment: Mapping[str, str]) -> Host:
+    """Return what kind of machine this is, which decides the identity that fits it.
+
+    Args:
+        environment: of the process.
+    """
+    workload, kubernetes = (environment.get(name) for name in _KUBERNETES)
+    if not workload and any(environment.get(name) for name in _MANAGED_IDENTITY):
+        return Host.AZURE
+    if workload or kubernetes:
+        return Host.KUBERNETES
+    with suppress(OSError, UnicodeDecodeError):
+        if _ASSET_TAG_FILE.read_text().strip() == _ASSET_TAG:
+            return Host.AZURE
+    return Host.TERMINAL if sys.stdin is not None and sys.stdin.isatty() else Host.UNKNOWN
 
 
 def read_variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.credentials import Authentication
+from dicom_assets import settings as settings_module
+from dicom_assets.adapters.credentials import Authentication, Host
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.schema import TABLES, Grain
-from dicom_assets.settings import FIRST_HOUR_WITHOUT_SERVICE, Settings, describe_settings, load_settings
+from dicom_assets.settings import FIRST_HOUR_WITHOUT_SERVICE, Settings, describe_settings, find_host, load_settings
 from dicom_assets_tests.processes import clean_environment
 
 SERVICE = {
@@ -81,6 +82,58 @@ def test_settings_can_be_built_by_name():
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         load().batch_size = 5
+
+
+# The host
+
+
+@pytest.mark.parametrize(
+    ("variables", "host"),
+    [
+        (["IDENTITY_ENDPOINT"], Host.AZURE),
+        (["MSI_ENDPOINT"], Host.AZURE),
+        (["WEBSITE_INSTANCE_ID"], Host.AZURE),
+        (["CONTAINER_APP_NAME", "KUBERNETES_SERVICE_HOST"], Host.AZURE),
+        (["KUBERNETES_SERVICE_HOST"], Host.KUBERNETES),
+        (["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT"], Host.KUBERNETES),
+    ],
+)
+@pytest.mark.parametrize("has_terminal", [True, False])
+def test_host_is_known_by_its_variables(variables, host, has_terminal, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", Terminal(has_terminal))
+    monkeypatch.setattr(settings_module, "_ASSET_TAG_FILE", tmp_path / "absent")
+    assert find_host(dict.fromkeys(variables, "x")) is host
+    assert find_host(dict.fromkeys(variables, "")) is (Host.TERMINAL if has_terminal else Host.UNKNOWN)
+
+
+class Terminal:
+    def __init__(self, has_terminal: bool) -> None:
+        self.isatty = lambda: has_terminal
+
+
+@pytest.mark.parametrize(
+    ("tag", "has_terminal", "host"),
+    [
+        (b"7783-7084-3265-9085-8269-3286-77\n", True, Host.AZURE),
+        (b"No Asset Tag\n", True, Host.TERMINAL),
+        (b"\xff", True, Host.TERMINAL),
+        (None, True, Host.TERMINAL),
+        (None, False, Host.UNKNOWN),
+    ],
+)
+def test_host_is_known_by_its_tag_or_terminal(tag, has_terminal, host, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", Terminal(has_terminal))
+    if tag is not None:
+        (tmp_path / "tag").write_bytes(tag)
+    monkeypatch.setattr(settings_module, "_ASSET_TAG_FILE", tmp_path / "tag")
+    assert find_host({}) is host
+
+
+def test_settings_know_the_host_of_the_process(monkeypatch):
+    monkeypatch.setenv("MSI_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert load().host is load(DICOM_BATCH_SIZE="5").host is Host.AZURE
+    assert load(AZURE_FEDERATED_TOKEN_FILE="x").host is Host.KUBERNETES
 
 
 # The service
@@ -314,6 +367,42 @@ def test_storage_url_that_cannot_be_used_is_explained(url, told):
     message = refusal(DICOM_STORAGE_URL=url)
     assert "- DICOM_STORAGE_URL: " in message
     assert told in message
+
+
+ONELAKE = [
+    "https://onelake.dfs.fabric.microsoft.com",
+    "https://ONELAKE.dfs.fabric.microsoft.com/",
+    "https://onelake.blob.fabric.microsoft.com",
+    "https://westeurope-onelake.dfs.fabric.microsoft.com",
+    "https://api.onelake.fabric.microsoft.com",
+    "https://7c09f7b8d05f4a0d9534c3cad6e25525.z7c.dfs.fabric.microsoft.com",
+    "https://onelake.dfs.pbidedicated.windows.net",
+    "https://onelake.dfs.fabric.microsoft.com/My%20Workspace/lake.Lakehouse/Tables",
+    "abfss://workspace@onelake.dfs.fabric.microsoft.com/lake.Lakehouse/Tables",
+]
+
+
+@pytest.mark.parametrize("url", ONELAKE)
+def test_onelake_is_refused_as_storage_with_what_to_do_instead(url):
+    message = refusal(DICOM_STORAGE_URL=url)
+    for words in ("- DICOM_STORAGE_URL: ", "OneLake", "deleted", "dfs.core.windows.net", "fabric-shortcuts"):
+        assert words in message
+
+
+@pytest.mark.parametrize("url", ONELAKE)
+def test_onelake_has_no_files_of_the_service(url):
+    message = refusal(DICOM_FILE_SYSTEM_URL=url)
+    for words in ("- DICOM_FILE_SYSTEM_URL: ", "OneLake", "shortcuts", "dfs.core.windows.net"):
+        assert words in message
+
+
+@pytest.mark.parametrize("account", ["onelake", "fabric", "fabriclake"])
+def test_account_may_be_called_like_onelake(account):
+    settings = load(
+        DICOM_STORAGE_URL=f"https://{account}.dfs.core.windows.net",
+        DICOM_FILE_SYSTEM_URL=f"https://{account}.dfs.core.windows.net/images",
+    )
+    assert settings.storage_account == account
 
 
 @pytest.mark.parametrize("name", ["abc", "a-b", "0-9", "a" * 63])

@@ -1,7 +1,7 @@
 """When a request that failed is worth sending again, and how long to wait before."""
 
 import random  # noqa: TID251 - waits that differ, of which nothing else depends
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
@@ -87,7 +87,12 @@ def parse_retry_after(response: "httpx.Response", clock: Callable[[], float]) ->
         response: the answer.
         clock: gives seconds since 1970.
     """
-    text = response.headers.get("Retry-After", "").strip()
+    return read_retry_after(response.headers, clock)
+
+
+def read_retry_after(headers: Mapping[str, str], clock: Callable[[], float]) -> float | None:
+    """Return what `Retry-After` among an answer's headers asks for, as `parse_retry_after` does."""
+    text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
     with suppress(ValueError):

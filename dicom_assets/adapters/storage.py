@@ -16,7 +16,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from dicom_assets.adapters.credentials import Tokens, read_claims
+from dicom_assets.adapters.credentials import REFRESH_BEFORE_EXPIRY_SECONDS, Tokens, read_claims
 from dicom_assets.adapters.storage_errors import LAKE, Place, Refusal, Signing, explain_refusal
 from dicom_assets.core.errors import (
     LakeRefusedError,
@@ -35,10 +35,10 @@ STORAGE_SCOPE = "https://storage.azure.com/.default"
 REQUEST_SECONDS = 240
 """That a request to an account may take, its content included: the native clients' own 30 are too few for some
 megabytes on a slow line, where each try would end."""
-RETRYING_SECONDS = 290
-"""After which no further try begins: they are made with one token, which lives for 300 seconds at least."""
+RETRYING_SECONDS = REFRESH_BEFORE_EXPIRY_SECONDS - 10
+"""After which no further try begins: they are made with one token, which lives longer, unless it cannot be renewed."""
 
-_KNOWN_HOSTS = (".core.windows.net", ".fabric.microsoft.com")
+_KNOWN_HOSTS = ".core.windows.net"
 _SIGNING = {"account_key": Signing.KEY, "sas_token": Signing.SAS, "bearer_token": Signing.IDENTITY}
 
 

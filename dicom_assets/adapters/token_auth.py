@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import json
 import logging
 import re
 import time
@@ -9,8 +10,9 @@ from collections.abc import Callable, Generator
 
 import httpx
 
-from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, Credential, Tokens, is_loopback
-from dicom_assets.core.errors import ServiceError, SettingsError
+from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, Credential, Host, Tokens, is_loopback
+from dicom_assets.adapters.retries import RetryPolicy
+from dicom_assets.core.errors import ServiceRefusedError, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +24,8 @@ _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]+)"')
 class TokenAuth(httpx.Auth):
     """Puts a token on every request: one token request however many requests run at once, renewed before it expires.
 
-    After a 401 the request is sent once more with a token that comes from no cache. Where that token cannot be had,
-    the 401 stands.
+    After a 401 the request is sent once more with a token that comes from no cache. If the identity is refused that
+    token, the 401 stands.
     """
 
     def __init__(
@@ -32,11 +34,16 @@ class TokenAuth(httpx.Auth):
         scope: str = DICOM_SCOPE,
         *,
         authentication: Authentication = Authentication.DEFAULT,
+        host: Host = Host.UNKNOWN,
+        retry: RetryPolicy | None = None,
         clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         self._scope = scope
         self._authentication = authentication
-        self._tokens = Tokens(credential, scope, authentication=authentication, clock=clock)
+        self._tokens = Tokens(
+            credential, scope, authentication=authentication, host=host, retry=retry, clock=clock, sleep=sleep
+        )
 
     def __repr__(self) -> str:
         return f"TokenAuth(scope={self._scope!r}, authentication={self._authentication.value!r})"
@@ -47,7 +54,7 @@ class TokenAuth(httpx.Auth):
         Raises:
             SettingsError: the token would travel in the clear.
             ServiceRefusedError: the identity gets no token.
-            ServiceUnreachableError: nobody who hands out tokens can be reached.
+            ServiceUnreachableError: who hands out tokens cannot be reached, or is in trouble that passes.
         """
         if request.url.scheme != "https" and not is_loopback(request.url.host):
             raise SettingsError(
@@ -61,7 +68,7 @@ class TokenAuth(httpx.Auth):
             return
         try:
             token = self._tokens.renewed(token, _claims(response))
-        except ServiceError as error:
+        except ServiceRefusedError as error:
             logger.warning("A new token after a 401 could not be had: %s", error)
             return
         request.headers["Authorization"] = f"Bearer {token.token}"
@@ -69,7 +76,7 @@ class TokenAuth(httpx.Auth):
 
 
 def _claims(response: httpx.Response) -> str:
-    """The claims that the service wants to see in the token; a request for none where it names none.
+    """Return the claims that the service wants to see in the token; a request for none unless it names a JSON object.
 
     Source: claims challenges of Microsoft Entra, base64url without padding in `WWW-Authenticate`.
     """
@@ -77,6 +84,7 @@ def _claims(response: httpx.Response) -> str:
     if match is None:
         return _NO_CLAIMS
     try:
-        return base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)).decode()
-    except (binascii.Error, UnicodeDecodeError):
+        claims = base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)).decode()
+        return claims if isinstance(json.loads(claims), dict) else _NO_CLAIMS
+    except (binascii.Error, ValueError, RecursionError):
         return _NO_CLAIMS

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dicom_assets.adapters.credentials import read_claims
+from dicom_assets.adapters.credentials import Host, read_claims
 from dicom_assets.adapters.storage import STORAGE_SCOPE
 from dicom_assets.connections import build_identity
 from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.settings import Settings
 
+_OF_PEOPLE = (Host.TERMINAL, Host.UNKNOWN)
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -37,7 +38,7 @@ def _check(surroundings: Surroundings, check: str, signer: Settings, scope: str,
 
     from dicom_assets.adapters.token_auth import TokenAuth
 
-    auth = TokenAuth(identity, scope, authentication=kind)
+    auth = TokenAuth(identity, scope, authentication=kind, host=signer.host)
     request = next(auth.sync_auth_flow(httpx.Request("GET", url)))
     claims = read_claims(request.headers["Authorization"].removeprefix("Bearer "))
     if claims is None:
@@ -51,10 +52,12 @@ def _check(surroundings: Surroundings, check: str, signer: Settings, scope: str,
     facts = _facts(claims)
     if facts["object_id"]:
         surroundings.object_ids[check] = str(facts["object_id"])
-    return _judge(check, claims, facts, scope, surroundings.now())
+    return _judge(check, claims, facts, scope, surroundings.now(), host=signer.host)
 
 
-def _judge(check: str, claims: Mapping[str, Any], facts: dict[str, Fact], scope: str, now: datetime) -> Finding:
+def _judge(
+    check: str, claims: Mapping[str, Any], facts: dict[str, Fact], scope: str, now: datetime, *, host: Host
+) -> Finding:
     wanted = scope.removesuffix("/.default").rstrip("/")
     audience = str(claims.get("aud", "")).rstrip("/")
     who = f"identity {facts['object_id'] or 'without an object id'}, tenant {facts['tenant_id'] or 'unknown'}"
@@ -74,7 +77,7 @@ def _judge(check: str, claims: Mapping[str, Any], facts: dict[str, Fact], scope:
             Status.RED,
             f"The token expired at {expires:%Y-%m-%d %H:%M:%S}Z ({who})",
             why="This machine's clock is ahead, or an old token was left in a cache",
-            remedy="Check the clock; sign in again (az login) where people sign in",
+            remedy="Check the clock" + ("; sign in again (az login)" if host in _OF_PEOPLE else ""),
             facts=facts,
         )
     until = f", valid until {expires:%H:%M}Z" if expires else ""

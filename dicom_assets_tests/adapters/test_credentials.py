@@ -1,18 +1,38 @@
 import base64
+import json
 import logging
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import pytest
+import tenacity
 from azure import identity
 from azure.core.credentials import AccessToken
-from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
 
-from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, build_credential, is_loopback
+from dicom_assets.adapters.credentials import (
+    DICOM_SCOPE,
+    PAUSE_SECONDS,
+    REFRESH_BEFORE_EXPIRY_SECONDS,
+    Authentication,
+    Host,
+    Tokens,
+    build_credential,
+    is_loopback,
+)
 from dicom_assets.adapters.dicom_service import DicomService
+from dicom_assets.adapters.storage import RETRYING_SECONDS
 from dicom_assets.adapters.token_auth import TokenAuth
+from dicom_assets.adapters.token_failures import TRANSIENT_CODES
 from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableError, SettingsError
 from dicom_assets_tests.adapters.feed_server import WINDOW, Answer, FeedServer, Request, entry
 
@@ -125,7 +145,14 @@ def test_claims_of_the_challenge_are_asked_for(server, challenge, claims):
     assert credential.asked[1][1] == claims
 
 
-@pytest.mark.parametrize("garbage", ["A", "_w"])
+def encode(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+NO_OBJECTS = ["no JSON", "[1]", '"text"', "null", "7", "{", "", "[" * 30_000]
+
+
+@pytest.mark.parametrize("garbage", ["A", "_w", *map(encode, NO_OBJECTS)])
 def test_claims_that_cannot_be_read_are_passed_over(server, garbage):
     server.before = refuse("hidden-1", challenge=f'Bearer claims="{garbage}"')
     credential = FakeCredential()
@@ -236,6 +263,14 @@ def test_failed_sign_in_without_a_code_names_the_kind_of_error(server):
             client.get(server.url)
 
 
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    waits: list[float] = []
+    monkeypatch.setattr(tenacity.nap, "sleep", waits.append)
+    return waits
+
+
+@pytest.mark.usefixtures("waits")
 def test_unreachable_sign_in_says_so(server):
     credential = FakeCredential()
     credential.failure = ServiceRequestError("hidden")
@@ -244,6 +279,7 @@ def test_unreachable_sign_in_says_so(server):
             client.get(server.url)
 
 
+@pytest.mark.usefixtures("waits")
 def test_failure_is_forgotten_once_tokens_come_again(server):
     credential = FakeCredential()
     credential.failure = ServiceRequestError("down")
@@ -252,6 +288,180 @@ def test_failure_is_forgotten_once_tokens_come_again(server):
             client.get(server.url)
         credential.failure = None
         assert client.get(f"{server.url}/latest").status_code == 200
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """Tokens of an identity whose failures are made up."""
+
+    def __init__(self, authentication=Authentication.CLIENT_SECRET, host=Host.UNKNOWN) -> None:
+        self.clock = Clock()
+        self.waits: list[float] = []
+        self.credential = FakeCredential(clock=self.clock)
+        self.tokens = Tokens(
+            self.credential,
+            "scope/.default",
+            authentication=authentication,
+            host=host,
+            clock=self.clock,
+            sleep=self.waits.append,
+        )
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def answered(status: int, **headers: str) -> HttpResponseError:
+    response = SimpleNamespace(status_code=status, reason="hidden", headers=headers, text=lambda: "")
+    return HttpResponseError("hidden", response=response)
+
+
+CHAIN = "DefaultAzureCredential failed to retrieve a token.\n\tManagedIdentityCredential: "
+PASSING = [
+    *(
+        pytest.param(ClientAuthenticationError(f"Authentication failed: {code}: hidden"), id=code)
+        for code in sorted(TRANSIENT_CODES)
+    ),
+    *(pytest.param(answered(status), id=str(status)) for status in (408, 410, 429, 500, 502, 503, 504, 507)),
+    pytest.param(caused(ClientAuthenticationError("hidden"), answered(503)), id="503 behind"),
+    pytest.param(ServiceRequestError("hidden"), id="no connection"),
+    pytest.param(caused(ClientAuthenticationError("hidden"), ServiceResponseError("hidden")), id="no answer behind"),
+    pytest.param(caused(ClientAuthenticationError("hidden"), subprocess.TimeoutExpired("az", 10)), id="silent az"),
+    pytest.param(ConnectionResetError("hidden"), id="reset"),
+    pytest.param(TimeoutError("hidden"), id="timeout"),
+    pytest.param(
+        ClientAuthenticationError("ERROR: HTTPSConnectionPool(host=…): Max retries exceeded"), id="az offline"
+    ),
+    pytest.param(ClientAuthenticationError(f"{CHAIN}unavailable, no response from the IMDS endpoint. \n"), id="chain"),
+    pytest.param(json.JSONDecodeError("hidden", "<html>", 0), id="page"),
+]
+FINAL = [
+    *(pytest.param(ClientAuthenticationError(f"AADSTS{code}: hidden"), id=str(code)) for code in
+      (7000215, 7000222, 700016, 700082, 50196, 50053, 50173, 53003, 90002, 90036, 900333)),
+    *(pytest.param(answered(status), id=str(status)) for status in (400, 401, 403, 404)),
+    pytest.param(identity.CredentialUnavailableError("hidden"), id="unavailable"),
+    pytest.param(FileNotFoundError("hidden"), id="no file"),
+    pytest.param(
+        ClientAuthenticationError(f"{CHAIN}no response from the IMDS endpoint. Token request error: (x) no identity"),
+        id="chain",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("failure", PASSING)
+def test_failure_that_passes_is_tried_again(failure):
+    world = World()
+    world.credential.failure = failure
+    with pytest.raises(ServiceUnreachableError) as caught:
+        world.tokens.current()
+    assert len(world.credential.asked) == 4
+    assert len(world.waits) == 3
+    assert sum(world.waits) <= 3.5
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("failure", FINAL)
+def test_failure_that_stays_is_not(failure):
+    world = World()
+    world.credential.failure = failure
+    with pytest.raises(ServiceRefusedError) as caught:
+        world.tokens.current()
+    assert len(world.credential.asked) == 1
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("failure", [*PASSING, *FINAL])
+@pytest.mark.parametrize("authentication", [Authentication.CLIENT_SECRET, Authentication.DEFAULT])
+def test_living_token_is_used_to_its_end_with_a_warning_at_each_attempt(failure, authentication, caplog):
+    world = World(authentication)
+    token = world.tokens.current()
+    world.credential.failure = failure
+    world.clock.now = token.expires_on - REFRESH_BEFORE_EXPIRY_SECONDS + 1
+    with caplog.at_level(logging.WARNING, "dicom_assets"):
+        while world.clock.now < token.expires_on:
+            assert world.tokens.current() is token
+            world.clock.now += 1
+    assert len(caplog.records) == len(world.credential.asked) - 1 == (REFRESH_BEFORE_EXPIRY_SECONDS - 1) // 30 + 1
+    assert "hidden" not in caplog.text
+    assert world.waits == []
+    world.credential.failure = None
+    assert world.tokens.current() is not token
+
+
+def test_renewal_that_outlasts_the_living_token_is_tried_again():
+    world = World()
+    token = world.tokens.current()
+    world.clock.now = token.expires_on - 5
+    ask = world.credential.get_token
+
+    def slow(*scopes, **options):
+        world.clock.now += 10
+        world.credential.failure = ServiceRequestError("hidden") if world.clock.now < token.expires_on + 30 else None
+        return ask(*scopes, **options)
+
+    world.credential.get_token = slow
+    assert world.tokens.current() is not token
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("45", 45), ("5", PAUSE_SECONDS), ("900", 60)])
+def test_next_attempt_is_no_sooner_than_asked_for_within_bounds(asked, waited):
+    world = World()
+    token = world.tokens.current()
+    world.credential.failure = answered(429, **{"Retry-After": asked})
+    world.clock.now = start = token.expires_on - 200
+    while len(world.credential.asked) < 3:
+        world.tokens.current()
+        world.clock.now += 1
+    assert world.clock.now - 1 - start == waited
+
+
+def test_wait_is_as_long_as_asked_for_within_bounds():
+    world = World()
+    world.credential.failure = answered(429, **{"Retry-After": "600"})
+    with pytest.raises(ServiceUnreachableError):
+        world.tokens.current()
+    assert all(60 <= wait <= 62 for wait in world.waits)
+
+
+def test_default_chain_that_gave_a_token_fails_only_for_a_while():
+    world = World(Authentication.DEFAULT)
+    world.credential.failure = ClientAuthenticationError("hidden")
+    with pytest.raises(ServiceRefusedError):
+        world.tokens.current()
+    world.credential.failure = None
+    token = world.tokens.current()
+    world.clock.now = token.expires_on
+    world.credential.failure = ClientAuthenticationError("hidden")
+    with pytest.raises(ServiceUnreachableError):
+        world.tokens.current()
+    world.credential.failure = ClientAuthenticationError("AADSTS7000222: hidden")
+    with pytest.raises(ServiceRefusedError):
+        world.tokens.current()
+
+
+def test_token_stays_where_its_renewal_fails():
+    world = World()
+    token = world.tokens.current()
+    for failure in (ClientAuthenticationError("hidden"), ServiceRequestError("hidden")):
+        world.credential.failure = failure
+        with pytest.raises((ServiceRefusedError, ServiceUnreachableError)):
+            world.tokens.renewed(token, "{}")
+        assert world.tokens.current() is token
+    world.credential.failure = None
+    assert world.tokens.renewed(token, "{}") is world.tokens.current() is not token
+
+
+def test_requests_to_storage_end_before_a_renewed_token_does():
+    assert 0 < RETRYING_SECONDS < REFRESH_BEFORE_EXPIRY_SECONDS
 
 
 # Kinds of identity

@@ -41,6 +41,16 @@ class TokenRequest:
         return self.params.get("resource") or self.params["scope"].removesuffix("/.default")
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What comes instead of a token: an answer, or none at all."""
+
+    status: int | None = None
+    """None ends the connection without an answer."""
+    body: dict[str, Any] | str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class TokenServer:
     """Hands out JWTs, numbered in their `jti`. Nobody checks signatures, so they have none worth the name."""
@@ -53,6 +63,8 @@ class TokenServer:
     """Status and body that go out instead of a token."""
     is_silent: bool = False
     """Whether connections end without an answer."""
+    troubles: Iterator[Trouble] = field(default_factory=lambda: iter(()))
+    """One for each request, before tokens come again."""
     requests: list[TokenRequest] = field(default_factory=list)
     url: str = ""
 
@@ -105,6 +117,12 @@ class TokenServer:
             return
         request = TokenRequest(path, params, {name.lower(): value for name, value in handler.headers.items()})
         self.requests.append(request)
+        if (trouble := next(self.troubles, None)) is not None:
+            if trouble.status is None:
+                handler.close_connection = True
+            else:
+                self._send(handler, trouble.status, trouble.body, trouble.headers)
+            return
         if self.refusal is not None:
             self._send(handler, *self.refusal)
             return
@@ -132,10 +150,16 @@ class TokenServer:
         }
 
     @staticmethod
-    def _send(handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+    def _send(
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        body: dict[str, Any] | str,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        content = (body if isinstance(body, str) else json.dumps(body)).encode()
         handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content)

@@ -1,0 +1,209 @@
+"""Why a token request failed: what passes by itself, told from what stays until somebody changes something.
+
+azure-identity reports nearly every failure as a failed sign-in, and a chain of credentials drops the errors of its
+members. So `token_transport` records the answers themselves, and only what no answer tells is read from the errors.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from dicom_assets.adapters.retries import read_retry_after
+
+TRANSIENT_CODES = frozenset(
+    {
+        "AADSTS40010",  # OAuth2IdPRetryableServerError
+        "AADSTS50033",  # RetryableError
+        "AADSTS50087",  # SasRetryableError, where a person signs in
+        "AADSTS90006",  # ExternalServerRetryableError
+        "AADSTS90012",  # RequestTimeout
+        "AADSTS90024",  # RequestBudgetExceededError: "a transient error has occurred"
+        "AADSTS90033",  # MsodsServiceUnavailable
+        "AADSTS90055",  # TenantThrottlingError
+        "AADSTS90090",  # GraphRetryableError
+        "AADSTS90091",  # GraphServiceUnreachable
+    }
+)
+"""Codes of Microsoft Entra that pass by themselves. Source: "Microsoft Entra authentication and authorization error
+codes", entries that are called retryable, transient, unavailable, timed out or throttled.
+
+Left out on purpose: 50196 (a client loop: more requests prolong it), 90036 and 90092 (called not retryable), 50053 and
+50088 (limits of a person's sign-in), 800xx (passwords checked on premises), 50173 and 700082 (a sign-in that expired).
+"""
+
+_TRANSIENT_WORDS = frozenset({"temporarily_unavailable", "server_error"})
+"""Values of `error` in an OAuth 2.0 answer."""
+_TRANSIENT_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS})
+"""410 is what a virtual machine's metadata service answers while it is updated, for 70 seconds at most."""
+_METADATA_PATH = "/metadata/identity/oauth2/token"
+_CODE = re.compile(r"\bAADSTS\d+\b")
+_SILENCE_IN_WORDS = re.compile(
+    # Of a chain's metadata service; where it did answer, its answer follows. The rest is what the Azure CLI prints.
+    r"no response from the IMDS endpoint\.(?!\s*Token request error)"
+    r"|Max retries exceeded|Connection aborted|Failed to establish a new connection"
+)
+
+
+@dataclass(frozen=True)
+class Transient:
+    """A failure that passes by itself, in words that hold nothing of an answer's body but a code."""
+
+    reason: str
+    is_answer: bool
+    """Whether somebody answered; else there was silence."""
+    retry_after_seconds: float | None = None
+
+
+@dataclass
+class Record:
+    """What came of the HTTP requests of one token request."""
+
+    transients: list[Transient] = field(default_factory=list)
+    is_in_azure: bool = False
+    """Whether the metadata service of a virtual machine in Azure answered."""
+
+
+_record: ContextVar[Record | None] = ContextVar("_record", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[Record]:
+    """Give a record that `note_answer` and `note_silence` fill until the block ends, in this thread."""
+    record = Record()
+    token = _record.set(record)
+    try:
+        yield record
+    finally:
+        _record.reset(token)
+
+
+def note_silence(error: BaseException) -> None:
+    """Record that a request was not answered."""
+    if (record := _record.get()) is not None:
+        record.transients.append(_silence(error))
+
+
+def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) -> Transient | None:
+    """Record an answer, and return it if it passes by itself.
+
+    Args:
+        url: that was asked.
+        status: of the answer.
+        text: the body.
+        headers: of the answer, by any capitals.
+    """
+    body = _parse_object(text)
+    is_metadata = url.partition("?")[0].endswith(_METADATA_PATH)
+    transient = _judge(status, body, headers, is_metadata=is_metadata)
+    if (record := _record.get()) is not None:
+        # Other clouds have a metadata service at the same address, which answers no JSON at this path.
+        record.is_in_azure |= is_metadata and body is not None and not _is_forbidden(status)
+        if transient is not None:
+            record.transients.append(transient)
+    return transient
+
+
+def find_transient(error: BaseException, record: Record) -> Transient | None:
+    """Return why a token request that failed may succeed some time later; None if somebody has to act first.
+
+    Args:
+        error: that the credential raised.
+        record: of the token request.
+    """
+    if record.transients:
+        longest = max((each.retry_after_seconds or 0.0 for each in record.transients), default=0.0)
+        last = record.transients[-1]
+        return Transient(last.reason, last.is_answer, longest or None)
+    text = str(error)
+    for cause in _causes(error):
+        if (transient := _judge_cause(cause)) is not None:
+            return transient
+    if code := next((code for code in _CODE.findall(text) if code in TRANSIENT_CODES), None):
+        return _answered(code)
+    if _SILENCE_IN_WORDS.search(text):
+        return _silence(error)
+    return None
+
+
+def find_code(error: BaseException) -> str | None:
+    """Return the code of Microsoft Entra in an error's text, if there is one."""
+    code = _CODE.search(str(error))
+    return code[0] if code else None
+
+
+def _judge(
+    status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str], *, is_metadata: bool
+) -> Transient | None:
+    if status < HTTPStatus.BAD_REQUEST:
+        return None
+    content = body or {}
+    codes = {f"AADSTS{number}" for number in content.get("error_codes") or () if isinstance(number, int)}
+    codes.update(_CODE.findall(str(content.get("error_description", ""))))
+    code = min(codes & TRANSIENT_CODES, default=None)
+    # 404 too is what a metadata service answers while it is updated.
+    may_be_updated = is_metadata and status == HTTPStatus.NOT_FOUND and body is not None
+    if code or may_be_updated or _is_transient_status(status) or content.get("error") in _TRANSIENT_WORDS:
+        return _answered(f"{status}, {code}" if code else str(status), read_retry_after(headers, time.time))
+    return None
+
+
+def _judge_cause(cause: BaseException) -> Transient | None:
+    from azure.core.exceptions import DecodeError, ServiceRequestError, ServiceResponseError
+
+    if isinstance(
+        cause,
+        ServiceRequestError | ServiceResponseError | ConnectionError | TimeoutError | subprocess.TimeoutExpired,
+    ):
+        return _silence(cause)
+    if isinstance(cause, json.JSONDecodeError | DecodeError):
+        return _answered("something else than JSON")
+    response = getattr(cause, "response", None)
+    status = getattr(response, "status_code", None)
+    if isinstance(status, int) and _is_transient_status(status):
+        return _answered(str(status), read_retry_after(getattr(response, "headers", None) or {}, time.time))
+    return None
+
+
+def _is_transient_status(status: int) -> bool:
+    return status in _TRANSIENT_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _is_forbidden(status: int) -> bool:
+    """Return whether a proxy of containers may have answered in place of a metadata service."""
+    return status == HTTPStatus.FORBIDDEN
+
+
+def _answered(what: str, retry_after_seconds: float | None = None) -> Transient:
+    return Transient(f"whoever hands them out answered {what}", True, retry_after_seconds)
+
+
+def _silence(error: BaseException) -> Transient:
+    return Transient(f"nobody who hands them out could be reached ({type(error).__name__})", False)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give the error, and each error that led to it, once."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        cause = waiting.pop()
+        if id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        behind = (cause.__cause__, None if cause.__suppress_context__ else cause.__context__)
+        waiting += [each for each in behind if each is not None]
+
+
+def _parse_object(text: str) -> Mapping[str, Any] | None:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
