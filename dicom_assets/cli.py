@@ -176,7 +176,7 @@ def maintain(
     service: _Service = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
 ) -> None:
-    """Join small files of the tables, and delete files and log entries older than DICOM_RETENTION_HOURS."""
+    """Join small files of the tables, let Spark 3.5 read their dates, and delete what DICOM_RETENTION_HOURS lets go."""
     import os
 
     from rich.console import Console

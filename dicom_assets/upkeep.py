@@ -27,7 +27,7 @@ def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_r
         title=": ".join(filter(None, [of, "Dry run: this would be done" if dry_run else ""])) or None,
         title_justify="left",
     )  # fmt: skip
-    problems = []
+    problems, notes = [], []
     for table in tables:
         try:
             done = maintain(lake, table, dry_run=dry_run)
@@ -40,6 +40,9 @@ def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_r
         before, after = done.before, done.after
         if not done.is_complete:
             problems.append(f"{table.name}: writers were quicker. Run this again; nothing is half-done.")
+        if done.files_marked_for_spark:
+            what = "would be" if dry_run else "were"
+            notes.append(f"{table.name}: {done.files_marked_for_spark} files {what} written anew for Spark 3.5.")
         listing.add_row(
             table.name,
             f"{done.joined_files} into {done.joined_into}" if done.joined_files else "none",
@@ -52,6 +55,10 @@ def maintain_all(console: Console, lake: Lake, tables: Iterable[Table], *, dry_r
         )
     console.print(listing)
     console.print(f"Versions stay for {lake.retention_hours} hours (DICOM_RETENTION_HOURS, 48 at least).")
+    if notes:
+        console.print("Spark 3.5 (runtime 1.3 of Fabric) refused their dates, which lie before 1582:")
+    for note in notes:
+        console.print(f"  {note}", soft_wrap=True)
     for problem in problems:
         console.print(f"[red]Error:[/] {problem}", soft_wrap=True)
     return 1 if problems else 0
