@@ -52,7 +52,7 @@ azurite: ## Fetch the storage emulator that some tests need, with npm; without i
 			azurite@$(AZURITE_VERSION) > .cache/azurite/npm.log 2>&1 && touch $(AZURITE); \
 	} || echo "make: no Azurite, see .cache/azurite/npm.log (is npm missing, or its registry?). Its tests are skipped." >&2
 
-spark: $(READY) ## Fetch Apache Spark with Delta, for Java 17 or 21; without it the tests that need it are skipped
+spark: $(READY) ## Fetch Apache Spark 4.2 and 3.5 with Delta, for Java 17 or 21; without it the tests that need it are skipped
 	@if command -v java > /dev/null; then $(BIN)/python -m dicom_assets_tests.spark.fetch; \
 		else echo "There is no java." >&2; false; fi || echo "make: no Apache Spark. Its tests are skipped." >&2
 

@@ -176,7 +176,7 @@ def maintain(
     service: _Service = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
 ) -> None:
-    """Join small files, delete files and log entries older than DICOM_RETENTION_HOURS, and repair old rows."""
+    """Join small files, repair what earlier versions wrote, and delete what DICOM_RETENTION_HOURS lets go."""
     import os
 
     from rich.console import Console

@@ -23,8 +23,8 @@ def maintain_all(console: Console, repair: Repair, *, dry_run: bool, of: str = "
         title=": ".join(filter(None, [of, "Dry run: this would be done" if dry_run else ""])) or None,
         title_justify="left",
     )  # fmt: skip
-    lake, problems = repair.lake, []
-    problems += _repair(console, repair, dry_run=dry_run)
+    lake, notes = repair.lake, []
+    problems = _repair(console, repair, dry_run=dry_run)
     for table in repair.tables:
         try:
             done = maintain(lake, table, dry_run=dry_run)
@@ -37,6 +37,9 @@ def maintain_all(console: Console, repair: Repair, *, dry_run: bool, of: str = "
         before, after = done.before, done.after
         if not done.is_complete:
             problems.append(f"{table.name}: writers were quicker. Run this again; nothing is half-done.")
+        if done.files_marked_for_spark:
+            what = "would be" if dry_run else "were"
+            notes.append(f"{table.name}: {done.files_marked_for_spark} files {what} written anew for Spark 3.5.")
         listing.add_row(
             table.name,
             f"{done.joined_files} into {done.joined_into}" if done.joined_files else "none",
@@ -49,6 +52,10 @@ def maintain_all(console: Console, repair: Repair, *, dry_run: bool, of: str = "
         )
     console.print(listing)
     console.print(f"Versions stay for {lake.retention_hours} hours (DICOM_RETENTION_HOURS, 48 at least).")
+    if notes:
+        console.print("Spark 3.5 (runtime 1.3 of Fabric) refused their dates, which lie before 1582:")
+    for note in notes:
+        console.print(f"  {note}", soft_wrap=True)
     for problem in problems:
         console.print(f"[red]Error:[/] {problem}", soft_wrap=True)
     return 1 if problems else 0

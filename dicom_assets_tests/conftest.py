@@ -6,6 +6,7 @@ from itertools import count
 import hypothesis
 import pytest
 
+from dicom_assets_tests.spark.classic import ClassicSpark, start_classic_spark
 from dicom_assets_tests.spark.server import open_session, share_spark
 
 databases = count(1)
@@ -47,6 +48,13 @@ def shared_spark(spark_url, worker_id):
     """The same for all tests of a file."""
     with open_session(spark_url, f"{worker_id}_{next(databases)}") as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def spark_3_5(tmp_path_factory) -> Iterator[ClassicSpark]:
+    """Real Apache Spark 3.5 with Delta 3.2, of this test process alone: keep what asks it in one file."""
+    with start_classic_spark(tmp_path_factory.mktemp("spark-3.5")) as spark:
+        yield spark
 
 
 def pytest_collection_modifyitems(items):

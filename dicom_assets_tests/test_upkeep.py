@@ -1,6 +1,7 @@
 """`dicom-assets maintain`."""
 
 import io
+from datetime import date
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from dicom_assets.adapters import upkeep as adapter
 from dicom_assets.adapters.repair import Repair
 from dicom_assets.core.schema import TABLES
 from dicom_assets.upkeep import maintain_all
-from dicom_assets_tests.adapters.lakes import build_lake, contents, live_files, store, study
+from dicom_assets_tests.adapters.lakes import as_before_calendars, build_lake, contents, live_files, store, study
 from dicom_assets_tests.processes import clean_environment, run_command
 
 
@@ -51,6 +52,17 @@ def test_dry_run_tells_what_the_command_then_does(lake, tmp_path):
     assert "720 hours" in done.stdout
     assert "Doe" not in planned.stdout + done.stdout
     assert len(live_files(lake)) == 1
+
+
+def test_files_written_anew_for_spark_3_5_are_told_and_only_then(tmp_path):
+    lake = build_lake(tmp_path / "dicom")
+    with as_before_calendars():
+        store(lake, study("1.1", patientBirthDate=date(1, 1, 1)))
+    for dry_run, said in ((True, "study: 1 files would be"), (False, "study: 1 files were")):
+        status, text = told(lake, dry_run=dry_run)
+        assert status == 0
+        assert said in text
+    assert "Spark" not in told(lake)[1]
 
 
 def test_table_that_is_not_ours_is_told_and_the_others_are_maintained(lake, tmp_path):

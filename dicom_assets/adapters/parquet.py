@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import obstore
 import pyarrow as pa
@@ -46,6 +46,19 @@ JOINED_BYTES = 4 * 2**20
 """Size on disk of files that are joined, at most."""
 MOVED_ROWS = 1000
 """So few cost next to nothing: a file with no more is joined with whatever lies beside it."""
+
+CALENDAR_KEY = "org.apache.spark.version"
+CALENDAR = {CALENDAR_KEY: "4.0.0"}
+"""Key and value in the footer of each file, by which Spark 3 knows that dates are of the proleptic Gregorian calendar.
+
+Spark 3.0 to 3.5 refuse dates before 1582-10-15, and times before 1900, in a file without the key, since it may be of
+Spark 2.4 and its Julian calendar. With a version from 3.0.0 on (for INT96 3.1.0; compared as text) and without the keys
+of its legacy mode, they take the values as they are; Spark 4 does so in any file. No other reader asks for the key.
+Source: `getRebaseSpec` in Spark's `org.apache.spark.sql.execution.datasources.DataSourceUtils`, release 3.5.
+"""
+
+INT96_UNIT = "us"
+"""How times are read that are stored as INT96, as Spark does by itself: in nanoseconds they would end with 1677."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,10 @@ class Files:
         with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
             with pq.ParquetFile(
-                source, read_dictionary=list(dictionaries), pre_buffer=not self._storage.is_local
+                source,
+                read_dictionary=list(dictionaries),
+                pre_buffer=not self._storage.is_local,
+                coerce_int96_timestamp_unit=INT96_UNIT,
             ) as parquet:
                 present = set(parquet.schema_arrow.names)
                 rows = parquet.read([name for name in schema.names if name in present], use_threads=False)
@@ -152,7 +168,9 @@ class Files:
         """The same rows in tables of a bounded number: files that others compacted may be large."""
         with self._storage.explained(self._path, "read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
-            with pq.ParquetFile(source, pre_buffer=not self._storage.is_local) as parquet:
+            with pq.ParquetFile(
+                source, pre_buffer=not self._storage.is_local, coerce_int96_timestamp_unit=INT96_UNIT
+            ) as parquet:
                 present = [name for name in schema.names if name in parquet.schema_arrow.names]
                 batches = parquet.iter_batches(ROWS_PER_FILE, columns=present, use_threads=False)
                 while (batch := next(batches, None)) is not None:
@@ -197,12 +215,16 @@ class Files:
         """What the metadata of the file's rows says, row beside row; None where it has to be read for that."""
         return self._decoded.find(file.name, schema)
 
-    def weigh(self, file: DataFile) -> tuple[int, int]:
-        """Rows of a file and about their size in memory, from its footer."""
+    def read_footer(self, file: DataFile) -> pq.FileMetaData:
+        """Return what the file says of itself."""
         with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
             with pq.ParquetFile(source) as parquet:
-                footer = parquet.metadata
+                return parquet.metadata
+
+    def weigh(self, file: DataFile) -> tuple[int, int]:
+        """Rows of a file and about their size in memory, from its footer."""
+        footer = self.read_footer(file)
         return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
 
     def owns(self, name: str) -> bool:
@@ -304,7 +326,7 @@ class Spool:
             self._close()
         if self._writer is None:
             self._sink = pa.BufferOutputStream()
-            self._writer = _open_writer(self._sink, self._schema)
+            self._writer = open_writer(self._sink, self._schema, compression_level=1)
         self._writer.write_table(rows, row_group_size=len(rows))
         self._rows += len(rows)
         self._bytes += rows.nbytes
@@ -370,7 +392,7 @@ def columns_with_statistics(schema: pa.Schema) -> list[str]:
 
 def _encode(rows: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    with _open_writer(sink, rows.schema) as writer:
+    with open_writer(sink, rows.schema, compression_level=1) as writer:
         writer.write_table(rows, row_group_size=len(rows))
     return sink.getvalue()
 
@@ -379,8 +401,13 @@ def _given(content: pa.Buffer) -> pa.Buffer:
     return content
 
 
-def _open_writer(sink: pa.BufferOutputStream, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(sink, schema, compression="zstd", compression_level=1)
+def open_writer(
+    sink: pa.BufferOutputStream | IO[bytes], schema: pa.Schema, compression_level: int | None = None
+) -> pq.ParquetWriter:
+    """Return a writer of a file that all readers of the lake understand."""
+    writer = pq.ParquetWriter(sink, schema, compression="zstd", compression_level=compression_level)
+    writer.add_key_value_metadata(CALENDAR)
+    return writer
 
 
 def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from dicom_assets.core.errors import EngineError, EngineUnavailableError
 
 if TYPE_CHECKING:
-    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
 T = TypeVar("T")
@@ -27,6 +26,8 @@ _TRIES = 4
 """Of the first request; Spark's client would go on for ten minutes. About a second in all."""
 _TIMES = ("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
 """How files are to hold times: by itself Spark writes them in a form given up long ago, without statistics."""
+_DATES = ("spark.sql.parquet.datetimeRebaseModeInWrite", "CORRECTED")
+"""How Spark 3 is to write dates before 1582, which it refuses by itself; Spark 4 writes them so."""
 _TAG = "spark.databricks.delta.commitInfo.userMetadata"
 
 _TALKATIVE = ("SQLQueryContextLogger", "DataFrameQueryContextLogger", "pyspark.sql.connect.logging")
@@ -34,6 +35,8 @@ _TALKATIVE = ("SQLQueryContextLogger", "DataFrameQueryContextLogger", "pyspark.s
 
 _OF_THE_NETWORK = ("SparkConnectGrpcException", "RetriesExceeded")
 """Errors of Spark's client itself; what the server says is of a class below these."""
+_OF_JAVA = ("Py4JJavaError",)
+"""Errors that a notebook's session gives as Java has them: Delta's lost races are among them."""
 _LOST_RACE = re.compile(
     r"DELTA_CONCURRENT_\w+|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
     r"|\b(?:Concurrent\w+|MetadataChanged|ProtocolChanged)Exception\b"
@@ -127,6 +130,8 @@ class Spark:
         if self._session is None:
             session = self._join() if self._remote is None else self._connect(self._remote)
             self._ask(lambda: session.conf.set(*_TIMES))
+            if self._ask(lambda: str(session.version)).startswith("3."):
+                self._ask(lambda: session.conf.set(*_DATES))
             self._session = session
         return self._session
 
@@ -189,16 +194,18 @@ class Spark:
             with _silence(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", r"\[RETRIES_EXCEEDED\]")  # the error that follows says so
                 return call()
-        except PySparkException as error:
+        except Exception as error:
+            if not isinstance(error, PySparkException) and type(error).__name__ not in _OF_JAVA:
+                raise
             problem = self._explain(error, has_begun=begins)
         # Out here, so that Spark's own error, which may quote a row, does not travel along as the context.
         raise problem
 
-    def _explain(self, error: "PySparkException", *, has_begun: bool) -> Exception:
+    def _explain(self, error: Exception, *, has_begun: bool) -> Exception:
         """What a failure of Spark's means."""
         from pyspark.errors import AnalysisException, ParseException
 
-        text = str(error).partition("\n\nJVM stacktrace:")[0]
+        text = str(error).partition("\n\nJVM stacktrace:")[0].partition("\n\tat ")[0]
         condition = _condition(error)
         if _LOST_SESSION.search(text):
             self.close()
@@ -242,12 +249,18 @@ def _silence() -> Iterator[None]:
 
     By a filter of its own: any `logging.config.dictConfig` (Dagster's commands begin with one) enables each logger.
     """
-    from pyspark.logger import PySparkLogger
 
     def silence(_: logging.LogRecord) -> bool:
         return False
 
-    loggers = [PySparkLogger.getLogger(name) for name in _TALKATIVE]
+    get_logger: Callable[[str], logging.Logger]
+    try:
+        from pyspark.logger import PySparkLogger
+    except ImportError:  # Spark 3.5 has Python's own
+        get_logger = logging.getLogger
+    else:
+        get_logger = PySparkLogger.getLogger
+    loggers = [get_logger(name) for name in _TALKATIVE]
     for logger in loggers:
         logger.addFilter(silence)
     try:

@@ -8,8 +8,8 @@ import uuid
 
 import obstore
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dicom_assets.adapters.parquet import open_writer
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.merge import Desired, align_rows
 from dicom_assets.core.schema import Table
@@ -41,7 +41,7 @@ class Staging:
         keys = desired.keys.select([name for name in desired.keys.column_names if name in table.schema.names])
         gone = _without(keys, desired.rows, table.key)
         sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, schema.append(pa.field(LIVES, pa.bool_())), compression="zstd") as writer:
+        with open_writer(sink, schema.append(pa.field(LIVES, pa.bool_()))) as writer:
             for rows, lives in ((desired.rows, True), (gone, False)):
                 for start in range(0, len(rows), _ROWS_PER_GROUP):
                     part = align_rows(rows.slice(start, _ROWS_PER_GROUP), schema)

@@ -1,5 +1,8 @@
 """Upkeep of a table: small files joined, old files deleted, the log kept as long as the files and no longer.
 
+What earlier versions or other engines left in a form that a reader cannot take is put right too, a function for each
+kind: it finds files to be written anew, and finds none once that is done.
+
 Safe beside any number of writers, and killed at any moment. Joining is a commit like a writer's: it succeeds the
 version that it was planned on, or does not happen. What is deleted is older than the retention, whether it was taken
 out of the table then or never was in it: a file that a run is about to commit is younger. Which files these are,
@@ -13,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import TypeVar
 
 from deltalake import DeltaTable
@@ -21,6 +25,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from dicom_assets.adapters.delta import Lake, wait_for_others
 from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
 from dicom_assets.adapters.snapshot import Logged, Snapshot
+from dicom_assets.adapters.spark_calendar import find_refused
 from dicom_assets.core.errors import LakeRefusedError
 from dicom_assets.core.schema import Table
 
@@ -33,6 +38,8 @@ SMALL = 4
 """A file is small below this part of what a file may hold: joining larger ones would move many rows for one file."""
 GROUPS_PER_COMMIT = 16
 """Files that come of one commit, at most: what is lost with it when a writer is quicker."""
+BYTES_PER_COMMIT = GROUPS_PER_COMMIT * JOINED_BYTES
+"""Size on disk of what a commit replaces, at most, or a single group: files that others compacted may be large."""
 
 CLOCK_HOURS = 1
 """That this machine's clock and storage's may differ."""
@@ -77,6 +84,8 @@ class Upkeep:
     """When that was committed."""
     is_complete: bool = True
     """Whether all was done; else writers were quicker, and the next upkeep does the rest."""
+    files_marked_for_spark: int = 0
+    """Files that Spark 3.5 refused for their dates, and that were written anew with the key of their calendar."""
 
 
 def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | None:
@@ -101,10 +110,13 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     before, log_before = _take_stock(snapshot), _read_log(snapshot).names
     if dry_run:
         groups = choose_files(snapshot)
-        joined = _Joined(sum(map(len, groups)), len(groups))
+        joined = _Replaced(sum(map(len, groups)), len(groups))
+        written_anew = {file.name for group in groups for file in group}
+        marked = _Replaced(sum(file.name not in written_anew for file in find_refused(snapshot)))
     else:
-        joined = _join(lake, table)
-        joined.is_complete &= _keep_retention(lake, table)
+        joined = _replace(lake, table, choose_files(snapshot))
+        marked = _replace(lake, table, [[file] for file in find_refused(lake.open_or_create(table))])
+        joined.is_complete &= marked.is_complete & _keep_retention(lake, table)
         _checkpoint(lake, table)
         snapshot = lake.open_or_create(table)
     horizon = datetime.fromtimestamp(time.time(), UTC) - timedelta(hours=lake.retention_hours)
@@ -126,14 +138,14 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
         after = replace(
             before,
             live_files=before.live_files - joined.files + joined.into,
-            stored_files=before.stored_files - len(old) + joined.into,
+            stored_files=before.stored_files - len(old) + joined.into + marked.files,
             stored_bytes=before.stored_bytes - sum(file.size_bytes for file in old),
             log_files=before.log_files - len(expired),
         )
     oldest = _oldest_version(snapshot, log, horizon, gone={file.name for file in old})
     return Upkeep(
         before, after, joined.files, joined.into, len(removed), removed_bytes, len(expired),
-        oldest, log.versions("json")[oldest], joined.is_complete,
+        oldest, log.versions("json")[oldest], joined.is_complete, marked.files,
     )  # fmt: skip
 
 
@@ -184,32 +196,42 @@ def _place(file: DataFile) -> tuple[bool, object]:
 
 
 @dataclass
-class _Joined:
+class _Replaced:
     files: int = 0
     into: int = 0
+    """Groups of them: each became a file, or as many as its rows fill."""
     is_complete: bool = True
 
 
-def _join(lake: Lake, table: Table) -> _Joined:
-    """Joins small files. A commit that is lost to a writer's is tried again, without files that this one replaced."""
-    joined = _Joined()
+def _replace(lake: Lake, table: Table, groups: list[list[DataFile]]) -> _Replaced:
+    """Write each group of files anew, as one, and change no row.
+
+    A commit that is lost to a writer's is tried again, without the files that this one replaced.
+    """
+    replaced = _Replaced()
     losses = 0
-    groups = choose_files(lake.open_or_create(table))
     while groups and losses < ATTEMPTS:
+        taken = _count_for_a_commit(groups)
         snapshot = lake.open_or_create(table)
         live = {file.name for file in snapshot.files}
-        chosen = [group for group in groups[:GROUPS_PER_COMMIT] if live.issuperset(file.name for file in group)]
+        chosen = [group for group in groups[:taken] if live.issuperset(file.name for file in group)]
         if chosen and not lake.join(snapshot, chosen):
             losses += 1
             logger.info("A commit to %s lost to a writer's; trying again.", table.name)
             wait_for_others(losses + 1)
             continue
-        joined.files += sum(map(len, chosen))
-        joined.into += len(chosen)
-        joined.is_complete = joined.is_complete and len(chosen) == len(groups[:GROUPS_PER_COMMIT])
-        groups = groups[GROUPS_PER_COMMIT:]
-    joined.is_complete = joined.is_complete and not groups
-    return joined
+        replaced.files += sum(map(len, chosen))
+        replaced.into += len(chosen)
+        replaced.is_complete = replaced.is_complete and len(chosen) == taken
+        groups = groups[taken:]
+    replaced.is_complete = replaced.is_complete and not groups
+    return replaced
+
+
+def _count_for_a_commit(groups: list[list[DataFile]]) -> int:
+    """Return how many of the groups, from the first on, one commit replaces."""
+    sizes = accumulate(sum(file.size_bytes for file in group) for group in groups[:GROUPS_PER_COMMIT])
+    return max(1, sum(size <= BYTES_PER_COMMIT for size in sizes))
 
 
 def _keep_retention(lake: Lake, table: Table) -> bool:

@@ -31,8 +31,9 @@ def build_upkeep(repair: Repair, naming: Naming = PLAIN) -> dg.ScheduleDefinitio
 
     @dg.job(
         name=naming.name("maintain_lake"),
-        description="Joins small files, deletes files and log entries that are older than DICOM_RETENTION_HOURS, and "
-        "tells what there is. Launched by hand it is a dry run, unless told otherwise.",
+        description="Joins small files, writes files anew whose dates Spark 3.5 refuses, deletes files and log entries "
+        "that are older than DICOM_RETENTION_HOURS, and tells what there is. Launched by hand it is a dry run, unless "
+        "told otherwise.",
         config=for_every_step,
     )
     def maintain_lake() -> None:
@@ -101,6 +102,7 @@ def describe(done: Upkeep, *, dry_run: bool) -> dict[str, Any]:
         "log_files_before": before.log_files,
         "files_joined": done.joined_files,
         "files_joined_into": done.joined_into,
+        "files_marked_for_spark": done.files_marked_for_spark,
         "files_removed": done.removed_files,
         "bytes_removed": done.removed_bytes,
         "log_files_removed": done.removed_log_files,
@@ -111,6 +113,8 @@ def describe(done: Upkeep, *, dry_run: bool) -> dict[str, Any]:
 
 def _summarize(done: Upkeep, *, dry_run: bool) -> str:
     joined = f"{done.joined_files} files joined into {done.joined_into}" if done.joined_files else "no files joined"
+    if done.files_marked_for_spark:
+        joined += f"; {done.files_marked_for_spark} files with dates before 1582 written anew for Spark 3.5"
     removed = (
         f"{done.removed_files} files ({done.removed_bytes:,} bytes) and {done.removed_log_files} log entries removed"
     )

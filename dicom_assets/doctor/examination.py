@@ -35,6 +35,7 @@ CHECKS = (
     Check("service.clock", service.check_clock, ("service.reachable",)),
     Check("service.feed", service.check_feed, ("service.reachable", "token.service")),
     Check("lake.reach", lake.check_reach, ("token.storage",)),
+    Check("lake.dates", lake.check_dates, ("lake.reach",)),
     Check("lake.write", lake.check_write, ("lake.reach",)),
     Check("lake.list", lake.check_list, ("lake.write",)),
     Check("lake.delete", lake.check_delete, ("lake.list",)),

@@ -18,6 +18,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
 from dicom_assets.adapters.delta import Given, Lake, Written
+from dicom_assets.adapters.spark_calendar import find_refused
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeError
 from dicom_assets.core.finding import Fact, Finding, Status
@@ -56,6 +57,26 @@ def check_reach(surroundings: Surroundings) -> Finding:
         why="Such a service was taken out of the file; or has another name now, and its rows are counted twice",
         remedy="Give it the name back that it had; or delete the rows of the old one, as docs/services.md says",
         facts=facts,
+    )
+
+
+def check_dates(surroundings: Surroundings) -> Finding:
+    """Spark 3.5 can read the dates of all files."""
+    check = "lake.dates"
+    tables = ((table.name, surroundings.lake.open(table)) for table in surroundings.settings.tables)
+    refused = {name: len(find_refused(snapshot)) for name, snapshot in tables if snapshot is not None}
+    due = {name: files for name, files in refused.items() if files}
+    if not due:
+        return Finding(check, Status.GREEN, "Spark 3.5 can read the dates of all tables", facts={"files": 0})
+    listed = ", ".join(f"{files} of {name}" for name, files in due.items())
+    return Finding(
+        check,
+        Status.YELLOW,
+        f"Spark 3.5 (runtime 1.3 of Fabric) refuses files that hold dates before 1582-10-15: {listed}",
+        why="They were written by an earlier version of this project, or compacted by an engine that does not name "
+        "the calendar of its files. Spark 4 and all other readers read them",
+        remedy="Run `dicom-assets maintain`, or wait for the daily job maintain_lake: it writes them anew",
+        facts={"files": sum(due.values()), **due},
     )
 
 

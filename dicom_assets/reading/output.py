@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from dicom_assets.adapters.parquet import open_writer
 from dicom_assets.core.errors import LakeQueryError, SettingsError
 from dicom_assets.reading.formats import Format
 
@@ -159,7 +160,7 @@ def _json_lines(sink: IO[bytes], _: pa.Schema) -> Iterator[_Writer]:
 @contextmanager
 def _parquet(sink: IO[bytes], schema: pa.Schema) -> Iterator[_Writer]:
     try:
-        file = pq.ParquetWriter(sink, schema, compression="zstd")
+        file = open_writer(sink, schema)
     except pa.ArrowNotImplementedError as error:
         raise LakeQueryError("Parquet has no place for such a column: cast intervals and the like to text.") from error
     with file:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from obstore.store import LocalStore, ObjectStore
 
@@ -107,6 +108,18 @@ def hours_ago(lake: Lake, hours: float) -> Iterator[None]:
         yield
     for path in set(Path(lake.storage.url).rglob("*")) - before:
         os.utime(path, (then, then))
+
+
+@contextmanager
+def as_before_calendars() -> Iterator[None]:
+    """Files that are written inside do not name their calendar, like those of versions before that came."""
+
+    def open_writer(sink, schema, compression_level=None):
+        return pq.ParquetWriter(sink, schema, compression="zstd", compression_level=compression_level)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "open_writer", open_writer)
+        yield
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -161,6 +161,35 @@ def test_session_of_a_notebook_is_used_and_left_as_it_was(monkeypatch):
     assert list(settings) == ["spark.sql.parquet.outputTimestampType"]
 
 
+@pytest.mark.parametrize(("version", "mode"), [("3.5.3", "CORRECTED"), ("4.2.0", None)])
+def test_session_of_spark_3_is_told_how_to_write_ancient_dates(version, mode, monkeypatch):
+    settings = {}
+
+    class Notebook(Failing):
+        def set(self, name, value):
+            settings[name] = value
+
+    session = Notebook(PySparkException("Job aborted"))
+    session.version = version
+    monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", lambda: session)
+    assert Spark().version() == version
+    assert settings.get("spark.sql.parquet.datetimeRebaseModeInWrite") == mode
+
+
+def test_what_java_says_in_a_notebook_is_told_in_our_words_too():
+    class Py4JJavaError(Exception):
+        """As py4j gives it, which is not installed with Spark's client."""
+
+    lost = "An error occurred.\n: io.delta.exceptions.ConcurrentAppendException: Files were added\n\tat a.B.c(B.scala)"
+    with pytest.raises(LostRaceError):
+        fail(lost, Py4JJavaError).merge("MERGE", "tag")
+    broken = "An error occurred.\n: java.lang.Exception: 'Doe^Jane'\n\tat io.delta.MetadataChangedException.a(B.scala)"
+    with pytest.raises(EngineUnavailableError) as told:
+        fail(broken, Py4JJavaError).merge("MERGE", "tag")
+    assert "Doe^Jane" not in str(told.value)
+    assert told.value.__context__ is None
+
+
 def test_merge_without_an_answer_leaves_its_staged_file_to_the_next_writer(tmp_path):
     from pyspark.errors.exceptions.connect import SparkConnectGrpcException
 

@@ -1,5 +1,7 @@
 """The job `maintain_lake`, run by Dagster."""
 
+from datetime import date
+
 import dagster as dg
 import pytest
 
@@ -10,7 +12,15 @@ from dicom_assets.core.schema import STUDY, TABLES
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.upkeep import build_upkeep
 from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import build_lake, contents, data_files, live_files, store, study
+from dicom_assets_tests.adapters.lakes import (
+    as_before_calendars,
+    build_lake,
+    contents,
+    data_files,
+    live_files,
+    store,
+    study,
+)
 
 REAL = {"dry_run": False}
 
@@ -74,6 +84,18 @@ def test_what_it_did_shows_at_the_asset(lake, instance):
     assert observed["stored_files"] == len(data_files(lake)) == 4
     assert observed["oldest_version"] == 0
     assert outputs(result)["maintain_study"] == {"dry_run": False, **observed}
+
+
+def test_files_written_anew_for_spark_3_5_are_counted_at_the_asset(tmp_path, instance):
+    lake = build_lake(tmp_path / "old")
+    with as_before_calendars():
+        store(lake, study("1.1", patientBirthDate=date(1, 1, 1)))
+    assert run(lake, instance, REAL).success
+    (observed,) = observations(instance)
+    assert observed["files_marked_for_spark"] == 1
+    assert "1 files with dates before 1582 written anew for Spark 3.5" in observed["summary"]
+    assert run(lake, instance, REAL).success
+    assert observations(instance)[0]["files_marked_for_spark"] == 0
 
 
 def test_events_hold_no_patient(lake, instance):

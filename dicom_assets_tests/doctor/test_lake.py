@@ -1,5 +1,6 @@
 """The lake and the service's files: what is well, and what each way of being unwell looks like."""
 
+from datetime import date
 from pathlib import Path
 
 import obstore
@@ -8,10 +9,12 @@ from obstore.store import LocalStore
 
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.core.finding import Status
+from dicom_assets.core.schema import STUDY
 from dicom_assets.doctor import lake as checks
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets_tests.adapters.lakes import as_before_calendars, build_lake, store, study
 from dicom_assets_tests.emulator.conftest import metadata_of
 from dicom_assets_tests.law.world import START, World, hours
 
@@ -23,6 +26,19 @@ def test_lake_that_is_well_is_left_as_it_was(ward):
     before = sorted(ward.folder.rglob("*"))
     assert set(ward.statuses("lake").values()) == {"green"}
     assert sorted(ward.folder.rglob("*")) == before
+
+
+def test_files_that_spark_3_5_refuses_are_yellow_until_upkeep_has_written_them_anew(ward):
+    assert ward.examine("lake.dates")["lake.dates"].facts == {"files": 0}
+    lake = build_lake(ward.folder / "lake")
+    with as_before_calendars():
+        store(lake, study("1.7", patientBirthDate=date(1, 1, 1)))
+        store(lake, study("1.8", patientBirthDate=date(2026, 1, 1)))
+    finding = ward.examine("lake.dates")["lake.dates"]
+    assert (finding.status, finding.facts) == (Status.YELLOW, {"files": 1, "study": 1})
+    assert "dicom-assets maintain" in finding.remedy
+    maintain(lake, STUDY)
+    assert ward.statuses("lake.dates")["lake.dates"] == "green"
 
 
 @pytest.mark.skipif(not READ_ONLY.is_dir(), reason="needs a folder that nobody may write to, as Linux has it")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dicom_assets_tests.spark.fetch import HOME, READY
+from dicom_assets_tests.spark.fetch import HOME, NEWEST, Release
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -23,23 +23,23 @@ STARTED = re.compile(r"Spark Connect server started at: (\S+)")
 ENDED = "The process has ended."
 PATIENCE_SECONDS = 300
 # Of a Java process that lives for a minute: what optimising its code would cost is never earned back.
-_QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 # A process group: the process, and a guard that ends the group when nobody holds the other end of the pipe any more.
 # However a test process ends, its end is closed: so nothing is left behind, or ends while somebody still uses it.
 # KILL for where it was started with TERM ignored, which its processes inherit.
 GUARDED = f'(("$@"; echo "{ENDED}") & cat pipe > /dev/null; kill 0; sleep 5; kill -s KILL 0) > log 2>&1 &'
 
 
-def find_java() -> str:
-    """Path of java; skips the test where java or the jars are missing, and fails it where nothing may be missing."""
+def find_java(release: Release = NEWEST) -> str:
+    """Path of java; skips the test where java or a release is missing, and fails it where nothing may be missing."""
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin" if home else None)
-    if java is not None and READY.exists():
+    if java is not None and release.ready.exists():
         return java
-    missing = "there is no java" if java is None else "`make spark` has not put Spark into .cache/spark"
+    missing = "there is no java" if java is None else f"`make spark` has not put Spark into .cache/{release.folder}"
     if os.environ.get(REQUIRED):
-        pytest.fail(f"No Apache Spark: {missing}; and {REQUIRED}=1 lets no test be skipped.")
-    pytest.skip(f"No Apache Spark: {missing}.")
+        pytest.fail(f"No Apache Spark {release.spark_version}: {missing}; and {REQUIRED}=1 lets no test be skipped.")
+    pytest.skip(f"No Apache Spark {release.spark_version}: {missing}.")
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def spark_command(folder: Path, *, master: str = "local[2]", home: Path = HOME, 
         "spark.connect.grpc.binding.port": "0",
         "spark.databricks.delta.snapshotPartitions": "1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={folder} {_QUICK}",
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={folder} {QUICK}",
         "spark.driver.host": "127.0.0.1",
         "spark.local.dir": str(folder),
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",

@@ -1,15 +1,18 @@
 """Real Apache Spark starts, knows Delta, and is one for all test processes."""
 
+import hashlib
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import httpx
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from dicom_assets_tests.spark import server
-from dicom_assets_tests.spark.fetch import SPARK_VERSION
+from dicom_assets_tests.spark import fetch, server
+from dicom_assets_tests.spark.fetch import RELEASES, SPARK_VERSION
 
 STAND_IN = ["sh", "-c", "echo Spark Connect server started at: $$; exec sleep 600"]
 """A process that tells its own id as the address."""
@@ -65,11 +68,50 @@ def test_a_server_that_ends_before_it_listens_fails_the_test_with_what_it_said(t
             pass
 
 
-def test_without_java_spark_is_skipped_and_where_it_is_required_it_fails(monkeypatch, tmp_path):
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.spark_version)
+@pytest.mark.parametrize("missing", ["java", "release"])
+def test_without_java_or_its_release_spark_is_skipped_and_where_it_is_required_it_fails(
+    release, missing, monkeypatch, tmp_path
+):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    if missing == "java":
+        expected = "there is no java"
+    else:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/java").touch(mode=0o755)
+        release, expected = replace(release, delta_version="0"), f"`make spark` .*{release.folder}"
     monkeypatch.delenv(server.REQUIRED, raising=False)
-    with pytest.raises(pytest.skip.Exception, match="there is no java"):
-        server.find_java()
+    with pytest.raises(pytest.skip.Exception, match=expected):
+        server.find_java(release)
     monkeypatch.setenv(server.REQUIRED, "1")
     with pytest.raises(pytest.fail.Exception, match="lets no test be skipped"):
-        server.find_java()
+        server.find_java(release)
+
+
+def test_fetch_that_was_interrupted_goes_on_and_is_whole_only_at_its_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(fetch, "CACHES", tmp_path)
+    installed, fetched = [], []
+
+    def install(release):
+        installed.append(release.spark_version)
+        (release.home / "jars").mkdir(parents=True)
+
+    def get(url, timeout):
+        fetched.append(url.rpartition("/")[2])
+        if len(fetched) == 2:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, content=b"jar", request=httpx.Request("GET", url))
+
+    monkeypatch.setattr(fetch, "_install", install)
+    monkeypatch.setattr(httpx, "get", get)
+    release = replace(fetch.FABRIC, jars=dict.fromkeys(("one", "two"), hashlib.sha256(b"jar").hexdigest()))
+    with pytest.raises(httpx.ConnectError):
+        fetch.fetch_release(release)
+    assert not release.ready.exists()
+    fetch.fetch_release(release)
+    assert release.ready.exists()
+    assert installed == ["3.5.3"]
+    assert fetched == ["one-3.2.0.jar", "two-3.2.0.jar", "two-3.2.0.jar"]
+    with pytest.raises(SystemExit, match="SHA-256"):
+        fetch.fetch_release(replace(release, delta_version="9", jars={"one": "0"}))
+    assert not (release.home / "jars/one-9.jar").exists()
