@@ -71,10 +71,11 @@ def test_every_hour_is_read_in_order_and_reported():
     assert batches == [[1, 2, 3, 4]]
     assert feed.asked == [hours(0), hours(1), hours(2)]
     assert reports == [
-        HourRead(hours(0), Counter(Create=2, Delete=1), Counter(Current=2, Deleted=1), 2),
+        HourRead(hours(0), Counter(Create=2, Delete=1), Counter(Current=2, Deleted=1), 2, 2, reports[0].named),
         HourRead(hours(1), Counter(), Counter(), 0),
-        HourRead(hours(2), Counter(Create=1), Counter(Current=1), 1),
+        HourRead(hours(2), Counter(Create=1), Counter(Current=1), 1, 1, reports[2].named),
     ]
+    assert [[sequence for sequence, _ in read.named] for read in reports] == [[1, 2], [], [4]]
     assert [read.entries for read in reports] == [3, 0, 1]
 
 

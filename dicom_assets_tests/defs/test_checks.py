@@ -21,6 +21,7 @@ from dicom_assets.defs.io_manager import DeltaIOManager
 from dicom_assets.defs.observed import Observed
 from dicom_assets.emulator.server import serve
 from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.unreadable import Fault
 from dicom_assets.settings import load_settings
 from dicom_assets_tests.law.world import environment_of
 
@@ -158,7 +159,8 @@ def alter(**columns) -> Change:
 
 
 ALL = {
-    "change_feed.feed_complete", "instance.agrees_with_change_feed", "instance.values_converted",
+    "change_feed.feed_complete", "change_feed.metadata_readable",
+    "instance.agrees_with_change_feed", "instance.values_converted",
     "series.agrees_with_instance", "study.agrees_with_instance", "file_index.agrees_with_instance",
 }  # fmt: skip
 
@@ -169,6 +171,58 @@ def test_right_runs_pass_every_check_once(hospital, hours):
     assert evaluations.keys() == ALL
     assert failing(evaluations) == {}
     assert all("window" in each.metadata for each in evaluations.values())
+
+
+def rows_of(hospital: Hospital, name: str, *columns: str) -> list[dict]:
+    return hospital.table(name).to_pyarrow_table(columns=list(columns)).sort_by(columns[0]).to_pylist()
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_instance_whose_metadata_cannot_be_had_holds_nothing_up_and_heals_when_the_hour_is_read_again(hospital, fault):
+    broken = f"{UID}.0.0.2"
+    assert hospital.service.break_metadata(broken, fault) == 1
+    evaluations = hospital.run(hours=(0, 1))
+    check = evaluations["change_feed.metadata_readable"]
+    assert (check.passed, check.severity) == (False, WARN)
+    names = ("sopInstanceUid", "sequence", "modality", "metadataUnreadable")
+    (row,) = (row for row in rows_of(hospital, "instance", *names) if row["sopInstanceUid"] == broken)
+    assert (row["modality"], row["metadataUnreadable"]) == (None, True)
+    assert numbers(check) == {"unreadable": 1, "unreadable_sequences": str(row["sequence"])}
+    assert len(rows_of(hospital, "instance", "sopInstanceUid")) == 10
+    assert len(rows_of(hospital, "file_index", "sopInstanceUid")) == 10
+    assert [row["modality"] for row in rows_of(hospital, "series", "seriesInstanceUid", "modality")] == ["CT"] * 4
+    assert {row["modality"] for row in rows_of(hospital, "instance", "sopInstanceUid", "modality")} == {"CT", None}
+    hospital.service.heal_metadata()
+    evaluations = hospital.run(hours=(0, 0))
+    assert evaluations["change_feed.metadata_readable"].passed
+    assert {row["modality"] for row in rows_of(hospital, "instance", "sopInstanceUid", "modality")} == {"CT"}
+
+
+def test_audit_asks_again_for_metadata_that_could_not_be_had(hospital):
+    for number in (0, 2):
+        hospital.service.break_metadata(f"{UID}.0.0.{number}")
+    hospital.run(hours=(0, 1))
+    audit = build_definitions(hospital.settings).resolve_job_def("audit_lake")
+    key = dg.AssetCheckKey(dg.AssetKey("change_feed"), "metadata_readable")
+
+    def run_audit() -> dg.AssetCheckEvaluation:
+        with dg.DagsterInstance.ephemeral() as instance:
+            assert audit.execute_in_process(instance=instance, raise_on_error=False).success
+            found = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])
+            hospital.seen.append(str(found[key].event))
+            return found[key].event.asset_check_evaluation
+
+    hospital.service.heal_metadata(f"{UID}.0.0.0")
+    check = run_audit()
+    assert (check.passed, check.severity, check.metadata["healed"].value) == (False, WARN, 1)
+    assert check.metadata["unreadable"].value == 1
+    hospital.service.delete(f"{UID}.0", f"{UID}.0.0", f"{UID}.0.0.2", at=START + timedelta(hours=2, seconds=1))
+    assert run_audit().passed
+    assert {row["modality"] for row in rows_of(hospital, "instance", "sopInstanceUid", "modality")} == {"CT"}
+    assert len(rows_of(hospital, "instance", "sopInstanceUid")) == 9
+    assert sum(row["instanceCount"] for row in rows_of(hospital, "study", "studyInstanceUid", "instanceCount")) == 9
+    hospital.service.close()
+    assert run_audit().passed  # nothing is missing, so nobody is asked
 
 
 def test_what_was_derived_is_held_until_it_was_checked_and_no_longer(hospital, monkeypatch):

@@ -283,3 +283,20 @@ def test_open_hour_is_a_partition_while_the_sensor_is_on(world):
     hours = world.definitions().resolve_assets_def("change_feed").partitions_def
     with dg.partition_loading_context(effective_dt=START + 2.5 * HOUR):
         assert hours.get_last_partition_key() == key(2)
+
+
+def test_hour_with_metadata_that_could_not_be_had_is_read_again_once_it_can(world):
+    for number in range(3):
+        world.store(0.1, number)
+    world.service.break_metadata("1.1.1.1")
+    world.set_clock(1.5)
+    assert world.catch_up().hours == [[key(0)]]
+    assert world.look().hours == []
+    world.set_clock(2)
+    assert world.look().hours == []
+    world.service.heal_metadata("1.1.1.1")
+    world.set_clock(2.5)
+    assert world.look().hours == [[key(0)]]
+    world.check_law()
+    world.set_clock(3)
+    assert world.look().hours == []
