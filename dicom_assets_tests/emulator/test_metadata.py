@@ -118,6 +118,15 @@ def test_values_that_do_not_fit_are_left_out_on_demand(tag, vr, valid, invalid):
         assert len(read.dropped) == (0 if is_kept else 2)
 
 
+def test_private_elements_of_implicit_files_are_known_by_their_creator():
+    for creator, is_known in (b"GEMS_ACQU_01", True), (b"NOBODY KNOWS", False):
+        dataset = build_dataset(metadata_of())
+        dataset[0x00190010] = raw(0x00190010, "LO", creator)
+        dataset[0x00191002] = raw(0x00191002, None, b"7\0\0\0")
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+        assert ("00191002" in read_metadata(decode(encode(dataset))).metadata) is is_known
+
+
 def test_number_of_bytes_that_fit_no_number_drops_the_element():
     dataset = Dataset()
     dataset[0x00280010] = raw(0x00280010, "US", b"\1\0\0")
