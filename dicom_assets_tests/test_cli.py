@@ -1,3 +1,4 @@
+import os
 import re
 import signal
 import subprocess
@@ -8,8 +9,9 @@ from functools import partial
 import httpx
 import pytest
 
-from dicom_assets.emulator.metadata import build_dataset
+from dicom_assets.emulator.metadata import build_dataset, encode
 from dicom_assets_tests.emulator.conftest import metadata_of
+from dicom_assets_tests.emulator.test_broken_files import BROKEN
 from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, run_command
 
 get = partial(httpx.get, timeout=PATIENCE_SECONDS)
@@ -70,9 +72,37 @@ def test_folder_is_loaded_and_token_comes_from_the_environment(tmp_path):
         assert "Doe" not in said
 
 
+@pytest.mark.parametrize("spread", [[], ["--hours", 48]])
+def test_broken_files_are_skipped_counted_and_named(tmp_path, spread):
+    content = encode(build_dataset(metadata_of()))
+    (tmp_path / "good.dcm").write_bytes(content)
+    for name, bad in BROKEN.items():
+        (tmp_path / f"{name}.dcm").write_bytes(bad)
+    (tmp_path / "line\nbreak.txt").write_text("no DICOM")
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("no DICOM")
+    with running("--load", tmp_path, *spread) as (url, said):
+        page = get(f"{url}/v2/changefeed?limit=200").json()
+        assert "1.2.3.4" in {entry["sopInstanceUid"] for entry in page}
+        for name in ("no-dicom.dcm", "empty.dcm", "cut-in-the-deflated-part.dcm", "line?break.txt", "caf?.txt"):
+            assert name in said
+        assert "files skipped" in said
+        assert "Doe" not in said
+
+
+def test_service_does_to_its_clients_what_is_asked_for():
+    options = ["--padding", "--validate", "--faulty-every", 5, "--fault", "missing", "--fault", "malformed"]
+    with running("--synthesize", 60, *options, "--max-page-entries", 20) as (url, _):
+        feed = f"{url}/v2/changefeed"
+        assert get(f"{feed}?limit=30&includeMetadata=false").status_code == 504
+        page = get(f"{feed}?limit=20&includeMetadata=false").json()
+        assert any(entry["sopInstanceUid"].endswith(" ") for entry in page)
+        assert [get(f"{feed}?limit=1&offset={offset}").status_code for offset in (0, 4, 9)] == [200, 500, 400]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--fault", "nonsense"], "nonsense"),
         (["--start", "2026-03-01T00:00Z"], "add --hours"),
         (["--hours", "2"], "nothing to spread"),
         (["--hours", "2", "--bundled", "--start", "2026-03-01"], "needs a zone"),

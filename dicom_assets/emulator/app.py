@@ -217,7 +217,7 @@ def _update_specification(body: bytes, keep_padding: bool) -> tuple[list[str], d
     """The studies and the changes of a bulk update's body."""
     try:
         specification = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HTTPException(400, "The body is no JSON.") from error
     members = {name.lower(): value for name, value in specification.items()} if isinstance(specification, dict) else {}
     studies, changes = members.get("studyinstanceuids"), members.get("changedataset")

@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dicom_assets.emulator.store import Service
 
 commands = typer.Typer()
+
+_NAMED_FILES: Final = 100
+"""Skipped files that are named, at most, of those that have one reason."""
 
 
 @commands.command()
@@ -42,6 +45,9 @@ def emulator(
     padding: Annotated[
         bool, typer.Option("--padding", help="Keep padding of UIDs and values; made-up instances have some.")
     ] = False,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Leave out elements that do not fit their value representation.")
+    ] = False,
     faulty_every: Annotated[
         int, typer.Option(help="Every so many-th instance has metadata that cannot be given out; 0 spares all.", min=0)
     ] = 0,
@@ -69,7 +75,13 @@ def emulator(
     first_hour = _first_hour(start, hours)
     try:
         with Service(
-            database, file_store=files, seed=seed, keep_padding=padding, faulty_every=faulty_every, faults=fault
+            database,
+            file_store=files,
+            seed=seed,
+            validate=validate,
+            keep_padding=padding,
+            faulty_every=faulty_every,
+            faults=fault,
         ) as service:
             if service.change_count():
                 typer.echo(f"{database} holds {service.change_count()} changes already: nothing was added.")
@@ -104,17 +116,32 @@ def _fill(
     import random
     from collections import Counter
 
-    from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
     from dicom_assets.emulator.history import write_history
-    from dicom_assets.emulator.sources import bundled_files, folder_files, pad_metadata, synthesize
+    from dicom_assets.emulator.sources import (
+        REFUSED,
+        bundled_files,
+        describe_refusal,
+        folder_files,
+        pad_metadata,
+        synthesize,
+    )
 
     skipped: Counter[str] = Counter()
-    found = [*(bundled_files(skipped) if bundled else ()), *(folder_files(load, skipped) if load else ())]
+    named: dict[Path, str] = {}
+    loaded = folder_files(load, skip=named.setdefault, bare=True) if load else ()
+    found = [*(bundled_files(skipped) if bundled else ()), *loaded]
     sources = {(file.study, file.series, file.sop_instance): file for file in reversed(found)}
     dicom_files = list(reversed(sources.values()))
     if hours:
         history = write_history(
-            service, start=start, hours=hours, instances=count, seed=seed, files=dicom_files, write_files=True
+            service,
+            start=start,
+            hours=hours,
+            instances=count,
+            seed=seed,
+            files=dicom_files,
+            write_files=True,
+            skip=named.setdefault,
         )
         typer.echo(f"{history.created} stored, {history.updated} updated, {history.deleted} deleted in {hours} hours.")
     else:
@@ -122,15 +149,22 @@ def _fill(
             for file in dicom_files:
                 try:
                     file.store(service)
-                except (InstanceExistsError, InvalidInstanceError):
-                    skipped["refused by the service"] += 1
+                except REFUSED as error:
+                    named[file.path] = describe_refusal(error)
             rng = random.Random(f"{seed}, padding")  # noqa: S311 - reproducible, not secret
             for metadata in synthesize(count, seed=seed):
                 padded = pad_metadata(metadata, rng) if service.keep_padding else metadata
                 service.store_metadata(padded, write_file=True)
         typer.echo(f"{service.instance_count()} instances stored.")
-    for reason, number in sorted(skipped.items()):
+    for reason, number in sorted((skipped + Counter(named.values())).items()):
         typer.echo(f"{number} files skipped: {reason}.")
+        for path in [path for path, why in named.items() if why == reason][:_NAMED_FILES]:
+            typer.echo(f"  {_printable(path)}")
+
+
+def _printable(path: Path) -> str:
+    """A path whose bytes, whatever they are, fit on a line of a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in str(path))
 
 
 def _announce(service: "Service", url: str, files: Path | None, token: str | None) -> None:

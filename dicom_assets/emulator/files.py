@@ -3,7 +3,7 @@
 import zlib
 from pathlib import Path
 
-from dicom_assets.emulator.metadata import UNREADABLE, Metadata, build_dataset, decode, encode, tolerant
+from dicom_assets.emulator.metadata import Metadata, build_dataset, decode, encode, tolerant
 
 
 class FileStore:
@@ -30,15 +30,7 @@ class FileStore:
         source = self._at(old)
         if source is None or not source.exists():
             return
-        content = source.read_bytes()
-        try:
-            dataset = decode(content)
-            with tolerant():
-                dataset.update(build_dataset(changes))
-            content = encode(dataset)
-        except UNREADABLE:  # a file with elements that can be kept but not written anew is copied as it is
-            pass
-        self.write(new, content)
+        self.write(new, _change(source.read_bytes(), changes))
 
     def remove(self, path: str | None) -> None:
         """Remove a file, if there is one."""
@@ -48,3 +40,14 @@ class FileStore:
 
     def _at(self, path: str) -> Path | None:
         return self.root / path if self.root else None
+
+
+def _change(content: bytes, changes: Metadata) -> bytes:
+    """Return a file with elements changed, or the file as it is where pydicom can keep but not write it."""
+    try:
+        dataset = decode(content)
+        with tolerant():
+            dataset.update(build_dataset(changes))
+        return encode(dataset)
+    except Exception:  # pydicom raises anything on values of broken files
+        return content

@@ -18,7 +18,15 @@ from dicom_assets.emulator.metadata import (
     Metadata,
     first_value,
 )
-from dicom_assets.emulator.sources import DicomFile, pad_metadata, pad_uid, synthesize
+from dicom_assets.emulator.sources import (
+    REFUSED,
+    DicomFile,
+    Skip,
+    describe_refusal,
+    pad_metadata,
+    pad_uid,
+    synthesize,
+)
 from dicom_assets.emulator.store import Service
 
 Progress = Callable[[int, int], None]
@@ -44,6 +52,8 @@ class History:
     created: int = 0
     updated: int = 0
     deleted: int = 0
+    refused: int = 0
+    """Times that a file could not be stored."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ def write_history(
     partitions: tuple[str, str] = (DEFAULT_PARTITION, "research"),
     write_files: bool = False,
     progress: Progress | None = None,
+    skip: Skip | None = None,
 ) -> History:
     """Give an empty service a history; equal arguments give equal feeds.
 
@@ -87,6 +98,7 @@ def write_history(
         partitions: most studies lie in the first, some in the second.
         write_files: write a DICOM file for made-up instances too, where there is a file store; slower by far.
         progress: told how far the writing is.
+        skip: called with each file that cannot be stored, and why.
 
     Returns:
         The numbers of changes.
@@ -97,7 +109,7 @@ def write_history(
     padding = random.Random(f"{seed}, padding") if service.keep_padding else None  # noqa: S311 - as above
     store = partial(_store_made_up, service, padding, write_file=write_files)
     steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
-    for study in (*_studies_of_files(service, files, partitions[0]), *_studies_of(store, made_up, partitions)):
+    for study in (*_studies_of_files(service, files, partitions[0], skip), *_studies_of(store, made_up, partitions)):
         life = _Life(service, study, history, padding)
         life.plan(ticks_of(start) + _arrival(rng, start, hours), rng)
         steps += life.steps
@@ -115,11 +127,22 @@ def _store_made_up(service: Service, padding: random.Random | None, metadata: Me
     service.store_metadata(pad_metadata(metadata, padding) if padding else metadata, **options)
 
 
-def _studies_of_files(service: Service, files: Iterable[DicomFile], partition: str) -> Iterator[_Study]:
+def _store_file(service: Service, file: DicomFile, skip: Skip | None, **options: Any) -> None:
+    try:
+        file.store(service, **options)
+    except REFUSED as error:
+        if skip is not None:
+            skip(file.path, describe_refusal(error))
+        raise
+
+
+def _studies_of_files(
+    service: Service, files: Iterable[DicomFile], partition: str, skip: Skip | None
+) -> Iterator[_Study]:
     by_study: dict[str, _Study] = {}
     for file in files:
         study = by_study.setdefault(file.study, _Study(file.study, partition))
-        study.instances.append(_Instance(file.series, file.sop_instance, partial(file.store, service)))
+        study.instances.append(_Instance(file.series, file.sop_instance, partial(_store_file, service, file, skip)))
     return iter(by_study.values())
 
 
@@ -174,8 +197,12 @@ class _Life:
         self.steps.append((ticks, act))
 
     def _store(self, instance: _Instance, at: Ticks) -> None:
-        instance.store(partition=self._study.partition, at=at)
-        self._history.created += 1
+        try:
+            instance.store(partition=self._study.partition, at=at)
+        except REFUSED:
+            self._history.refused += 1
+        else:
+            self._history.created += 1
 
     def _correct(self, changes: Metadata, at: Ticks) -> None:
         uid = pad_uid(self._study.uid, self._padding) if self._padding else self._study.uid

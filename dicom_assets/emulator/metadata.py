@@ -5,23 +5,28 @@ Source: DICOM PS3.18 Annex F (DICOM JSON model).
 
 import json
 import logging
-import struct
+import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicom_assets.emulator.errors import InvalidInstanceError
 from dicom_assets.emulator.padding import restore_padding, strip_padding
+from dicom_assets.emulator.validation import is_valid
 
 Metadata = dict[str, Any]
 """A data set in the DICOM JSON model: tag (eight hexadecimal digits, upper case) to element."""
@@ -33,21 +38,13 @@ SOP_CLASS_UID: Final = "00080016"
 PATIENT_ID: Final = "00100020"
 
 _FILE_META = 0x0002
+_KEY = frozenset({STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID, SOP_CLASS_UID})
+"""Checked by the service's own, more lenient rule."""
+_ESCAPE_GB2312 = "\x1b$)A"
+"""Switches to ISO 2022 IR 58; pydicom decodes what follows, but leaves the escape in the text."""
+_NAME = re.compile(r"[0-9.]{1,64} *", re.ASCII)
 _NUMBERS = frozenset({"DS", "IS"})
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-
-# What pydicom raises on values that real files hold, in reading and in writing.
-UNREADABLE: Final = (
-    InvalidDicomError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    EOFError,
-    NotImplementedError,
-    struct.error,
-)
 
 # `warnings.catch_warnings` swaps process-wide state: two threads at once could leave it swapped for good.
 _quiet = threading.RLock()
@@ -74,50 +71,89 @@ class ReadMetadata:
     dropped: tuple[str, ...]
 
 
-def read_metadata(dataset: Dataset, *, keep_padding: bool = False) -> ReadMetadata:
+def read_metadata(dataset: Dataset, *, keep_padding: bool = False, validate: bool = False) -> ReadMetadata:
     """The metadata of a data set as the service keeps it: no bulk data, no unreadable elements, no file meta.
 
     Args:
         dataset: the data set.
         keep_padding: leave the padding of values as the real service does; otherwise there is none.
+        validate: leave out elements with a value that does not fit its value representation.
     """
-    dropped: list[str] = []
+    converter = _Converter(keep_padding, validate)
     with tolerant():
-        return ReadMetadata(_convert(dataset, dropped, keep_padding), tuple(dropped))
+        return ReadMetadata(converter.convert(dataset), tuple(converter.dropped))
 
 
-def _convert(dataset: Dataset, dropped: list[str], keep_padding: bool) -> Metadata:
-    metadata: Metadata = {}
-    for tag in sorted(dataset.keys()):
-        if tag.group == _FILE_META or tag.element == 0:  # element 0: group length, retired
-            continue
-        try:
-            element = _convert_element(dataset, tag, dropped, keep_padding)
-        except UNREADABLE:
-            dropped.append(f"({tag.group:04x},{tag.element:04x})")
-        else:
-            if element is not None:
-                metadata[f"{tag:08X}"] = element
-    return metadata
+class _Converter:
+    """A data set on its way into the JSON model, and the tags of the elements that are left out."""
+
+    def __init__(self, keep_padding: bool, validate: bool) -> None:
+        self._keep_padding = keep_padding
+        self._validate = validate
+        self.dropped: list[str] = []
+
+    def convert(self, dataset: Dataset, *, is_item: bool = False) -> Metadata:
+        metadata: Metadata = {}
+        for tag in sorted(dataset.keys()):
+            if tag.group == _FILE_META or tag.element == 0:  # element 0: group length, retired
+                continue
+            try:
+                element = self._convert_element(dataset, tag)
+            except Exception as error:  # pydicom raises anything on values of broken files
+                if is_item and isinstance(error, RecursionError):
+                    raise  # the whole sequence is nested too deep, not its last item
+                self.dropped.append(f"({tag.group:04x},{tag.element:04x})")
+            else:
+                if element is not None:
+                    metadata[f"{tag:08X}"] = element
+        return metadata
+
+    def _convert_element(self, dataset: Dataset, tag: BaseTag) -> dict[str, Any] | None:
+        """The element in the JSON model, or None for bulk data."""
+        raw: object = dataset.get_item(tag)
+        element = dataset[tag]
+        if element.VR in _BULK or " or O" in element.VR or "OB or " in element.VR:
+            return None
+        if " or " in element.VR:
+            raise ValueError("the value representation depends on an element that is missing")
+        if element.VR == "SQ":
+            items = [self.convert(item, is_item=True) for item in element.value]
+            return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+        if self._validate and f"{tag:08X}" not in _KEY and not is_valid(element):
+            raise ValueError("a value does not fit its value representation")
+        converted = _to_json(element)
+        # Through text: plain types only, and what JSON cannot hold is refused here.
+        plain: dict[str, Any] = json.loads(json.dumps(converted, allow_nan=False))
+        if self._keep_padding and isinstance(raw, RawDataElement) and raw.value:
+            return restore_padding(plain, raw.value)
+        return plain
 
 
-def _convert_element(dataset: Dataset, tag: BaseTag, dropped: list[str], keep_padding: bool) -> dict[str, Any] | None:
-    """The element in the JSON model, or None for bulk data."""
-    raw: object = dataset.get_item(tag)
-    element = dataset[tag]
-    if element.VR in _BULK or " or O" in element.VR or "OB or " in element.VR:
-        return None
-    if " or " in element.VR:
-        raise ValueError("the value representation depends on an element that is missing")
-    if element.VR == "SQ":
-        items = [_convert(item, dropped, keep_padding) for item in element.value]
-        return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+def _to_json(element: DataElement) -> dict[str, Any]:
+    values = element.value
+    has_empty = isinstance(values, MultiValue) and any(str(value) == "" for value in values)
+    if has_empty:  # pydicom cannot convert empty names and numbers
+        given = [value for value in values if str(value) != ""]
+        element = DataElement(element.tag, element.VR, given, already_converted=True)
     converted: dict[str, Any] = element.to_json_dict(None, 0)
-    # Through text: plain types only, and infinite or undefined numbers, which JSON cannot hold, are refused here.
-    plain: dict[str, Any] = json.loads(json.dumps(converted, allow_nan=False))
-    if keep_padding and isinstance(raw, RawDataElement) and raw.value:
-        return restore_padding(plain, raw.value)
-    return plain
+    if "Value" in converted:
+        converted["Value"] = [_plain(value) for value in converted["Value"]]
+    if has_empty:
+        rest = iter(converted.get("Value", ()))
+        converted["Value"] = [None if str(value) == "" else next(rest) for value in values]
+    return converted
+
+
+def _plain(value: Any) -> Any:
+    """A value as the service gives it: null where it is empty, words for numbers that JSON does not know."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):  # a person's name
+        components = {name: _plain(text) or "" for name, text in value.items()}
+        return components if any(components.values()) else None
+    if isinstance(value, str):
+        return value.replace(_ESCAPE_GB2312, "") or None
+    return value
 
 
 def first_value(metadata: Mapping[str, Any], tag: str) -> str:
@@ -152,22 +188,62 @@ def _without_padding(element: dict[str, Any]) -> dict[str, Any]:
 
 
 def encode(dataset: Dataset) -> bytes:
-    """The data set as the bytes of a DICOM file."""
+    """The data set as the bytes of a DICOM file.
+
+    Raises:
+        InvalidInstanceError: it has an element that cannot be written.
+    """
     with tolerant(), BytesIO() as buffer:
-        meta = getattr(dataset, "file_meta", None)
-        if meta is None or "TransferSyntaxUID" not in meta:
-            dataset.file_meta = meta or FileMetaDataset()
-            implicit = dataset.original_encoding[0] is not False
-            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        dcmwrite(buffer, dataset, enforce_file_format=True)
+        try:
+            meta = getattr(dataset, "file_meta", None)
+            if meta is None or "TransferSyntaxUID" not in meta:
+                dataset.file_meta = meta or FileMetaDataset()
+                implicit = dataset.original_encoding[0] is not False
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            dcmwrite(buffer, dataset, enforce_file_format=True)
+        except Exception:  # pydicom raises anything; its message may quote the value
+            raise InvalidInstanceError("An element of the data set cannot be written to a file.") from None
         return buffer.getvalue()
 
 
 def decode(content: bytes) -> Dataset:
-    """The data set of a DICOM file.
+    """The data set of a DICOM file, or of a bare data set that names its SOP class and instance.
 
     Raises:
-        one of UNREADABLE: the bytes are no DICOM file.
+        InvalidDicomError: the bytes are neither, or cannot be read to their end.
+    """
+    return read_dataset(BytesIO(content), bare=True)
+
+
+def read_dataset(source: BytesIO | Path, *, bare: bool, **options: Any) -> Dataset:
+    """Read a data set.
+
+    Args:
+        source: of the bytes.
+        bare: take data sets without preamble and file meta information, too, if they name SOP class and instance.
+        options: of pydicom's `dcmread`.
+
+    Raises:
+        InvalidDicomError: the source holds no such data set, or one that cannot be read.
     """
     with tolerant():
-        return dcmread(BytesIO(content))
+        try:
+            return dcmread(source, **options)
+        except InvalidDicomError:
+            dataset = _read_bare(source, options) if bare else None
+        except Exception:  # pydicom raises anything on broken files; its message may quote values
+            dataset = None
+    if dataset is None:
+        raise InvalidDicomError("The bytes are no DICOM file that can be read.")
+    return dataset
+
+
+def _read_bare(source: BytesIO | Path, options: dict[str, Any]) -> Dataset | None:
+    try:
+        if isinstance(source, BytesIO):
+            source.seek(0)
+        dataset = dcmread(source, force=True, **options)
+        names = [str(dataset[tag].value) for tag in (0x00080016, 0x00080018)]
+    except Exception:  # as above
+        return None
+    return dataset if all(_NAME.fullmatch(name) for name in names) else None

@@ -45,7 +45,8 @@ def _pad(value: Any, part: bytes, vr: str) -> Any:
     padding = padding.replace("\0", "") if vr == "UI" else padding.rstrip(" ")
     if not padding:
         return value
-    if isinstance(value, dict):  # a person's name: the padding follows its last component group
+    if vr == "PN":  # the padding follows the last component group
+        value = value or {}
         last = list(value)[-1] if value else "Alphabetic"
         return {**value, last: value.get(last, "") + padding}
     if isinstance(value, int | float):  # no number for the service's library, which passes the text on

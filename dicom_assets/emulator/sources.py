@@ -6,7 +6,7 @@ patient, the study, the series or the instance.
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
@@ -14,21 +14,28 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
 from dicom_assets.emulator.metadata import (
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
-    UNREADABLE,
     Metadata,
     decode,
+    read_dataset,
     read_metadata,
     tolerant,
 )
+from dicom_assets.emulator.padding import strip_padding
 from dicom_assets.emulator.store import Moment, Service, Stored
+
+REFUSED: Final = (InstanceExistsError, InvalidDicomError, InvalidInstanceError)
+"""What is raised for a file that cannot be stored."""
+Skip = Callable[[Path, str], object]
+"""Called with the path of a file that is left out, and the reason."""
 
 _REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -74,39 +81,59 @@ class DicomFile:
         return decode(self.path.read_bytes())
 
     def store(self, service: Service, *, partition: str = DEFAULT_PARTITION, at: Moment | None = None) -> Stored:
-        """Store the file, byte for byte, as `Service.store` does."""
-        content = self.path.read_bytes()
+        """Store the file, byte for byte, as `Service.store` does.
+
+        Raises:
+            one of REFUSED: the service does not take the file, or the file cannot be read.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            raise InvalidDicomError("The file cannot be read.") from None
         return service.store(decode(content), partition=partition, at=at, content=content)
 
 
-def folder_files(directory: Path, skipped: Counter[str] | None = None) -> Iterator[DicomFile]:
+def describe_refusal(error: Exception) -> str:
+    """Return in few words why a file was not stored, out of one of REFUSED."""
+    if isinstance(error, InstanceExistsError):
+        return "already stored"
+    return "no DICOM file that can be read" if isinstance(error, InvalidDicomError) else "refused by the service"
+
+
+def folder_files(
+    directory: Path, skipped: Counter[str] | None = None, *, skip: Skip | None = None, bare: bool = False
+) -> Iterator[DicomFile]:
     """The DICOM files under a folder that the service would take, one per instance, in the order of their paths.
 
     Args:
         directory: searched with everything below it.
         skipped: counts, by reason, the files that are left out.
+        skip: called for each of them.
+        bare: take files without preamble and file meta information, too.
     """
     skipped = Counter() if skipped is None else skipped
     seen = set()
     for path in sorted(directory.rglob("*")):
         if not path.is_file():
             continue
-        file, reason = _read_file(path)
-        if file is None:
-            skipped[reason] += 1
-        elif (key := (file.study, file.series, file.sop_instance)) in seen:
-            skipped["same instance as another file"] += 1
-        else:
+        file, reason = _read_file(path, bare)
+        if file is not None and (key := (file.study, file.series, file.sop_instance)) in seen:
+            file, reason = None, "same instance as another file"
+        if file is not None:
             seen.add(key)
             yield file
+        else:
+            skipped[reason] += 1
+            if skip is not None:
+                skip(path, reason)
 
 
-def _read_file(path: Path) -> tuple[DicomFile | None, str]:
+def _read_file(path: Path, bare: bool) -> tuple[DicomFile | None, str]:
     try:
+        dataset = read_dataset(path, bare=bare, stop_before_pixels=True, specific_tags=[*_REQUIRED, "PatientID"])
         with tolerant():
-            dataset = dcmread(path, stop_before_pixels=True, specific_tags=[*_REQUIRED, "PatientID"])
-            uids = {keyword: str(dataset.get(keyword) or "").rstrip(" \0") for keyword in _REQUIRED}
-    except (*UNREADABLE, OSError):
+            uids = {keyword: strip_padding(str(dataset.get(keyword) or "")) for keyword in _REQUIRED}
+    except Exception:  # pydicom raises anything on values of broken files
         return None, "no DICOM file"
     if not all(uids.values()) or "PatientID" not in dataset:
         return None, "no SOP class, UIDs or patient ID"

@@ -78,6 +78,8 @@ class Service:
         name: the service in the files' paths.
         clock: tells the time of changes that are not given one; None is the system's, to 100 ns.
         seed: fixes where the feed's sequences have gaps.
+        validate: leave elements out of the metadata that do not fit their value representation, as the real service
+            does from API v2 on; otherwise only those that cannot be converted.
         keep_padding: take UIDs with trailing blanks and show them as they came, and leave NULs at the end of values,
             as the real service does; otherwise padding is cut off. UIDs that differ in trailing blanks are equal in
             any case.
@@ -98,10 +100,12 @@ class Service:
         name: str = "contosoclinic",
         clock: Callable[[], datetime] | None = None,
         seed: int = 0,
+        validate: bool = False,
         keep_padding: bool = False,
         faulty_every: int = 0,
         faults: Sequence[Fault] = (Fault.MISSING,),
     ) -> None:
+        self._validate = validate
         self._faulty_every = faulty_every
         self._faults = faults
         self.keep_padding = keep_padding
@@ -146,10 +150,10 @@ class Service:
 
         Raises:
             InstanceExistsError: it is already stored.
-            InvalidInstanceError: a required attribute is missing, or a UID is none.
+            InvalidInstanceError: a required attribute is missing, a UID is none, or the data set cannot be kept.
             InvalidPartitionError: the partition's name is not accepted.
         """
-        read = read_metadata(dataset, keep_padding=self.keep_padding)
+        read = read_metadata(dataset, keep_padding=self.keep_padding, validate=self._validate)
         for tag in (SOP_CLASS_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID):
             if not is_uid(first_value(read.metadata, tag)):
                 raise InvalidInstanceError(f"The element {tag} is required and must be a UID.")
@@ -424,4 +428,7 @@ class Service:
 
 
 def _to_text(metadata: Metadata) -> str:
-    return json.dumps(metadata, separators=(",", ":"))
+    try:
+        return json.dumps(metadata, separators=(",", ":"))
+    except RecursionError:
+        raise InvalidInstanceError("The sequences of the data set are nested too deep.") from None

@@ -10,13 +10,13 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from dicom_assets.emulator.errors import EmulatorError, InstanceExistsError, InvalidInstanceError
 from dicom_assets.emulator.metadata import (
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
-    UNREADABLE,
     Metadata,
     decode,
     first_value,
@@ -140,7 +140,7 @@ def store_parts(service: Service, parts: list[bytes], partition: str, response: 
     for content in parts:
         try:
             dataset = decode(content)
-        except UNREADABLE:
+        except InvalidDicomError:
             response.add_failed(PROCESSING_FAILURE, {})
         else:
             _store_part(service, dataset, content, partition, response)

@@ -198,6 +198,7 @@ def test_bulk_update_of_other_attributes_is_refused(service, client):
     "body",
     [
         b"no JSON",
+        b"[" * 100_000,
         b"[]",
         b"{}",
         b'{"studyInstanceUids": [], "changeDataset": {}}',

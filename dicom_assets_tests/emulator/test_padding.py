@@ -115,6 +115,7 @@ def test_metadata_keeps_nuls_and_loses_blanks(padded):
         ({"vr": "LO"}, b"\0\0", ["\0\0"]),
         ({"vr": "LO"}, b"  ", None),
         ({"vr": "PN"}, b"\0\0", [{"Alphabetic": "\0\0"}]),
+        ({"vr": "PN", "Value": [{"Alphabetic": "A"}, None]}, b"A\\\0", [{"Alphabetic": "A"}, {"Alphabetic": "\0"}]),
         (
             {"vr": "PN", "Value": [{"Alphabetic": "A", "Phonetic": "C"}]},
             b"A==C\0",
