@@ -1,15 +1,17 @@
 """Delta tables: opened, created, read file by file, and brought to hold what is desired, one commit at a time.
 
-Delta's log is delta-rs's; the Parquet files are written here, so that a merge costs the files it touches and nothing
-else: the files that hold a touched key are found by the study UIDs in them (or by the range of the key), rewritten one
-by one, and exchanged in one commit. Inserted rows go into files of their own, so that files stay in order of ingestion.
+Delta's log is read by delta-rs. Parquet files and commits are written here, so that a merge costs the files it touches
+and nothing else: the files that hold a touched key are found by the study UIDs in them (or by the range of the key),
+rewritten one by one, and exchanged in one commit. Inserted rows go into files of their own, so that files stay in order
+of ingestion.
 
-A commit succeeds the version it was planned on, or fails: delta-rs would let one pass that follows a compaction of the
-very files it replaces, and every row of them be there twice. Of two writers that started from one version the second
-starts again from the new one. Readers see whole commits only; a writer that dies leaves nothing but files that no
-commit names.
+A commit succeeds the version it was planned on, or fails: its file is put only if there is none of that version. Of two
+writers that started from one version the second starts again from the new one. Whatever else keeps a commit from being
+made is a refusal, and is not tried again. Readers see whole commits only; a writer that dies leaves nothing but files
+that no commit names.
 """
 
+import json
 import logging
 import secrets
 import time
@@ -21,11 +23,19 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Protocol
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
-from deltalake import Schema as DeltaSchema
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import AddAction
 
+from dicom_assets.adapters.commit import (
+    ADD_COLUMNS,
+    CREATE,
+    PROTOCOL,
+    SET_PROPERTIES,
+    Commit,
+    describe_table,
+    redescribe_table,
+)
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.foreign import check_is_ours
 from dicom_assets.adapters.newest import Newest, commit_name
@@ -183,21 +193,21 @@ class Lake:
 
     def open_or_create(self, table: Table) -> Snapshot:
         """The table's newest version, after creating it or adding the columns it lacks, as need be."""
-        refusal: Exception
-        for _ in range(5):
+        for attempt in range(ATTEMPTS):
             snapshot = self.open(table)
             try:
                 if snapshot is None:
                     self._create(table)
-                elif missing := [name for name in table.schema.names if name not in snapshot.schema.names]:
-                    fields = DeltaSchema.from_arrow(pa.schema([table.schema.field(name) for name in missing])).fields
-                    with self.storage.explained(self._paths[table.name], "add columns to"):
-                        snapshot.delta.alter.add_columns(fields)
+                elif missing := [field for field in table.schema if field.name not in snapshot.schema.names]:
+                    columns = pa.schema(missing)
+                    action = redescribe_table(snapshot.delta, columns=columns)
+                    told = {"columns": json.dumps(columns.names)}
+                    self._commit(snapshot, Commit(ADD_COLUMNS, parameters=told, others=[action]))
                 else:
                     return snapshot
-            except (CommitFailedError, LakeUnavailableError) as error:
-                refusal = error  # another writer may have done it first: look again
-        raise refusal
+            except CommitFailedError:
+                wait_for_others(attempt)  # one of them has probably done it
+        raise self._beaten(table, "prepare")
 
     def version(self, table: Table) -> int | None:
         """The table's newest version; None where it does not exist yet."""
@@ -277,10 +287,10 @@ class Lake:
             with timed(seconds, "merge"):
                 plan.prepare(desired)
             del desired
-            if not plan.actions:
+            if plan.is_empty:
                 return Effect()
             with timed(seconds, "commit"):
-                self._commit_in_turn(snapshot, plan.actions)
+                self._commit_in_turn(snapshot, plan.as_merge())
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
             raise
@@ -310,7 +320,7 @@ class Lake:
             plan.adds.extend(snapshot.folder.write(rows, data_change=False))
             plan.removes.extend(file.removal(data_change=False) for file in group)
         try:
-            self._commit_in_turn(snapshot, plan.actions)
+            self._commit_in_turn(snapshot, plan.as_optimize())
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
             return False
@@ -327,8 +337,7 @@ class Lake:
         """
         if snapshot.logged.configuration.items() >= self._retention.items():
             return False
-        with snapshot.folder.explained("commit to"):
-            snapshot.delta.alter.set_table_properties(self._retention)
+        self._set_properties(snapshot, self._retention)
         return True
 
     @property
@@ -336,14 +345,14 @@ class Lake:
         interval = f"interval {self.retention_hours} hours"
         return {"delta.deletedFileRetentionDuration": interval, "delta.logRetentionDuration": interval}
 
-    def _commit_in_turn(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
+    def _commit_in_turn(self, snapshot: Snapshot, commit: Commit) -> None:
         """Commits; in a table that several services share, behind what the others commit meanwhile.
 
         They touch no file of this one's, so what was planned is right still, and only the commit is made again.
         """
         for attempt in range(ATTEMPTS):
             try:
-                self._commit(snapshot, actions)
+                self._commit(snapshot, commit)
             except CommitFailedError:
                 if self.service is None:
                     raise
@@ -355,22 +364,41 @@ class Lake:
                 return
         raise CommitFailedError(f"other services won {ATTEMPTS} times")
 
-    def _commit(self, snapshot: Snapshot, actions: list[AddAction | RemoveAction]) -> None:
-        newest = self._newest[snapshot.table.name]
-        delta, options = newest.take(snapshot.logged)
-        with self.storage.explained(self._paths[snapshot.table.name], "commit to"):
-            delta.create_write_transaction(
-                actions,
-                "append",
-                delta.schema(),
-                commit_properties=CommitProperties(max_commit_retries=0),  # this version's successor, or nothing
-                # To look for old entries costs more the more there are, and two who delete them disturb each other.
-                # Upkeep does it too.
-                post_commithook_properties=PostCommitHookProperties(
-                    cleanup_expired_logs=self.service is None and snapshot.version % COMMITS_PER_CHECKPOINT == 0
-                ),
-            )
-        newest.give_back(delta, options)
+    def _commit(self, snapshot: Snapshot, commit: Commit) -> None:
+        """Make the successor of a version.
+
+        Raises:
+            CommitFailedError: another writer has made it.
+            LakeUnavailableError: storage refuses, or the table was created anew since.
+        """
+        logged, newest = snapshot.logged, self._newest[snapshot.table.name]
+        newest.check_is_there(logged)
+        newest.folder.create(commit_name(logged.version + 1), commit.encode(logged.version))
+        if self._is_due(logged.version + 1) or self._cleans_after(logged):
+            self._tidy_log(newest, logged)
+
+    def _is_due(self, version: int) -> bool:
+        return (version + 1) % COMMITS_PER_CHECKPOINT == 0
+
+    def _cleans_after(self, logged: Logged) -> bool:
+        """Whether old entries of the log are deleted after the commit that succeeds a version.
+
+        To look for them costs more the more there are, and two who delete them disturb each other. Upkeep does it too.
+        """
+        return self.service is None and logged.version % COMMITS_PER_CHECKPOINT == 0
+
+    def _tidy_log(self, newest: Newest, before: Logged) -> None:
+        """Write a checkpoint and delete old entries of the log, as is due; the commit is made, whatever comes of it."""
+        try:
+            delta, options = newest.take(newest.look())
+            with newest.folder.explained("tidy the log of"):
+                if self._is_due(before.version + 1):
+                    delta.create_checkpoint()
+                if self._cleans_after(before):
+                    delta.cleanup_metadata()
+            newest.give_back(delta, options)
+        except (LakeUnavailableError, TableNotFoundError) as error:
+            logger.info("The log was left as it is, until a later commit or upkeep: %s", error)
 
     def _staged(self, snapshot: Snapshot) -> list[str]:
         """What is staged for a table: by writers that are at work, or were killed."""
@@ -389,16 +417,25 @@ class Lake:
         self.set_properties(table, {_FENCE: str(uuid.uuid4())})
 
     def set_properties(self, table: Table, properties: dict[str, str]) -> None:
-        """Sets properties of a table, in a commit of its own."""
-        for _ in range(5):
-            delta = self.open_or_create(table).delta
+        """Set properties of a table, in a commit of its own."""
+        for attempt in range(ATTEMPTS):
             try:
-                with self.storage.explained(self._paths[table.name], "set properties of"):
-                    delta.alter.set_table_properties(properties, raise_if_not_exists=False)
-            except (CommitFailedError, LakeUnavailableError):
-                continue
-            return
-        raise CommitConflictError(f"Could not set properties of {self.uri(table)}: other writers won. Run this again.")
+                self._set_properties(self.open_or_create(table), properties)
+            except CommitFailedError:
+                wait_for_others(attempt)
+            else:
+                return
+        raise self._beaten(table, "set properties of")
+
+    def _set_properties(self, snapshot: Snapshot, properties: dict[str, str]) -> None:
+        action = redescribe_table(snapshot.delta, configuration=properties)
+        told = {"properties": json.dumps(properties)}
+        self._commit(snapshot, Commit(SET_PROPERTIES, parameters=told, others=[action]))
+
+    def _beaten(self, table: Table, doing: str) -> CommitConflictError:
+        return CommitConflictError(
+            f"Could not {doing} {self.uri(table)}: other writers won {ATTEMPTS} attempts. Run this again."
+        )
 
     def _discard(self, table: Table, adds: list[AddAction]) -> None:
         """Deletes the files of a lost commit.
@@ -410,25 +447,23 @@ class Lake:
         snapshot.folder.delete([action.path for action in adds if action.path not in live])
 
     def _create(self, table: Table) -> None:
+        is_shared = self.service is not None
+        action = describe_table(
+            pa.schema([SERVICE.arrow, *table.schema]) if is_shared else table.schema,
+            name=table.name,
+            description=f"One row is {table.row}.",
+            partition_by=[SERVICE.name] if is_shared else [],
+            configuration={
+                **self._retention,
+                trimmed_property(self.service): "true",
+                "delta.checkpointInterval": str(COMMITS_PER_CHECKPOINT),
+                "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
+            },
+        )
         with self.storage.explained(self._paths[table.name], "create"):
-            self.storage.open_store(self._paths[table.name])
-            address, options = self.storage.address(self._paths[table.name])
-            is_shared = self.service is not None
-            DeltaTable.create(
-                address,
-                pa.schema([SERVICE.arrow, *table.schema]) if is_shared else table.schema,
-                partition_by=[SERVICE.name] if is_shared else None,
-                name=table.name,
-                description=f"One row is {table.row}.",
-                configuration={
-                    **self._retention,
-                    trimmed_property(self.service): "true",
-                    "delta.checkpointInterval": str(COMMITS_PER_CHECKPOINT),
-                    "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
-                },
-                storage_options=options,
-                raise_if_key_not_exists=False,  # of a property that is ours alone
-            )
+            folder = self._newest[table.name].folder
+        first = Commit(CREATE, parameters={"description": table.name}, others=[{"protocol": PROTOCOL}, action])
+        folder.create(commit_name(0), first.encode(), doing="create")
 
 
 def trimmed_property(service: str | None) -> str:

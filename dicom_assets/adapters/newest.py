@@ -10,13 +10,12 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from dicom_assets.adapters.decoded import Decoded
-from dicom_assets.adapters.parquet import Files, Stamp
+from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.snapshot import Logged
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeUnavailableError
@@ -32,8 +31,6 @@ class _Kept:
     options: dict[str, str]
     """Those that delta-rs was given; a token among them expires."""
     logged: Logged
-    stamp: Stamp
-    """Of the version's commit."""
     looked_at: float
 
 
@@ -60,11 +57,14 @@ class Newest:
         self._last: Logged | None = None
         self._lock = threading.Lock()
         self._kept: _Kept | None = None
+        self._folder: tuple[Storage, Files] | None = None
 
-    @cached_property
+    @property
     def folder(self) -> Files:
         """The table's files."""
-        return Files(self._storage, self._path, self._decoded, self._service)
+        if self._folder is None or self._folder[0] is not self._storage:
+            self._folder = self._storage, Files(self._storage, self._path, self._decoded, self._service)
+        return self._folder[1]
 
     def look(self) -> Logged:
         """The newest version at this moment.
@@ -90,10 +90,22 @@ class Newest:
                 return kept.delta, kept.options
         delta, options = self.open(logged.version)
         if str(delta.metadata().id) != logged.table_id:
-            raise LakeUnavailableError(
-                f"The table at {self._storage.uri(self._path)} was created anew while it was used. Run this again."
-            )
+            raise self._created_anew()
         return delta, options
+
+    def check_is_there(self, logged: Logged) -> None:
+        """Check that a version that was the newest is in the log still, as it was.
+
+        Raises:
+            LakeUnavailableError: it is not, so the table was created anew, or brought back from a backup.
+        """
+        if logged.stamp is not None and self.folder.stamp(commit_name(logged.version)) != logged.stamp:
+            raise self._created_anew()
+
+    def _created_anew(self) -> LakeUnavailableError:
+        return LakeUnavailableError(
+            f"The table at {self._storage.uri(self._path)} was created anew while it was used. Run this again."
+        )
 
     def give_back(self, delta: DeltaTable, options: dict[str, str]) -> None:
         """Keeps a table that was taken, and has committed since; its holder uses it no more."""
@@ -111,7 +123,7 @@ class Newest:
         version = kept.logged.version
         if time.monotonic() - kept.looked_at > KEPT_SECONDS or not self._is_signed_in(kept):
             return None
-        if self.folder.stamp(commit_name(version)) != kept.stamp:
+        if self.folder.stamp(commit_name(version)) != kept.logged.stamp:
             return None
         if self.folder.has(commit_name(version + 1)):
             return self._read_on(kept.delta, kept.options)
@@ -132,9 +144,8 @@ class Newest:
         logged = Logged.of(delta, self._service)
         if self._service is not None and self._last is not None and logged.follows(self._last):
             logged = replace(logged, since=self._last.since)  # other services' commits lie between the two
-        self._last = logged
-        stamp = self.folder.stamp(commit_name(logged.version))
-        self._kept = None if stamp is None else _Kept(delta, options, logged, stamp, looked_at)
+        logged = self._last = replace(logged, stamp=self.folder.stamp(commit_name(logged.version)))
+        self._kept = None if logged.stamp is None else _Kept(delta, options, logged, looked_at)
         return logged
 
     def _is_signed_in(self, kept: _Kept) -> bool:

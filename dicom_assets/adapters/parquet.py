@@ -18,7 +18,9 @@ from typing import IO, Any
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
+from obstore.exceptions import AlreadyExistsError
 
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
@@ -289,6 +291,21 @@ class Files:
         """Writes or replaces a file that lies beside the table's own."""
         with self.explained("write"):
             obstore.put(self._store, name, content)
+
+    def create(self, name: str, content: bytes, *, doing: str = "commit to") -> None:
+        """Write a file of the log, unless another writer's is there.
+
+        Where the answer to a first try got lost, the file that is there is the one to be written.
+
+        Raises:
+            CommitFailedError: another writer's is there.
+        """
+        with self.explained(doing):
+            try:
+                obstore.put(self._store, name, content, mode="create")
+            except AlreadyExistsError:
+                if self.read_aside(name) != content:
+                    raise CommitFailedError(f"{name} is another writer's") from None
 
     def delete(self, names: Sequence[str]) -> None:
         """Deletes files that the table does not need; some may be gone already."""

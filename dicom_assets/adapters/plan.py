@@ -1,9 +1,13 @@
 """What a write does to a table's files: which are written anew, and which they replace."""
 
+import json
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.transaction import AddAction, RemoveAction
 
+from dicom_assets.adapters.commit import MERGE, OPTIMIZE, Commit
 from dicom_assets.adapters.parquet import decode
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.merge import Desired, align_rows, merge_rows
@@ -24,14 +28,46 @@ class Plan:
         self.inserted = self.updated = self.deleted = 0
 
     @property
-    def actions(self) -> list[AddAction | RemoveAction]:
-        """What the commit says."""
-        return [*self.adds, *self.removes]
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (self.adds or self.removes)
 
     @property
     def bytes_written(self) -> int:
         """Size of the files that were written."""
         return sum(action.size for action in self.adds)
+
+    @property
+    def _bytes_removed(self) -> int:
+        return sum(action.size or 0 for action in self.removes)
+
+    def as_merge(self) -> Commit:
+        """Return the commit of rows that were merged."""
+        matches = (f"t.{name} = s.{name}" for name in self._snapshot.table.key)
+        commit = Commit(MERGE, self.adds, self.removes, {"predicate": json.dumps([f"({' AND '.join(matches)})"])})
+        written = commit.rows_written
+        metrics = {
+            "numTargetRowsInserted": self.inserted,
+            "numTargetRowsUpdated": self.updated,
+            "numTargetRowsDeleted": self.deleted,
+            "numTargetRowsCopied": written - self.inserted - self.updated,
+            "numOutputRows": written,
+            "numTargetFilesAdded": len(self.adds),
+            "numTargetFilesRemoved": len(self.removes),
+            "numTargetBytesAdded": self.bytes_written,
+            "numTargetBytesRemoved": self._bytes_removed,
+        }
+        return replace(commit, metrics=metrics)
+
+    def as_optimize(self) -> Commit:
+        """Return the commit of rows that moved to other files, and are what they were."""
+        metrics = {
+            "numAddedFiles": len(self.adds),
+            "numRemovedFiles": len(self.removes),
+            "numAddedBytes": self.bytes_written,
+            "numRemovedBytes": self._bytes_removed,
+        }
+        return Commit(OPTIMIZE, self.adds, self.removes, {"predicate": "[]", "zOrderBy": "[]"}, metrics)
 
     def prepare(self, desired: Desired) -> None:
         """Writes the files that the commit will name."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from dicom_assets.adapters.parquet import DataFile, Files
+from dicom_assets.adapters.parquet import DataFile, Files, Stamp
 from dicom_assets.adapters.study_index import StudyIndex
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import SERVICE, Table
@@ -35,6 +35,8 @@ class Logged:
     min_reader_version: int
     actions: pa.Table
     """The live files: a row for each, with its statistics in columns such as `min.sequence`."""
+    stamp: Stamp | None = None
+    """Of the version's commit, where it was looked at."""
 
     @classmethod
     def of(cls, delta: DeltaTable, service: str | None = None) -> "Logged":

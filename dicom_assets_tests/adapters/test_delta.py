@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from dicom_assets.adapters import delta, parquet, study_index
 from dicom_assets.adapters.delta import Given, Lake
@@ -665,6 +665,97 @@ def test_joining_that_loses_to_another_writer_is_left_for_the_next_time(lake, mo
     store(lake, study("2"))
     assert by_study(read(lake)) == {"1": None, "2": None, "3": None}
     assert data_files(lake) >= live_files(lake)
+
+
+def metrics(commit: dict) -> dict[str, int]:
+    return {name: int(value) for name, value in commit["operationMetrics"].items()}
+
+
+def test_history_tells_what_each_commit_was_and_the_rows_it_changed(lake):
+    store(lake, study("1"), study("2"), study("3"))
+    lake.write(STUDY, Wanted([study("1", patientSex="O"), study("4")], [study("3")]))
+    for number in range(parquet.JOINED_FILES):
+        store(lake, study(f"9.{number}"))
+    optimized, created, first, merged = sorted(
+        lake.open(STUDY).delta.history(), key=lambda commit: (commit["operation"] != "OPTIMIZE", commit["version"])
+    )[:4]
+    assert [each["operation"] for each in (created, first, merged, optimized)] == [
+        "CREATE TABLE", "MERGE", "MERGE", "OPTIMIZE"
+    ]  # fmt: skip
+    rows = ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted", "numTargetRowsCopied")
+    assert [metrics(first)[name] for name in rows] == [3, 0, 0, 0]
+    assert [metrics(merged)[name] for name in rows] == [1, 1, 1, 1]
+    files = ("numTargetFilesAdded", "numTargetFilesRemoved", "numOutputRows")
+    assert [metrics(merged)[name] for name in files] == [2, 1, 3]
+    assert metrics(merged)["numTargetBytesRemoved"] == metrics(first)["numTargetBytesAdded"] > 0
+    assert metrics(optimized)["numRemovedFiles"] > metrics(optimized)["numAddedFiles"] == 1
+    assert merged["readVersion"] == first["version"] == 1
+    assert {each["engineInfo"].partition("/")[0] for each in (created, first, merged, optimized)} == {"dicom-assets"}
+    assert "studyInstanceUid" in merged["operationParameters"]["predicate"]
+
+
+def test_history_tells_of_columns_and_properties_that_were_added(lake):
+    store(lake, study("1"))
+    store(lake, study("2", patientAge="017Y"), table=WIDER)
+    lake.set_properties(STUDY, {"delta.isolationLevel": "Serializable"})
+    properties, _, columns, *_ = lake.open(STUDY).delta.history()
+    assert (columns["operation"], json.loads(columns["operationParameters"]["columns"])) == (
+        "ADD COLUMN", ["patientAge", "all"]
+    )  # fmt: skip
+    assert (properties["operation"], json.loads(properties["operationParameters"]["properties"])) == (
+        "SET TBLPROPERTIES", {"delta.isolationLevel": "Serializable"}
+    )  # fmt: skip
+    metadata = lake.open(STUDY).delta.metadata()
+    assert metadata.configuration["delta.isolationLevel"] == "Serializable"
+    assert metadata.configuration["delta.checkpointInterval"] == "10"
+    assert (metadata.name, str(metadata.id)) == ("study", lake.open(STUDY).table_id)
+
+
+def test_commit_that_was_made_though_its_answer_got_lost_is_no_conflict(lake, monkeypatch, no_pause):
+    """As where the native client tries again by itself, and then finds the file that it has put."""
+    store(lake, study("1"))
+    put, lost = parquet.obstore.put, iter([True])
+
+    def answer_lost(store_, name, content, **options):
+        answer = put(store_, name, content, **options)
+        if options.get("mode") == "create" and next(lost, False):
+            return put(store_, name, content, **options)
+        return answer
+
+    monkeypatch.setattr(parquet.obstore, "put", answer_lost)
+    written = store(lake, study("2"))
+    assert next(lost, None) is None
+    assert (written.conflicts, written.commits, written.inserted, written.version) == (0, 1, 1, 2)
+
+
+def test_commit_is_made_though_its_checkpoint_cannot_be_written(lake, monkeypatch, caplog):
+    def refuse(self):
+        raise DeltaError("no space left")
+
+    monkeypatch.setattr(DeltaTable, "create_checkpoint", refuse)
+    with caplog.at_level("INFO"):
+        for number in range(12):
+            assert store(lake, study(str(number))).conflicts == 0
+    assert "no space left" in caplog.text
+    assert len(read(lake)) == 12
+    assert not (Path(lake.uri(STUDY)) / "_delta_log" / "_last_checkpoint").exists()
+
+
+def test_nothing_is_committed_after_a_version_that_is_not_there_any_more(lake):
+    """Else the log would have a gap, or the commit of another table's history would be its predecessor."""
+    lake.open_or_create(STUDY)
+    for number in "12":
+        lake.set_properties(STUDY, {"test.number": number})
+
+    class Removed(Wanted):
+        def build(self):
+            shutil.rmtree(lake.uri(STUDY))
+            build_lake(Path(lake.storage.url)).open_or_create(STUDY)
+            return super().build()
+
+    with pytest.raises(LakeUnavailableError, match="created anew"):
+        lake.write(STUDY, Removed([study("3")]))
+    assert build_lake(Path(lake.storage.url)).version(STUDY) == 0
 
 
 def test_log_has_a_checkpoint_every_ten_commits(lake):
