@@ -69,10 +69,11 @@ def test_table_is_created_with_comments_not_null_description_and_retention(tmp_p
         "delta.deletedFileRetentionDuration": "interval 48 hours",
         "delta.logRetentionDuration": "interval 48 hours",
         "delta.checkpointInterval": "10",
+        "dicomAssets.trimmed": "true",
         "delta.dataSkippingStatsColumns": ",".join(
             column.name
             for column in table.columns
-            if column.type_name != "string" or column.name.endswith("InstanceUid")
+            if column.type_name not in ("string", "boolean") or column.name.endswith("InstanceUid")
         ),
     }
     assert (snapshot.row_count, snapshot.size_bytes, snapshot.files) == (0, 0, [])
