@@ -198,6 +198,33 @@ def test_instance_whose_metadata_cannot_be_had_holds_nothing_up_and_heals_when_t
     assert {row["modality"] for row in rows_of(hospital, "instance", "sopInstanceUid", "modality")} == {"CT"}
 
 
+def test_instance_is_one_row_whatever_form_its_uid_has_in_which_entry_and_a_delete_removes_it(tmp_path):
+    def padded(number: int, padding: str) -> dict:
+        metadata = metadata_of(number, 0)
+        for tag in ("0020000D", "0020000E", "00080018"):
+            metadata[tag]["Value"] = [metadata[tag]["Value"][0] + padding]
+        return metadata | {"00080060": {"vr": "CS", "Value": ["CT\0" if number else "CT "]}}
+
+    with Service(seed=1, keep_padding=True) as service:
+        hospital = Hospital(tmp_path, service)
+        for number, padding in ((0, " "), (2, ""), (4, "   ")):
+            service.store_metadata(padded(number, padding), at=START, file_path=f"AHDS/{number}.dcm")
+        service.update(f"{UID}.0", {"00081030": {"vr": "LO", "Value": ["later"]}}, at=START + timedelta(hours=1))
+        with serve(service, intercept=hospital.intercept) as hospital.url:
+            assert failing(hospital.run(hours=(0, 1))) == {}
+            names = [f"{UID}.0.0.{number}" for number in (0, 2, 4)]
+            assert [row["sopInstanceUid"] for row in rows_of(hospital, "instance", "sopInstanceUid")] == names
+            (study,) = rows_of(hospital, "study", "studyInstanceUid", "instanceCount", "modalitiesInStudy")
+            assert study == {"studyInstanceUid": f"{UID}.0", "instanceCount": 3, "modalitiesInStudy": "CT"}
+            service.delete(f"{UID}.0  ", f"{UID}.0.0", f"{UID}.0.0.0", at=START + timedelta(hours=2))
+            assert failing(hospital.run(hours=(2, 2))) == {}
+            assert [row["sopInstanceUid"] for row in rows_of(hospital, "instance", "sopInstanceUid")] == names[1:]
+            service.delete(f"{UID}.0 ", at=START + timedelta(hours=2, seconds=1))
+            assert failing(hospital.run(hours=(2, 2))) == {}
+            for name in ("instance", "series", "study", "file_index"):
+                assert rows_of(hospital, name, "studyInstanceUid") == []
+
+
 def test_audit_asks_again_for_metadata_that_could_not_be_had(hospital):
     for number in (0, 2):
         hospital.service.break_metadata(f"{UID}.0.0.{number}")
