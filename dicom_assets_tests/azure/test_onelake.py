@@ -4,7 +4,7 @@ import deltalake
 import obstore
 import pyarrow as pa
 import pytest
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import TableNotFoundError
 from obstore.exceptions import BaseError
 
 from dicom_assets.adapters.upkeep import maintain
@@ -34,9 +34,10 @@ def open_lake(onelake, client_secret):
 
 
 def test_with_names_a_table_cannot_even_be_made(open_lake):
-    lake = open_lake(WORKSPACE_NAME, ITEM_NAME)
-    with pytest.raises(DeltaError):
-        store(lake, study("1.2.3", instanceCount=7))
+    storage = open_lake(WORKSPACE_NAME, ITEM_NAME).storage
+    url, options = storage.address(f"{ITEM_NAME}/Tables/trial")
+    with pytest.raises(TableNotFoundError):
+        deltalake.DeltaTable.create(url, pa.schema([("x", pa.int64())]), storage_options=options)
 
 
 def test_with_ids_rows_are_written_and_read_and_no_file_is_ever_deleted(open_lake):
