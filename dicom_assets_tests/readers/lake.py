@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ tag = "00180050"
 type = "double"
 grain = "instance"
 """
+ANCIENT = ("00010101", "11111111", "15821010", "18991231", "99991231")
 ADDED = {"instance": ("imageType", "stationName", "sliceThickness"), "series": ("stationName",)}
 
 
@@ -122,10 +124,11 @@ def build_lake_with_past(folder: Path) -> LakeWithPast:
 
 
 def _change(service: Service, studies: list[dict]) -> None:
-    """A study comes, one is corrected, one goes, all in the last hour."""
+    """A study comes, with dates of times that never were; one is corrected, one goes, all in the last hour."""
     at = START + timedelta(hours=HOURS, minutes=7)
-    for metadata in synthesize(10, seed=97, day=START.date()):
-        service.store_metadata(metadata, at=at)
+    for metadata, day in zip(synthesize(10, seed=97, day=START.date()), cycle(ANCIENT), strict=False):
+        dates = {tag: {"vr": "DA", "Value": [day]} for tag in ("00080021", "00400244")}
+        service.store_metadata(metadata | dates, at=at)
     first, second, *_ = studies
     correction = {"00100020": {"vr": "LO", "Value": ["P-Größe"]}}
     service.update(first["studyInstanceUid"], correction, partition=first["partitionName"], at=at)

@@ -142,6 +142,7 @@ def test_lake_has_a_past(lake):
     gone = {row["studyInstanceUid"] for row in lake.before["study"]}
     gone -= {row["studyInstanceUid"] for row in lake.expected["study"]}
     assert gone
+    assert {date(1, 1, 1), date(1582, 10, 10)} < {row["seriesDate"] for row in lake.expected["instance"]}
     assert len(modalities(lake)) > 2
     assert {row["partitionName"] for row in lake.expected["instance"]} == {"Microsoft.Default", "research"}
 
