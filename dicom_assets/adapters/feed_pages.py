@@ -28,17 +28,22 @@ logger = getLogger(__name__)
 
 T = TypeVar("T")
 
+_OF_SIZE = (Trouble.SLOW, Trouble.TOO_LARGE)
+"""Failures that smaller pages avoid; any other may be chance."""
+
 PAGE_TRIES = 3
-"""Failures of a page after which the control is asked for. Of answers that do not come in time about half are enough,
-since each takes a minute."""
-ENTRY_TRIES = 5
+"""Failures of a page after which it is cut, the last of them after the control. Of answers that do not come in time
+about half are enough, since each takes a minute."""
+ENTRY_TRIES = 7
 """Failures of a single entry after which it is taken without metadata: so many in a row say more than chance."""
 ENTRY_WAIT_SECONDS = 2
 """Greatest wait between these."""
 LOST_ENTRIES = 8
 """Entries taken without metadata, since the last one that came with it, after which each is asked for only once."""
+LEAST_SIZE = 8
+"""Entries below which pages are not made smaller after errors that may be chance."""
 FIRST_PATIENCE = 8
-LAST_PATIENCE = 512
+LAST_PATIENCE = 64
 """Answers of a smaller size that come before a larger one is tried; twice as many after each time that it failed."""
 
 
@@ -88,6 +93,8 @@ class Answer(Generic[T]):
 
     value: T
     query: Query[T]
+    trouble: Trouble | None = None
+    """Of the question that was asked before."""
 
 
 class FeedPages:
@@ -175,7 +182,7 @@ class FeedPages:
             query: what is wanted.
             controls: what needs less of the service; they are asked for in turns.
             stop: ends the tries.
-            before: failures of the query that are enough.
+            before: failures of the query that are enough, the last of them after the control.
             most: failures, of both, after which the service is in trouble; as the policy says where None.
             longest_wait_seconds: upper bound of waits that the service does not ask for.
 
@@ -183,21 +190,23 @@ class FeedPages:
             ServiceError: as `fetch`.
         """
         tries = self._requests.begin(query, stop, most=most, longest_wait_seconds=longest_wait_seconds)
-        turns, control, failures, needed, slow = cycle(controls), None, 0, before, before // 2 + 1
+        turns, control, failures, needed, slow = cycle(controls), None, 0, max(1, before - 1), before // 2 + 1
+        trouble: Trouble | None = None
         while True:
             is_control = bool(controls) and control is None and failures >= needed
             asked = next(turns) if is_control else query
             try:
-                answer = Answer(self._requests.ask(asked, stop), asked)
+                answer = Answer(self._requests.ask(asked, stop), asked, trouble)
             except FailedTryError as error:
                 if is_control:
                     before = failures + 1  # once a control comes, the trouble may be over
                 elif error.trouble is not Trouble.PASSING:
-                    failures += 1
-                    needed = 1 if error.is_final else before
-                    if error.trouble is Trouble.TOO_LARGE:
-                        before = needed
-                    elif error.trouble is Trouble.SLOW:
+                    failures, trouble = failures + 1, error.trouble
+                    if error.is_final:
+                        needed = 1
+                    if trouble is Trouble.TOO_LARGE:
+                        before = 1
+                    elif trouble is Trouble.SLOW:
                         before = needed = min(before, slow)
                     if control is not None and failures >= before:
                         return control
@@ -215,7 +224,7 @@ class FeedPages:
             entries, _ = self.fetch_entry(part, stop)
         elif size.is_trial(part.limit):
             answer = self._ask_once(part, stop)
-            if answer is None:
+            if isinstance(answer, Trouble):
                 size.give_up(part.limit)
                 return
             entries = answer
@@ -225,7 +234,7 @@ class FeedPages:
             if part.include_metadata:
                 controls.insert(0, self._query(replace(part, include_metadata=False)))
             most_before = 1 if self._lost >= LOST_ENTRIES else PAGE_TRIES
-            before = min(most_before, max(1, self._requests.retry.tries - len(controls)))
+            before = min(most_before, max(1, self._requests.retry.tries - len(controls) + 1))
             page = self.ask(query, controls, stop, before=before)
             if page.query is not query:
                 self._cut(part, page, size, came, stop)
@@ -257,34 +266,41 @@ class FeedPages:
         whole = part.part(0, part.limit if is_first_alone and control.value else min(len(sequences), part.limit))
         logger.warning("The change feed's page does not come as a whole (%s): it is asked for in parts.", part)
         pending, failed = whole.halves(), [whole]
-        largest, lost_at = 0, -1
+        most, largest = size.current, 0
+        lost: list[int] = []
+
+        def is_too_large(piece: Piece) -> bool:
+            """Return whether all entries of a piece that failed came, though fewer at once."""
+            return piece.limit > largest and not any(piece.offset <= place < piece.end for place in lost)
+
         while pending and came.size_bytes < self._page_bytes:
             piece = pending.pop()
-            found: list[Entry] | None
+            if piece.limit > most:
+                pending += piece.halves()
+                continue
             if piece.limit == 1:
                 place = piece.offset - part.offset
                 found, is_lost = self.fetch_entry(piece, stop, expected=sequences[place] if sequences else None)
-                lost_at = piece.offset if is_lost else lost_at
+                lost += [piece.offset] * is_lost
                 largest = max(largest, 0 if is_lost else 1)
-            elif piece.limit > size.current:
-                pending += piece.halves()
-                continue
             else:
-                found = self._ask_once(piece, stop)
-                if found is None:
-                    failed.append(piece)
+                answer = self._ask_once(piece, stop)
+                if isinstance(answer, Trouble):
+                    failed += [piece] * (answer in _OF_SIZE)
                     pending += piece.halves()
                     continue
-                largest = max(largest, piece.limit)
+                found, largest = answer, max(largest, piece.limit)
             came.add(found, piece.limit)
             if came.is_last:
                 return
-            if any(each.end == piece.end and each.offset > lost_at and each.limit > largest for each in failed):
-                size.shrink(largest)  # all entries of a piece came, but not at once
+            if any(each.end == piece.end and is_too_large(each) for each in failed):
+                most = largest  # nor will the others come at once
         came.is_last = not pending and whole.limit < part.limit
+        if not pending and any(map(is_too_large, failed)):
+            size.shrink(largest if control.trouble in _OF_SIZE else max(largest, LEAST_SIZE))
 
-    def _ask_once(self, piece: Piece, stop: threading.Event) -> list[Entry] | None:
-        """Return the piece's entries; None where they do not come. Only throttling is waited for.
+    def _ask_once(self, piece: Piece, stop: threading.Event) -> list[Entry] | Trouble:
+        """Return the piece's entries, or why they do not come. Only throttling is waited for.
 
         Raises:
             ServiceError: as `fetch`.
@@ -296,7 +312,7 @@ class FeedPages:
                 entries = self._requests.ask(query, stop)
             except FailedTryError as error:
                 if error.trouble is not Trouble.PASSING:
-                    return None
+                    return error.trouble
                 tries.failed(error)
             else:
                 self._notice(entries)

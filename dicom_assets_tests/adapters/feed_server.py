@@ -63,11 +63,16 @@ def entry(position: float) -> dict[str, Any]:
 
 
 class FeedServer:
-    """The feed's entries lie in `entries`, in order. `before` sees every request; `answers` go out before pages."""
+    """The feed's entries lie in `entries`, in order. `before` sees every request; `answers` go out before pages.
+
+    Of `broken` entries, by sequence, the metadata cannot be given out: the page that should hold it is that answer, or
+    has that text in its place.
+    """
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
         self.answers: deque[Answer] = deque()
+        self.broken: dict[int, Answer | bytes] = {}
         self.before: Callable[[Request], Answer | None] = lambda request: None
         self.requests: list[Request] = []
         self.keeps_to_windows = True
@@ -111,7 +116,7 @@ class FeedServer:
 
     def reset(self) -> None:
         self.__dict__.update(
-            entries=[], answers=deque(), before=lambda request: None, requests=[], keeps_to_windows=True
+            entries=[], answers=deque(), broken={}, before=lambda request: None, requests=[], keeps_to_windows=True
         )
         self.__dict__.update(connections=0, most_at_once=0)
 
@@ -132,19 +137,40 @@ class FeedServer:
             self.requests.append(request)
             answer = self.answers.popleft() if self.answers else None
         try:
-            answer = answer or self.before(request) or Answer(body=self.page(request))
+            answer = answer or self.before(request) or self.break_down(request) or Answer(body=self.page(request))
         finally:
             with self.lock:
                 self._at_once -= 1
         self.send(handler, answer)
 
-    def page(self, request: Request) -> bytes:
-        if request.path.endswith("/latest"):
-            return json.dumps(self.entries[-1] if self.entries else None).encode()
-        page = self.entries_of(request)[request.offset : request.offset + request.limit]
+    def break_down(self, request: Request) -> Answer | None:
+        """The answer to a page that should hold the metadata of a broken entry."""
         if request.params["includeMetadata"] == "false":
-            page = [{name: value for name, value in each.items() if name != "metadata"} for each in page]
-        return json.dumps(page).encode()
+            return None
+        for each in self.page_of(request):
+            answer = self.broken.get(each["sequence"])
+            if isinstance(answer, Answer) and "metadata" in each:
+                return answer
+        return None
+
+    def page(self, request: Request) -> bytes:
+        page = [dict(each) for each in self.page_of(request)]
+        for each in page:
+            if request.params["includeMetadata"] == "false":
+                each.pop("metadata", None)
+            elif "metadata" in each and isinstance(self.broken.get(each["sequence"]), bytes):
+                each["metadata"] = f"text of {each['sequence']}"
+        body = json.dumps(page if not request.path.endswith("/latest") else next(iter(page), None)).encode()
+        for sequence, text in self.broken.items():
+            if isinstance(text, bytes):
+                body = body.replace(f'"text of {sequence}"'.encode(), text)
+        return body
+
+    def page_of(self, request: Request) -> list[dict[str, Any]]:
+        """The entries that the request means."""
+        if request.path.endswith("/latest"):
+            return self.entries[-1:]
+        return self.entries_of(request)[request.offset : request.offset + request.limit]
 
     def entries_of(self, request: Request) -> list[dict[str, Any]]:
         """The entries of the request's window, in order."""

@@ -724,7 +724,7 @@ def test_page_that_stays_unreadable_names_window_and_offset_and_nothing_of_the_b
     ],
 )
 def test_refusal_is_final_and_says_what_to_do(server, status, hint):
-    server.answers.append(Answer(status, f"value {SECRET} is not valid".encode()))
+    server.before = lambda request: Answer(status, f"value {SECRET} is not valid".encode())
     with connect(server) as service, pytest.raises(ServiceRefusedError) as caught:
         list(service.fetch_pages(WINDOW))
     assert str(caught.value).startswith(
@@ -733,7 +733,7 @@ def test_refusal_is_final_and_says_what_to_do(server, status, hint):
     )
     assert hint in str(caught.value)
     assert SECRET not in str(caught.value)
-    assert len(server.requests) == 1
+    assert len(server.requests) == (2 if status == 400 else 1)  # 400 may be about the metadata alone
 
 
 @pytest.mark.parametrize(
