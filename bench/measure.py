@@ -36,15 +36,15 @@ class ContenderError(Exception):
     """A process that was to be measured failed."""
 
 
-def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Measured:
-    """Runs a command to its end.
+def measure(command: Sequence[str], env: Mapping[str, str] | None = None, *, cwd: Path = ROOT) -> Measured:
+    """Run a command to its end, in a folder.
 
     Raises:
         ContenderError: with the end of what it said.
     """
     launcher = [sys.executable, "-I", "-S", str(ROOT / "bench" / "launch.py")]
     done = subprocess.run(
-        [*launcher, *command], capture_output=True, text=True, cwd=ROOT, env={**os.environ, **(env or {})}, check=False
+        [*launcher, *command], capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})}, check=False
     )
     *errors, cost = done.stderr.strip().splitlines()
     if done.returncode:

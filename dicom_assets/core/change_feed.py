@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Annotated
 
 import msgspec
@@ -122,13 +122,18 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
     """
     members = zip(*map(msgspec.structs.astuple, entries), strict=True) if entries else [()] * len(_MEMBERS)
     of = dict(zip(_MEMBERS, members, strict=True))
-    texts = {name: trim_padding(pa.array(of[name], pa.string())) for name in _TRIMMED}
-    partition = texts["partition_name"]
-    texts["partition_name"] = pc.if_else(_is_empty(partition), DEFAULT_PARTITION, partition)
-    texts["file_path"] = pc.if_else(_is_empty(texts["file_path"]), None, texts["file_path"])
-    for column, values in zip(KEY, texts.values(), strict=False):
-        place = pc.index(_is_empty(values), True).as_py()
-        if place >= 0:
+    count = len(entries)
+    texts = trim_padding(pa.array(chain.from_iterable(of[name] for name in _TRIMMED), pa.string()))
+    is_empty = pc.fill_null(pc.equal(texts, ""), True)
+    of_member = {name: texts.slice(place * count, count) for place, name in enumerate(_TRIMMED)}
+    if pc.any(is_empty).as_py():
+        absent = {name: is_empty.slice(place * count, count) for place, name in enumerate(_TRIMMED)}
+        for name, default in (("partition_name", DEFAULT_PARTITION), ("file_path", None)):
+            of_member[name] = pc.if_else(absent[name], default, of_member[name])
+        for column, name in zip(KEY[1:], _TRIMMED[1:], strict=False):
+            place = pc.index(absent[name], True).as_py()
+            if place < 0:
+                continue
             sequence = of["sequence"][place]
             raise FeedEntryError(
                 f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so the run "
@@ -137,19 +142,15 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
             )
     timestamps = parse_timestamps(entries)
     columns = [
-        *(texts[name] for name in _TRIMMED[: len(KEY)]),
+        *(of_member[name] for name in _TRIMMED[: len(KEY)]),
         pa.array(of["sequence"], pa.int64()),
         timestamps,
-        *(texts[name] for name in _TRIMMED[len(KEY) :]),
+        *(of_member[name] for name in _TRIMMED[len(KEY) :]),
         pa.chunked_array(_build_texts(of["metadata"])),
         pc.floor_temporal(timestamps, unit="hour"),
         pa.repeat(pa.scalar(read_at, TIMESTAMP), len(entries)),
     ]
     return pa.Table.from_arrays(columns, schema=CHANGE_FEED.schema)
-
-
-def _is_empty(texts: pa.StringArray) -> pa.BooleanArray:
-    return pc.fill_null(pc.equal(texts, ""), True)
 
 
 def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
