@@ -109,7 +109,9 @@ class Settings(BaseModel):
         2, description="Version of the service's API, 2 or later."
     )
     batch_size: Annotated[int, _whole(1, 200, "the service gives at most 200 entries per page")] = Field(
-        200, description="Entries per page of the change feed, 1 to 200."
+        200,
+        description="Entries per page of the change feed, 1 to 200. Where larger pages do not come, smaller ones are "
+        "asked for without it; a lower number saves these tries.",
     )
     max_concurrent_requests: Annotated[int, _whole(1, 64, "more at once only make the service answer 429")] = Field(
         8, description="Pages of one window that are requested at the same time, 1 to 64."
@@ -119,7 +121,7 @@ class Settings(BaseModel):
     ] = Field(
         DEFAULT_MEGABYTES,
         description="Megabytes of memory that a run or a query should do with, at least 768: hours and ranges that "
-        "need more are stored in parts.",
+        "need more are stored in parts. An answer of the service may have an eighth of what is above 512.",
     )
     start_time: _Hour = Field(
         None,

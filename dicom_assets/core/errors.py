@@ -7,7 +7,7 @@
     ├── ServiceError             the DICOM service
     │   ├── ServiceRefusedError      400, 401, 403, 404: asking again would not help
     │   ├── ServiceUnreachableError  no usable answer after every retry
-    │   ├── UnreadablePageError      an answer that is no page of the change feed
+    │   ├── UnreadablePageError      an answer that is no page of the change feed, or too large for memory
     │   └── FeedMovedError           the window's pages never fitted together
     ├── FabricError              the shortcuts of a Fabric lakehouse could not be listed or written
     ├── FeedEntryError           an entry that has no place in the tables
@@ -64,7 +64,7 @@ class ServiceUnreachableError(ServiceError):
 
 
 class UnreadablePageError(ServiceError):
-    """An answer that is no page of the change feed, after every retry."""
+    """An answer that is no page of the change feed, after every retry, or that is too large for memory."""
 
 
 class FeedMovedError(ServiceError):

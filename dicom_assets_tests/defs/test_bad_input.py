@@ -307,6 +307,24 @@ def test_metadata_that_is_no_object_is_kept_and_counted(world, metadata):
     assert json.loads(kept["metadata"]) == metadata
 
 
+def test_entry_whose_metadata_the_service_cannot_give_out_is_stored_without_it_and_counted(world):
+    def answer(request: Request) -> Response | None:
+        page = parse_page_request(request.query_params)
+        if not page.include_metadata:
+            return None
+        entries = world.service.change_feed(start=page.start, end=page.end, offset=page.offset, limit=page.limit)
+        return Response(MARKER, 500) if any(each["filePath"] == "AHDS/5.dcm" for each in entries) else None
+
+    world.answer = answer
+    outcome = world.run()
+    assert outcome.success
+    assert outcome.metadata["change_feed"]["unreadable"] == 1
+    assert outcome.metadata["change_feed"]["dagster/partition_row_count"] == 7
+    rows = {row["filePath"]: row for row in read(world.lake, CHANGE_FEED)}
+    assert [path for path, row in rows.items() if "metadata" not in row] == ["AHDS/5.dcm"]
+    assert len(read(world.lake, INSTANCE)) == 7
+
+
 def test_sequences_have_64_bits(world):
     def enlarge(entries: list[dict]) -> None:
         for entry in entries:
