@@ -265,6 +265,7 @@ class FeedPages:
         sequences = [] if is_first_alone else [entry.sequence for entry in control.value]
         whole = part.part(0, part.limit if is_first_alone and control.value else min(len(sequences), part.limit))
         logger.warning("The change feed's page does not come as a whole (%s): it is asked for in parts.", part)
+        came.answers += 1  # the control, which was read at another moment
         pending, failed = whole.halves(), [whole]
         most, largest = size.current, 0
         lost: list[int] = []
@@ -273,7 +274,7 @@ class FeedPages:
             """Return whether all entries of a piece that failed came, though fewer at once."""
             return piece.limit > largest and not any(piece.offset <= place < piece.end for place in lost)
 
-        while pending and came.size_bytes < self._page_bytes:
+        while pending and not came.is_last and came.size_bytes < self._page_bytes:
             piece = pending.pop()
             if piece.limit > most:
                 pending += piece.halves()
@@ -291,12 +292,10 @@ class FeedPages:
                     continue
                 found, largest = answer, max(largest, piece.limit)
             came.add(found, piece.limit)
-            if came.is_last:
-                return
             if any(each.end == piece.end and is_too_large(each) for each in failed):
                 most = largest  # nor will the others come at once
-        came.is_last = not pending and whole.limit < part.limit
-        if not pending and any(map(is_too_large, failed)):
+        came.is_last |= not pending and whole.limit < part.limit
+        if any(each.end <= came.rest.offset and is_too_large(each) for each in failed):
             size.shrink(largest if control.trouble in _OF_SIZE else max(largest, LEAST_SIZE))
 
     def _ask_once(self, piece: Piece, stop: threading.Event) -> list[Entry] | Trouble:

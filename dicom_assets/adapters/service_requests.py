@@ -66,7 +66,8 @@ _PASSING_HINTS = {
 }
 _PASSING = frozenset({HTTPStatus.CONFLICT, HTTPStatus.FAILED_DEPENDENCY})
 """Refusals that pass by themselves."""
-_OF_THE_CLIENT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+_SLOW = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT})
+"""What a gateway says where the answer takes too long."""
 
 
 class Trouble(enum.Enum):
@@ -296,8 +297,8 @@ class ServiceRequests:
             return FailedTryError(str(status), hint, trouble=Trouble.PASSING, retry_after_seconds=after)
         if not is_worth_another_try(response):
             return None
-        trouble = Trouble.SLOW if status == HTTPStatus.GATEWAY_TIMEOUT else Trouble.FAILED
-        if status in _OF_THE_CLIENT or (status == HTTPStatus.SERVICE_UNAVAILABLE and after is not None):
+        trouble = Trouble.SLOW if status in _SLOW else Trouble.FAILED
+        if status == HTTPStatus.TOO_MANY_REQUESTS or (status == HTTPStatus.SERVICE_UNAVAILABLE and after is not None):
             trouble = Trouble.PASSING
         return FailedTryError(str(status), _BUSY_HINT, trouble=trouble, retry_after_seconds=after)
 

@@ -1,3 +1,5 @@
+import gzip
+
 """What is new in the open hour, and late in hours that were read, is found and read; nothing else."""
 
 import socket
@@ -221,6 +223,15 @@ def test_refusal_and_outage_are_reasons_and_keep_the_cursor(world, status, said)
     assert world.cursors["change_feed_sensor"] == cursor
     world.answer = lambda request: None
     assert world.look().hours == [[key(3)]]
+
+
+def test_answer_without_end_is_a_reason_that_says_so(world):
+    body = gzip.compress(b" " * 50_000_000)
+    world.answer = lambda request: Response(body, headers={"Content-Encoding": "gzip"})
+    world.set_clock(1)
+    told = world.look().told
+    assert "a body of more than 8 MiB once decoded" in told
+    assert "decompression bomb" in told
 
 
 def test_service_that_is_gone_is_a_reason(world):
