@@ -292,12 +292,7 @@ def _first_rows(rows: pa.Table) -> pa.Table:
 
 
 def _describe_hour(read: HourRead, costs: Statistics) -> dict[str, Any]:
-    numbers = {
-        "pages": read.pages,
-        "retries": costs.retries,
-        "bytes_received": costs.bytes,
-        "unreadable": costs.unreadable,
-    }
+    numbers = {"pages": read.pages, "retries": costs.retries, "bytes_received": costs.bytes}
     return {
         ROW_COUNT: read.entries,
         **{name: number for name, number in numbers.items() if number},

@@ -254,7 +254,7 @@ def test_storm_of_faults_changes_nothing(server, seed, is_broken):
         return None
 
     server.before = before
-    with connect(server, batch_size=50) as service:
+    with connect(server, batch_size=50, retry=replace(QUICK, tries=14)) as service:
         entries = read(service)
     assert sequences(entries) == expected(server)
     assert without_metadata(entries) == sorted(server.broken)

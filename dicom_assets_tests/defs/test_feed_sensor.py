@@ -1,7 +1,6 @@
-import gzip
-
 """What is new in the open hour, and late in hours that were read, is found and read; nothing else."""
 
+import gzip
 import socket
 from datetime import timedelta
 
