@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.elements import read_attributes
 from dicom_assets.adapters.parquet import DataFile
-from dicom_assets.adapters.snapshot import Snapshot
+from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.dicom_json import METADATA, attributes_schema
 from dicom_assets.core.file_index import build_file_index
@@ -120,7 +120,7 @@ class InstancesOfWindow:
         self._hours = hours
         self._table = table
         self._build = build_rows
-        self._version: int | None = None
+        self._version: Logged | None = None
         self.failures: Counter[str] = Counter()
         """Values per column that could not be converted, at the last `build`."""
 
@@ -131,7 +131,7 @@ class InstancesOfWindow:
     def build(self) -> Desired:
         """The window's keys and their live rows."""
         feed = self._hours.lake.open(CHANGE_FEED)
-        self._version = None if feed is None else feed.version
+        self._version = None if feed is None else feed.logged
         self.failures = Counter()
         none = Desired(self._keys_of(CHANGE_FEED.schema.empty_table()), self._table.schema.empty_table())
         if feed is None:
@@ -203,7 +203,7 @@ class AggregateOfWindow:
         self._hours = hours
         self._table = table
         self._build_rows = build_rows
-        self._version: int | None = None
+        self._version: Logged | None = None
 
     def in_parts(self, entries: int) -> "Iterator[AggregateOfWindow]":
         """The same in parts, each of about so many entries of the feed."""
@@ -213,7 +213,7 @@ class AggregateOfWindow:
         """The window's keys and their rows."""
         keys = self._hours.changed_keys(self._table.key)
         instance = self._hours.lake.open(INSTANCE)
-        self._version = None if instance is None else instance.version
+        self._version = None if instance is None else instance.logged
         if instance is None or not len(keys):
             return Desired(keys, self._table.schema.empty_table())
         studies = pc.unique(keys["studyInstanceUid"])

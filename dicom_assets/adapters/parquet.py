@@ -22,6 +22,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 from obstore.exceptions import AlreadyExistsError
 
+from dicom_assets.adapters.commit import encode_path
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.merge import Desired, align_rows
@@ -63,6 +64,9 @@ INT96_UNIT = "us"
 """How times are read that are stored as INT96, as Spark does by itself: in nanoseconds they would end with 1677."""
 
 
+UNCOUNTED = -1
+
+
 @dataclass(frozen=True)
 class DataFile:
     """A live file of a table, as its log tells."""
@@ -70,12 +74,15 @@ class DataFile:
     name: str
     size_bytes: int
     rows: int
+    """`UNCOUNTED` where the log does not tell, as of files that others wrote without statistics."""
     ranges: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     """Least and greatest value by column, where the log has them."""
     written_at: int = 0
     """Milliseconds since 1970."""
     partition: dict[str, str | None] = field(default_factory=dict)
     """In a table of several services the one whose rows it has, by the column's name."""
+    path: str = ""
+    """Its name as the log has it: encoded, by whoever wrote it."""
 
     def may_hold(self, column: str, least: object, greatest: object) -> bool:
         """Whether a value between the two, both included, can be in the file; true where the log does not tell."""
@@ -84,7 +91,8 @@ class DataFile:
 
     def removal(self, *, data_change: bool = True) -> RemoveAction:
         """The log's action that takes the file out of the table; no change of data where its rows stay elsewhere."""
-        return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size_bytes, self.partition)
+        path = self.path or encode_path(self.name)
+        return RemoveAction(path, data_change, int(time.time() * 1000), self.size_bytes, self.partition)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ class Files:
         self._path = path
         self._decoded = decoded or Decoded()
         self._store = storage.open_store(path)
+        self._counted: dict[str, int] = {}
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Storage's refusals inside become a LakeUnavailableError that says what was being done to the table."""
@@ -229,6 +238,17 @@ class Files:
         footer = self.read_footer(file)
         return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
 
+    def count_rows(self, files: Sequence[DataFile]) -> Sequence[DataFile]:
+        """Return the files, with the number of rows from the footer where the log does not tell it."""
+        uncounted = [file for file in files if file.rows == UNCOUNTED and file.name not in self._counted]
+        if uncounted:
+            with ThreadPoolExecutor() as pool:
+                counts = pool.map(lambda file: self.weigh(file)[0], uncounted)
+                self._counted.update(zip((file.name for file in uncounted), counts, strict=True))
+        if not self._counted:
+            return files
+        return [replace(file, rows=self._counted[file.name]) if file.rows == UNCOUNTED else file for file in files]
+
     def owns(self, name: str) -> bool:
         """Whether a file of the table is one of these, by its name."""
         return name.startswith(self._below)
@@ -322,7 +342,8 @@ class Files:
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
         footer = pq.read_metadata(pa.BufferReader(content))
-        statistics = json.dumps(_statistics(footer, columns_with_statistics(footer.schema.to_arrow_schema())))
+        columns = columns_with_statistics(footer.schema.to_arrow_schema())
+        statistics = json.dumps(_statistics(footer, columns), allow_nan=False)
         added_at = int(time.time() * 1000)
         return AddAction(name, content.size, self._partition, added_at, data_change, statistics), footer.num_rows
 
@@ -402,7 +423,8 @@ def columns_with_statistics(schema: pa.Schema) -> list[str]:
     return [
         field.name
         for field in schema
-        if not (pa.types.is_string(field.type) or pa.types.is_nested(field.type) or pa.types.is_boolean(field.type))
+        if (not (pa.types.is_string(field.type) or pa.types.is_nested(field.type) or pa.types.is_boolean(field.type))
+        and not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)))
         or field.name.lower().endswith("instanceuid")
     ]
 
@@ -449,4 +471,6 @@ def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, 
 def _statistic(value: object) -> object:
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"  # as Delta on Spark writes it: JSON has no infinity
     return value if isinstance(value, int | float | str) else str(value)
