@@ -25,10 +25,15 @@ class Protocol:
 
     reader_version: int
     writer_version: int
-    features: frozenset[str]
-    """Of readers and writers."""
+    reader_features: frozenset[str]
+    writer_features: frozenset[str]
     properties: Mapping[str, str]
     schema: pa.Schema
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Of readers and writers."""
+        return self.reader_features | self.writer_features
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def find_obstacles(protocol: Protocol, table: str) -> list[Obstacle]:
     alter = f"ALTER TABLE {table}"
     return [
         *_of_versions(protocol),
-        *_of_features(protocol.features, alter),
+        *_of_features(protocol, alter),
         *_of_properties(protocol, alter),
         *_of_columns(protocol.schema, alter, table),
     ]
@@ -115,20 +120,20 @@ _REASONS = {
 _UNDROPPABLE = (
     "clustering", "icebergCompatV1", "icebergCompatV2", "icebergCompatV3", "variantType", "variantType-preview"
 )  # fmt: skip
-_READERS_NEED_NOTHING = (
-    "clustering", "coordinatedCommits-preview", "domainMetadata", "icebergCompatV1", "icebergCompatV2",
-    "icebergCompatV3", "materializePartitionColumns", "rowTracking", "v2Checkpoint", "vacuumProtocolCheck",
-)  # fmt: skip
+_READERS_NEED_NOTHING = ("v2Checkpoint", "vacuumProtocolCheck")
+"""Readers' features that delta-rs reads, or that ask nothing of a reader."""
 
 
-def _of_features(features: frozenset[str], alter: str) -> Iterator[Obstacle]:
+def _of_features(protocol: Protocol, alter: str) -> Iterator[Obstacle]:
+    features = protocol.features
     # Others need domain metadata, so it goes last; with clustering, which stays, it cannot go.
     for name in sorted(features - _USED_ELSEWHERE, key=lambda name: (name == "domainMetadata", name)):
         if name == "domainMetadata" and "clustering" in features:
             continue
         reason = _REASONS.get(name, "has a feature that is not known here")
         commands = () if name in _UNDROPPABLE else (f"{alter} DROP FEATURE `{name}`",)
-        yield Obstacle(f"it {reason} (feature {name})", commands, name not in _READERS_NEED_NOTHING)
+        hinders_readers = name in protocol.reader_features and name not in _READERS_NEED_NOTHING
+        yield Obstacle(f"it {reason} (feature {name})", commands, hinders_readers)
 
 
 _HARMLESS = frozenset(
@@ -183,7 +188,7 @@ def _of_properties(protocol: Protocol, alter: str) -> Iterator[Obstacle]:
         told = f"{name}={value}"
         if key.startswith(_CONSTRAINT):
             constraint = name[len(_CONSTRAINT) :]
-            found = f"it has the CHECK constraint {constraint}, which is not looked at here"
+            found = f"it has the CHECK constraint {constraint}, which is not looked at here ({name})"
             yield Obstacle(found, (f"{alter} DROP CONSTRAINT `{constraint}`",))
         elif key in _HARMLESS_VALUES:
             harmless, found = _HARMLESS_VALUES[key]

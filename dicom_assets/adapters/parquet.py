@@ -423,8 +423,10 @@ def columns_with_statistics(schema: pa.Schema) -> list[str]:
     return [
         field.name
         for field in schema
-        if (not (pa.types.is_string(field.type) or pa.types.is_nested(field.type) or pa.types.is_boolean(field.type))
-        and not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)))
+        if (
+            not (pa.types.is_string(field.type) or pa.types.is_nested(field.type) or pa.types.is_boolean(field.type))
+            and not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+        )
         or field.name.lower().endswith("instanceuid")
     ]
 

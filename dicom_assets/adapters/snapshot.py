@@ -46,7 +46,6 @@ class Logged:
         """Of the version that delta-rs holds at the moment; of a service alone, where the table is of several."""
         metadata, versions = delta.metadata(), delta.protocol()
         schema = pa.schema(delta.schema().to_arrow())
-        features = frozenset([*(versions.reader_features or []), *(versions.writer_features or [])])
         actions = pa.table(delta.get_add_actions(flatten=True))
         if service is not None and metadata.partition_columns == [SERVICE.name]:
             schema = schema.remove(schema.get_field_index(SERVICE.name))
@@ -59,7 +58,12 @@ class Logged:
             tuple(metadata.partition_columns),
             metadata.name,
             Protocol(
-                versions.min_reader_version, versions.min_writer_version, features, metadata.configuration, schema
+                versions.min_reader_version,
+                versions.min_writer_version,
+                frozenset(versions.reader_features or []),
+                frozenset(versions.writer_features or []),
+                metadata.configuration,
+                schema,
             ),
             actions,
         )

@@ -67,7 +67,7 @@ def refusal(lake: Lake) -> str:
             ["appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns", "identityColumns",
              "allowColumnDefaults", "inCommitTimestamp", "checkpointProtection"],
         ),
-        protocol(3, 7, ["timestampNtz", "columnMapping", "typeWidening"], ["timestampNtz", "columnMapping", "typeWidening"]),
+        protocol(3, 7, *[["timestampNtz", "columnMapping", "typeWidening"]] * 2),
     ],
 )  # fmt: skip
 def test_what_could_be_used_and_is_not_is_no_hindrance(lake, asked):
