@@ -320,8 +320,8 @@ class Lake:
         """
         plan = Plan(snapshot)
         for group in groups:
-            rows = snapshot.read_table(files=group)
-            plan.adds.extend(snapshot.folder.write(rows, data_change=False))
+            parts = (rows for _, rows in snapshot.read(files=group))
+            plan.adds.extend(snapshot.folder.write_each(parts, data_change=False))
             plan.removes.extend(file.removal(data_change=False) for file in group)
         try:
             self._commit_in_turn(snapshot, plan.as_optimize())

@@ -89,8 +89,10 @@ def _any_between(ordered: Sequence[str], least: str | None, greatest: str | None
 
 def _read(snapshot: Snapshot, file: DataFile, uids: pa.Array) -> pa.Table:
     """The file's rows with one of the UIDs; the other columns are read only where there is one."""
-    column = pa.schema([snapshot.schema.field(SOP_INSTANCE)])
-    wanted = pc.is_in(snapshot.folder.read(file, column)[SOP_INSTANCE], value_set=uids)
-    if not pc.any(wanted).as_py():
+
+    def is_wanted(rows: pa.Table) -> pa.ChunkedArray:
+        return pc.is_in(rows[SOP_INSTANCE], value_set=uids)
+
+    if next(snapshot.read([SOP_INSTANCE], files=[file], where=is_wanted), None) is None:
         return FILE_INDEX.schema.empty_table()
-    return snapshot.folder.read(file, FILE_INDEX.schema).filter(wanted)
+    return snapshot.read_table(FILE_INDEX.schema.names, files=[file], where=is_wanted)

@@ -25,6 +25,7 @@ from obstore.exceptions import AlreadyExistsError
 from dicom_assets.adapters.commit import encode_path
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import ForeignTableError
 from dicom_assets.core.merge import Desired, align_rows
 from dicom_assets.core.schema import SERVICE
 
@@ -40,6 +41,11 @@ FILES_AHEAD = 4
 """Files of an account that are read at a time: each takes some answers, one after the other."""
 BYTES_AHEAD = 4 * 2**20
 """Their size on disk, at most, where metadata is read too, which takes ten times that in memory or more."""
+
+STREAMED_ROWS = 5000
+"""Of a large file that are read at once."""
+STREAMED_BYTES = 2**20
+"""Of each column of a large file that are held as they are stored, while it is read in parts."""
 
 JOINED_FILES = 8
 """Small files that are joined, at least: an hour of a small hospital is a file, and files cost every run."""
@@ -88,6 +94,11 @@ class DataFile:
         """Whether a value between the two, both included, can be in the file; true where the log does not tell."""
         low, high = self.ranges.get(column, (None, None))
         return (low is None or low <= greatest) and (high is None or high >= least)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is of another engine, and may hold more than is read at once."""
+        return self.rows > 2 * ROWS_PER_FILE or self.rows == UNCOUNTED or self.size_bytes > BYTES_PER_FILE
 
     def removal(self, *, data_change: bool = True) -> RemoveAction:
         """The log's action that takes the file out of the table; no change of data where its rows stay elsewhere."""
@@ -144,19 +155,33 @@ class Files:
             ) as parquet:
                 present = set(parquet.schema_arrow.names)
                 rows = parquet.read([name for name in schema.names if name in present], use_threads=False)
-        columns = [
-            rows[column.name] if column.name in present else pa.nulls(len(rows), column.type) for column in schema
-        ]
-        arrays = [
-            values if column.name in dictionaries else values.cast(column.type)
-            for values, column in zip(columns, schema, strict=True)
-        ]
-        return pa.table(arrays, names=schema.names) if dictionaries else pa.Table.from_arrays(arrays, schema=schema)
+        if not dictionaries:
+            return self._fit(rows, file, schema)
+        columns = [pa.nulls(len(rows), each.type) if each.name not in present else rows[each.name] for each in schema]
+        return pa.table(columns, names=schema.names)
+
+    def _fit(self, rows: pa.Table, file: DataFile, schema: pa.Schema) -> pa.Table:
+        """Return a file's rows in the schema's columns.
+
+        Raises:
+            ForeignTableError: the file has values that do not fit. They are not told: they may be a patient's.
+        """
+        try:
+            return align_rows(rows, schema)
+        except pa.ArrowException as error:
+            raise ForeignTableError(
+                f"The file {file.name} of {self._storage.uri(self._path)} has values that do not fit the types of the "
+                f"table's columns ({type(error).__name__}), so another engine wrote it. Nothing was written. Restore "
+                "the version before it came (RESTORE TABLE, in Spark), or take its rows out."
+            ) from None
 
     def read_each(self, files: Iterable[DataFile], schema: pa.Schema) -> Iterator[tuple[DataFile, pa.Table]]:
-        """The same of many files, in their order; those of an account are read ahead."""
-        if self._storage.is_local:
-            yield from ((file, self.read(file, schema)) for file in files)
+        """Read several files, in their order; those of an account ahead, and large ones in parts."""
+        files = list(files)
+        if self._storage.is_local or any(file.is_large for file in files):
+            for file in files:
+                parts = self.stream(file, schema) if file.is_large else [self.read(file, schema)]
+                yield from ((file, rows) for rows in parts)
             return
         most_bytes = BYTES_AHEAD if any(name.startswith("metadata") for name in schema.names) else math.inf
         ahead: deque[tuple[DataFile, Future[pa.Table]]] = deque()
@@ -176,16 +201,31 @@ class Files:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def stream(self, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
-        """The same rows in tables of a bounded number: files that others compacted may be large."""
-        with self._storage.explained(self._path, "read"):
+        """Read a file's rows in tables of a bounded number: files that others compacted may be large."""
+        with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
             with pq.ParquetFile(
-                source, pre_buffer=not self._storage.is_local, coerce_int96_timestamp_unit=INT96_UNIT
+                source,
+                buffer_size=STREAMED_BYTES if file.is_large else 0,
+                pre_buffer=not (self._storage.is_local or file.is_large),
+                coerce_int96_timestamp_unit=INT96_UNIT,
             ) as parquet:
                 present = [name for name in schema.names if name in parquet.schema_arrow.names]
-                batches = parquet.iter_batches(ROWS_PER_FILE, columns=present, use_threads=False)
+                batches = parquet.iter_batches(_count_batch(parquet.metadata), columns=present, use_threads=False)
                 while (batch := next(batches, None)) is not None:
-                    yield align_rows(pa.Table.from_batches([batch]), schema)
+                    yield self._fit(pa.Table.from_batches([batch]), file, schema)
+
+    def write_each(self, tables: Iterable[pa.Table], *, data_change: bool = True) -> Iterator[AddAction]:
+        """Write rows that come in parts, as files of a bounded size, and hold those of one file at a time."""
+        held: list[pa.Table] = []
+        for rows in tables:
+            ahead = [*held, rows]
+            if held and _is_more_than_a_file(ahead):
+                yield from self.write(pa.concat_tables(held), data_change=data_change)
+                held = []
+            held.append(rows)
+        if held:
+            yield from self.write(pa.concat_tables(held), data_change=data_change)
 
     def write(
         self, rows: pa.Table, *, attributes: pa.Table | None = None, data_change: bool = True
@@ -429,6 +469,17 @@ def columns_with_statistics(schema: pa.Schema) -> list[str]:
         )
         or field.name.lower().endswith("instanceuid")
     ]
+
+
+def _is_more_than_a_file(parts: Sequence[pa.Table]) -> bool:
+    return sum(map(len, parts)) > ROWS_PER_FILE or sum(rows.nbytes for rows in parts) > BYTES_PER_FILE
+
+
+def _count_batch(footer: pq.FileMetaData) -> int:
+    """Return how many of a file's rows are read at once."""
+    groups = (footer.row_group(place) for place in range(footer.num_row_groups))
+    row_bytes = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return max(1, min(ROWS_PER_FILE, STREAMED_ROWS, int(BYTES_PER_FILE / max(1, row_bytes))))
 
 
 def _encode(rows: pa.Table) -> pa.Buffer:

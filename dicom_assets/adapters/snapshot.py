@@ -186,7 +186,7 @@ class Snapshot:
         files: Iterable[DataFile] | None = None,
         where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
     ) -> Iterator[tuple[DataFile, pa.Table]]:
-        """The table's rows, file by file.
+        """Yield the table's rows, file by file; of a large file, as other engines write them, in parts.
 
         Args:
             columns: names; all of the stored table's by default.
