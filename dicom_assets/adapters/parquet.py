@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 import obstore
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
@@ -383,7 +385,8 @@ class Files:
             obstore.put(self._store, name, content.to_pybytes())
         footer = pq.read_metadata(pa.BufferReader(content))
         columns = columns_with_statistics(footer.schema.to_arrow_schema())
-        statistics = json.dumps(_statistics(footer, columns), allow_nan=False)
+        unordered = _find_nan(content, footer.schema.to_arrow_schema())
+        statistics = json.dumps(_statistics(footer, columns, unordered), allow_nan=False)
         added_at = int(time.time() * 1000)
         return AddAction(name, content.size, self._partition, added_at, data_change, statistics), footer.num_rows
 
@@ -502,8 +505,23 @@ def open_writer(
     return writer
 
 
-def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, Any]:
-    """The log's statistics of a file."""
+def _find_nan(content: pa.Buffer, schema: pa.Schema) -> set[str]:
+    """Return the columns with a value that is no number, which Parquet's own ranges pass over."""
+    floating = [field.name for field in schema if pa.types.is_floating(field.type)]
+    if not floating:
+        return set()
+    rows = pq.read_table(pa.BufferReader(content), columns=floating)
+    return {name for name in floating if pc.any(pc.is_nan(rows[name])).as_py()}
+
+
+def _statistics(metadata: pq.FileMetaData, columns: Sequence[str], unordered: AbstractSet[str]) -> dict[str, Any]:
+    """Return the log's statistics of a file.
+
+    Args:
+        metadata: of the file.
+        columns: to have them.
+        unordered: columns with values that are no numbers; engines take these for greater than any.
+    """
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
@@ -517,7 +535,8 @@ def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, 
         ranges = [statistics for statistics in of_groups if statistics.has_min_max]
         if ranges and all(statistics.has_min_max or not statistics.num_values for statistics in of_groups):
             least[name] = _statistic(min(statistics.min for statistics in ranges))
-            greatest[name] = _statistic(max(statistics.max for statistics in ranges))
+            end = math.inf if name in unordered else max(statistics.max for statistics in ranges)
+            greatest[name] = _statistic(end)
     return {"numRecords": metadata.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
 
 
