@@ -4,12 +4,14 @@ Only keys and counts are read, file by file, from the files that hold the studie
 costs what the run touched, however large the lake is.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Lake
+from dicom_assets.adapters.parquet import ROWS_PER_FILE
 from dicom_assets.core.agreement import (
     Agreement,
     add_up,
@@ -26,7 +28,8 @@ from dicom_assets.core.merge import Desired, key_ids
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
 
 FILES_AT_ONCE = 25
-"""Files whose studies an audit holds together: about half a million rows, of which it reads the keys."""
+"""Files whose studies an audit holds together, of which it reads the keys."""
+ROWS_AT_ONCE = FILES_AT_ONCE * ROWS_PER_FILE
 
 _UID = "studyInstanceUid"
 _DECIDING = (*INSTANCE.key, "sequence", "timestamp", "ingestedAt", "action", "state")
@@ -109,10 +112,26 @@ def _groups_of_studies(lake: Lake, tables: Sequence[Table]) -> Iterator[pa.Array
         files = sorted(snapshot.files, key=lambda file: file.written_at)
         for place in range(0, len(files), FILES_AT_ONCE):
             group = snapshot.read([uid], files=files[place : place + FILES_AT_ONCE])
-            new = {study for _, rows in group for study in pc.unique(rows[uid]).to_pylist()} - done
-            done |= new
-            if new:
-                yield pa.array(sorted(new), pa.string())
+            sizes: Counter[str] = Counter()
+            for _, rows in group:
+                for study in pc.value_counts(rows[uid]):
+                    sizes[study["values"].as_py()] += study["counts"].as_py()
+            yield from _group_by_size({study: size for study, size in sizes.items() if study not in done})
+            done |= sizes.keys()
+
+
+def _group_by_size(sizes: dict[str, int]) -> Iterator[pa.Array]:
+    """Yield studies in groups whose rows may be held together: a file of another engine may have more of them."""
+    held: list[str] = []
+    rows = 0
+    for study in sorted(sizes):
+        if held and rows + sizes[study] > ROWS_AT_ONCE:
+            yield pa.array(held, pa.string())
+            held, rows = [], 0
+        held.append(study)
+        rows += sizes[study]
+    if held:
+        yield pa.array(held, pa.string())
 
 
 def _read_pairs(lake: Lake, tables: Sequence[Table], studies: pa.Array) -> Iterator[tuple[Table, pa.Table, pa.Table]]:

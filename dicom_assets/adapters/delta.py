@@ -37,7 +37,8 @@ from dicom_assets.adapters.commit import (
     redescribe_table,
 )
 from dicom_assets.adapters.decoded import Decoded
-from dicom_assets.adapters.foreign import check_is_ours
+from dicom_assets.adapters.features import is_log_protected
+from dicom_assets.adapters.foreign import check_can_be_written, check_is_ours
 from dicom_assets.adapters.newest import Newest, commit_name
 from dicom_assets.adapters.parquet import (
     JOINED_AT_ONCE,
@@ -192,9 +193,17 @@ class Lake:
         return Snapshot(table, logged, self._newest[table.name].folder, self._studies, connect)
 
     def open_or_create(self, table: Table) -> Snapshot:
-        """The table's newest version, after creating it or adding the columns it lacks, as need be."""
+        """Return the table's newest version, after creating it or adding the columns it lacks, as need be.
+
+        Raises:
+            ForeignTableError: what lies there is no table of ours, or asks of its writers what is not done here.
+            CommitConflictError: other writers won every attempt.
+            LakeUnavailableError: storage refuses.
+        """
         for attempt in range(ATTEMPTS):
             snapshot = self.open(table)
+            if snapshot is not None:
+                check_can_be_written(table, snapshot.logged, self.uri(table))
             try:
                 if snapshot is None:
                     self._create(table)
@@ -214,18 +223,13 @@ class Lake:
         snapshot = self.open(table)
         return None if snapshot is None else snapshot.version
 
-    def has_version(self, table: Table, version: int | None) -> bool:
-        """Whether that is the table's newest version still; of None, whether it does still not exist.
+    def has_version(self, table: Table, version: int | Logged | None) -> bool:
+        """Return whether that is the table's newest version still; of None, whether it does still not exist.
 
-        Much cheaper than to open the table: its log is asked for the next commit. A commit of another service, in a
+        A version of a table that was created anew since is not, whatever its number. A commit of another service, in a
         table that several share, does not count.
         """
-        if version is None:
-            return self.open(table) is None
-        newest = self._newest[table.name]
-        if not newest.folder.has(commit_name(version + 1)):
-            return True
-        return self.service is not None and newest.look().since <= version
+        return self.open(table) is None if version is None else self._newest[table.name].is_newest(version)
 
     def write(self, table: Table, derivation: Derivation) -> Written:
         """Brings the table to hold what the derivation says; no commit where it does already.
@@ -316,8 +320,8 @@ class Lake:
         """
         plan = Plan(snapshot)
         for group in groups:
-            rows = snapshot.read_table(files=group)
-            plan.adds.extend(snapshot.folder.write(rows, data_change=False))
+            parts = (rows for _, rows in snapshot.read(files=group))
+            plan.adds.extend(snapshot.folder.write_each(parts, data_change=False))
             plan.removes.extend(file.removal(data_change=False) for file in group)
         try:
             self._commit_in_turn(snapshot, plan.as_optimize())
@@ -385,7 +389,8 @@ class Lake:
 
         To look for them costs more the more there are, and two who delete them disturb each other. Upkeep does it too.
         """
-        return self.service is None and logged.version % COMMITS_PER_CHECKPOINT == 0
+        is_due = self.service is None and logged.version % COMMITS_PER_CHECKPOINT == 0
+        return is_due and not is_log_protected(logged.protocol)
 
     def _tidy_log(self, newest: Newest, before: Logged) -> None:
         """Write a checkpoint and delete old entries of the log, as is due; the commit is made, whatever comes of it."""

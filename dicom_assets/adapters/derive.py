@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.elements import read_attributes
 from dicom_assets.adapters.parquet import DataFile
-from dicom_assets.adapters.snapshot import Snapshot
+from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.dicom_json import METADATA, attributes_schema
 from dicom_assets.core.file_index import build_file_index
@@ -120,7 +120,7 @@ class InstancesOfWindow:
         self._hours = hours
         self._table = table
         self._build = build_rows
-        self._version: int | None = None
+        self._version: Logged | None = None
         self.failures: Counter[str] = Counter()
         """Values per column that could not be converted, at the last `build`."""
 
@@ -131,7 +131,7 @@ class InstancesOfWindow:
     def build(self) -> Desired:
         """The window's keys and their live rows."""
         feed = self._hours.lake.open(CHANGE_FEED)
-        self._version = None if feed is None else feed.version
+        self._version = None if feed is None else feed.logged
         self.failures = Counter()
         none = Desired(self._keys_of(CHANGE_FEED.schema.empty_table()), self._table.schema.empty_table())
         if feed is None:
@@ -147,12 +147,11 @@ class InstancesOfWindow:
             return pc.and_(recent, pc.is_in(rows["studyInstanceUid"], value_set=studies))
 
         files = [file for file in feed.files if file.may_hold("sequence", least.as_py(), _ENDLESS)]
-        parts = list(feed.read(_DECIDING, files=files, where=concerns))
+        places = {file.name: place for place, file in enumerate(files)}
         entries = pa.concat_tables(
-            [rows.append_column(_FILE, pa.repeat(place, len(rows))) for place, (_, rows) in enumerate(parts)]
+            rows.append_column(_FILE, pa.repeat(places[file.name], len(rows)))
+            for file, rows in feed.read(_DECIDING, files=files, where=concerns)
         )
-        files = [file for file, _ in parts]
-        del parts
         newest = newest_entries(entries.filter(pc.is_in(key_ids(entries, INSTANCE.key), value_set=ids)))
         live = newest.filter(is_live(newest)).select(["sequence", _FILE])
         return Desired(self._keys_of(newest), self._build_rows(feed, files, live))
@@ -172,21 +171,23 @@ class InstancesOfWindow:
             sequences = live["sequence"].filter(pc.equal(live[_FILE], place))
             if not len(sequences):
                 continue
-            rows, failures = self._build(*self._read_entries(feed, file, sequences), self._table)
-            built.append(rows)
-            self.failures += failures
+            for entries, attributes in self._read_entries(feed, file, sequences):
+                rows, failures = self._build(entries, attributes, self._table)
+                built.append(rows)
+                self.failures += failures
         return pa.concat_tables(built)
 
-    def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> tuple[pa.Table, pa.Table]:
-        """A file's entries of these sequences and what their metadata says, read only where that is not known."""
+    def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Yield a file's entries of these sequences and what their metadata says, read only where that is not known."""
+        wanted = partial(_holds, column="sequence", values=sequences)
         attributes = feed.folder.attributes_of(file, attributes_schema(self._table.attributes))
-        names = [name for name in feed.schema.names if name != METADATA or attributes is None]
-        entries = feed.folder.read(file, pa.schema([feed.schema.field(name) for name in names]))
-        wanted = _holds(entries, "sequence", sequences)
-        if not pc.all(wanted).as_py():
-            entries = entries.filter(wanted)
-            attributes = None if attributes is None else attributes.filter(wanted)
-        return entries, read_attributes(entries, self._table) if attributes is None else attributes
+        if attributes is None:
+            for _, entries in feed.read(files=[file], where=wanted):
+                yield entries, read_attributes(entries, self._table)
+            return
+        schema = pa.schema([field for field in feed.schema if field.name != METADATA])
+        entries = feed.folder.read(file, schema)
+        yield entries.filter(wanted(entries)), attributes.filter(wanted(entries))
 
 
 class AggregateOfWindow:
@@ -203,7 +204,7 @@ class AggregateOfWindow:
         self._hours = hours
         self._table = table
         self._build_rows = build_rows
-        self._version: int | None = None
+        self._version: Logged | None = None
 
     def in_parts(self, entries: int) -> "Iterator[AggregateOfWindow]":
         """The same in parts, each of about so many entries of the feed."""
@@ -213,7 +214,7 @@ class AggregateOfWindow:
         """The window's keys and their rows."""
         keys = self._hours.changed_keys(self._table.key)
         instance = self._hours.lake.open(INSTANCE)
-        self._version = None if instance is None else instance.version
+        self._version = None if instance is None else instance.logged
         if instance is None or not len(keys):
             return Desired(keys, self._table.schema.empty_table())
         studies = pc.unique(keys["studyInstanceUid"])

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -67,12 +68,12 @@ def find_files(lake: Lake, keys: pa.Table) -> Lookup | None:
 def _candidates(snapshot: Snapshot, keys: pa.Table, uids: pa.Array) -> Sequence[DataFile]:
     """The files that may hold one of the keys, as far as that is known without opening them, or for less."""
     actions = snapshot.logged.actions
-    names = set(actions["path"].to_pylist())
+    names = set(map(unquote, actions["path"].to_pylist()))
     for column, values in ((SOP_INSTANCE, uids), (STUDY, keys[STUDY] if STUDY in keys.column_names else None)):
         if values is not None and f"min.{column}" in actions.column_names:
             ordered = sorted(set(values.to_pylist()))
             ranges = (actions[name].to_pylist() for name in ("path", f"min.{column}", f"max.{column}"))
-            names &= {name for name, *ends in zip(*ranges, strict=True) if _any_between(ordered, *ends)}
+            names &= {unquote(path) for path, *ends in zip(*ranges, strict=True) if _any_between(ordered, *ends)}
     if STUDY in keys.column_names and len(names) > FEW_FILES:
         names &= {file.name for file in snapshot.files_of_studies(pc.unique(keys[STUDY]).cast(pa.string()))}
     return [file for file in snapshot.files if file.name in names]
@@ -88,8 +89,10 @@ def _any_between(ordered: Sequence[str], least: str | None, greatest: str | None
 
 def _read(snapshot: Snapshot, file: DataFile, uids: pa.Array) -> pa.Table:
     """The file's rows with one of the UIDs; the other columns are read only where there is one."""
-    column = pa.schema([snapshot.schema.field(SOP_INSTANCE)])
-    wanted = pc.is_in(snapshot.folder.read(file, column)[SOP_INSTANCE], value_set=uids)
-    if not pc.any(wanted).as_py():
+
+    def is_wanted(rows: pa.Table) -> pa.ChunkedArray:
+        return pc.is_in(rows[SOP_INSTANCE], value_set=uids)
+
+    if next(snapshot.read([SOP_INSTANCE], files=[file], where=is_wanted), None) is None:
         return FILE_INDEX.schema.empty_table()
-    return snapshot.folder.read(file, FILE_INDEX.schema).filter(wanted)
+    return snapshot.read_table(FILE_INDEX.schema.names, files=[file], where=is_wanted)

@@ -1,13 +1,14 @@
-"""Whether what lies at the place of a table is a table of ours."""
+"""Whether what lies at the place of a table is a table of ours, and one that this project may read and write."""
 
+from dicom_assets.adapters.features import Obstacle, find_obstacles
 from dicom_assets.adapters.snapshot import Logged
 from dicom_assets.adapters.users_columns import check_users_columns
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.schema import SERVICE, Table
+from dicom_assets.core.schema import CHANGE_FEED, SERVICE, Table
 
 
 def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -> None:
-    """Whether a table can be read and written as one of ours.
+    """Check that a table can be read as one of ours.
 
     Args:
         table: that it ought to be.
@@ -16,15 +17,13 @@ def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -
         service: whose rows are meant, where several services share it.
 
     Raises:
-        ForeignTableError: it is not; it, or its users' columns, are of another kind.
+        ForeignTableError: it cannot; it, or its users' columns, are of another kind.
     """
     stored = logged.schema
     check_users_columns(table, stored, uri)
-    problem = None
-    if logged.min_reader_version > 1:
-        problem = f"it needs Delta reader version {logged.min_reader_version}, and ours are of version 1"
-    elif logged.partition_columns != (() if service is None else (SERVICE.name,)):
-        problem = _explain_partitions(logged.partition_columns, service)
+    problem = _explain_files(logged)
+    if logged.partition_columns != (() if service is None else (SERVICE.name,)):
+        problem = problem or _explain_partitions(logged.partition_columns, service)
     for column in table.columns:
         if column.name not in stored.names:
             if not column.nullable:
@@ -39,10 +38,71 @@ def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -
         if not stored.field(name).nullable and name not in table.schema.names:
             problem = problem or f"it needs a value in its column {name}, which ours do not have"
     if problem is not None:
-        raise ForeignTableError(
-            f"The table at {uri} is not the {table.name} table of this project: {problem}. Nothing was "
-            f"written to it. Move it away, or choose another place with DICOM_{table.name.upper()}_TABLE_PATH."
+        raise _not_ours(table, uri, problem)
+    obstacles = find_obstacles(logged.protocol, _sql_name(uri))
+    if not any(each.hinders_readers for each in obstacles):
+        return
+    if not logged.is_named(table) and logged.protocol.reader_version > 1:
+        versions = f"it needs Delta reader version {logged.protocol.reader_version}, and ours are of version 1"
+        raise _not_ours(table, uri, versions, obstacles)
+    raise _hindered(table, logged, uri, obstacles, can_be_read=False)
+
+
+def check_can_be_written(table: Table, logged: Logged, uri: str) -> None:
+    """Check that a table of ours asks nothing of its writers that this project does not do.
+
+    Raises:
+        ForeignTableError: it does. The message has the commands that take it off.
+    """
+    obstacles = find_obstacles(logged.protocol, _sql_name(uri))
+    if obstacles:
+        raise _hindered(table, logged, uri, obstacles, can_be_read=True)
+
+
+def _hindered(
+    table: Table, logged: Logged, uri: str, obstacles: list[Obstacle], *, can_be_read: bool
+) -> ForeignTableError:
+    found = "; ".join(each.found for each in obstacles)
+    reading = "It can still be read. " if can_be_read else ""
+    owner = "" if logged.is_named(table) else f" If it is not yours: m{_MOVE.format(name=table.name.upper())}"
+    return ForeignTableError(
+        f"The {table.name} table at {uri} was changed by another engine, so that nothing is written to it any more: "
+        f"{found}. Nothing was written. {reading}{_remedy(table, obstacles)}{owner}"
+    )
+
+
+def _remedy(table: Table, obstacles: list[Obstacle]) -> str:
+    if not all(each.commands for each in obstacles):
+        source = "the service" if table.name == CHANGE_FEED.name else "the tables before it"
+        return (
+            "No command takes that off: move the table's folder away, and materialise its hours again, which fills it "
+            f"anew from {source}."
         )
+    commands = "; ".join(dict.fromkeys(command for each in obstacles for command in each.commands))
+    later = " (before Delta 4, once more after 24 hours with TRUNCATE HISTORY)" if "DROP FEATURE" in commands else ""
+    return f"To take that off, run in Spark: {commands}{later}. Then run this again."
+
+
+_MOVE = "ove it away, or choose another place with DICOM_{name}_TABLE_PATH."
+
+
+def _not_ours(table: Table, uri: str, problem: str, obstacles: list[Obstacle] | None = None) -> ForeignTableError:
+    own = f" If it is the project's own: {_remedy(table, obstacles)}" if obstacles else ""
+    told = "".join(f" ({each.found})" for each in obstacles or [])
+    return ForeignTableError(
+        f"The table at {uri} is not the {table.name} table of this project: {problem}. Nothing was written to "
+        f"it{told}. M{_MOVE.format(name=table.name.upper())}{own}"
+    )
+
+
+def _sql_name(uri: str) -> str:
+    return f"delta.`{uri}`"
+
+
+def _explain_files(logged: Logged) -> str | None:
+    if any(name.startswith("/") or "://" in name or name.startswith("file:") for name in logged.names):
+        return "files of it lie elsewhere, as those of a shallow clone do"
+    return None
 
 
 def _explain_partitions(found: tuple[str, ...], service: str | None) -> str:

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from dicom_assets.adapters.decoded import Decoded
+from dicom_assets.adapters.features import explain_unknown
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.snapshot import Logged
 from dicom_assets.adapters.storage import Storage
@@ -116,7 +117,26 @@ class Newest:
         """A version of the table, whatever is kept; and the options that it is signed in with."""
         address, options = self._storage.address(self._path)
         with self._storage.explained(self._path, "open"):
-            return DeltaTable(address, version=version, storage_options=options), options
+            try:
+                return DeltaTable(address, version=version, storage_options=options), options
+            except DeltaError as error:
+                raise explain_unknown(str(error), self._storage.uri(self._path)) or error from None
+
+    def is_newest(self, seen: int | Logged) -> bool:
+        """Return whether a version, or the files that it had, is the newest still.
+
+        Of a number alone it is known which table it was of, if it was the last that was looked at here.
+        """
+        last = self._last if isinstance(seen, int) else seen
+        try:
+            now = self.look()
+        except TableNotFoundError:
+            return False
+        version = seen if isinstance(seen, int) else seen.version
+        is_another = last is not None and (
+            now.table_id != last.table_id or (now.version == last.version == version and now.stamp != last.stamp)
+        )
+        return not is_another and now.since <= version <= now.version
 
     def _look_again(self, kept: _Kept) -> Logged | None:
         """The newest version by what is kept; None where the table is to be opened anew."""

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -17,13 +18,16 @@ from typing import IO, Any
 
 import obstore
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 from obstore.exceptions import AlreadyExistsError
 
+from dicom_assets.adapters.commit import encode_path
 from dicom_assets.adapters.decoded import Decoded
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.errors import ForeignTableError
 from dicom_assets.core.merge import Desired, align_rows
 from dicom_assets.core.schema import SERVICE
 
@@ -39,6 +43,11 @@ FILES_AHEAD = 4
 """Files of an account that are read at a time: each takes some answers, one after the other."""
 BYTES_AHEAD = 4 * 2**20
 """Their size on disk, at most, where metadata is read too, which takes ten times that in memory or more."""
+
+STREAMED_ROWS = 5000
+"""Of a large file that are read at once."""
+STREAMED_BYTES = 2**20
+"""Of each column of a large file that are held as they are stored, while it is read in parts."""
 
 JOINED_FILES = 8
 """Small files that are joined, at least: an hour of a small hospital is a file, and files cost every run."""
@@ -63,6 +72,9 @@ INT96_UNIT = "us"
 """How times are read that are stored as INT96, as Spark does by itself: in nanoseconds they would end with 1677."""
 
 
+UNCOUNTED = -1
+
+
 @dataclass(frozen=True)
 class DataFile:
     """A live file of a table, as its log tells."""
@@ -70,21 +82,30 @@ class DataFile:
     name: str
     size_bytes: int
     rows: int
+    """`UNCOUNTED` where the log does not tell, as of files that others wrote without statistics."""
     ranges: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     """Least and greatest value by column, where the log has them."""
     written_at: int = 0
     """Milliseconds since 1970."""
     partition: dict[str, str | None] = field(default_factory=dict)
     """In a table of several services the one whose rows it has, by the column's name."""
+    path: str = ""
+    """Its name as the log has it: encoded, by whoever wrote it."""
 
     def may_hold(self, column: str, least: object, greatest: object) -> bool:
         """Whether a value between the two, both included, can be in the file; true where the log does not tell."""
         low, high = self.ranges.get(column, (None, None))
         return (low is None or low <= greatest) and (high is None or high >= least)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it is of another engine, and may hold more than is read at once."""
+        return self.rows > 2 * ROWS_PER_FILE or self.rows == UNCOUNTED or self.size_bytes > BYTES_PER_FILE
+
     def removal(self, *, data_change: bool = True) -> RemoveAction:
         """The log's action that takes the file out of the table; no change of data where its rows stay elsewhere."""
-        return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size_bytes, self.partition)
+        path = self.path or encode_path(self.name)
+        return RemoveAction(path, data_change, int(time.time() * 1000), self.size_bytes, self.partition)
 
 
 @dataclass(frozen=True)
@@ -112,6 +133,7 @@ class Files:
         self._path = path
         self._decoded = decoded or Decoded()
         self._store = storage.open_store(path)
+        self._counted: dict[str, int] = {}
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Storage's refusals inside become a LakeUnavailableError that says what was being done to the table."""
@@ -135,19 +157,33 @@ class Files:
             ) as parquet:
                 present = set(parquet.schema_arrow.names)
                 rows = parquet.read([name for name in schema.names if name in present], use_threads=False)
-        columns = [
-            rows[column.name] if column.name in present else pa.nulls(len(rows), column.type) for column in schema
-        ]
-        arrays = [
-            values if column.name in dictionaries else values.cast(column.type)
-            for values, column in zip(columns, schema, strict=True)
-        ]
-        return pa.table(arrays, names=schema.names) if dictionaries else pa.Table.from_arrays(arrays, schema=schema)
+        if not dictionaries:
+            return self._fit(rows, file, schema)
+        columns = [pa.nulls(len(rows), each.type) if each.name not in present else rows[each.name] for each in schema]
+        return pa.table(columns, names=schema.names)
+
+    def _fit(self, rows: pa.Table, file: DataFile, schema: pa.Schema) -> pa.Table:
+        """Return a file's rows in the schema's columns.
+
+        Raises:
+            ForeignTableError: the file has values that do not fit. They are not told: they may be a patient's.
+        """
+        try:
+            return align_rows(rows, schema)
+        except pa.ArrowException as error:
+            raise ForeignTableError(
+                f"The file {file.name} of {self._storage.uri(self._path)} has values that do not fit the types of the "
+                f"table's columns ({type(error).__name__}), so another engine wrote it. Nothing was written. Restore "
+                "the version before it came (RESTORE TABLE, in Spark), or take its rows out."
+            ) from None
 
     def read_each(self, files: Iterable[DataFile], schema: pa.Schema) -> Iterator[tuple[DataFile, pa.Table]]:
-        """The same of many files, in their order; those of an account are read ahead."""
-        if self._storage.is_local:
-            yield from ((file, self.read(file, schema)) for file in files)
+        """Read several files, in their order; those of an account ahead, and large ones in parts."""
+        files = list(files)
+        if self._storage.is_local or any(file.is_large for file in files):
+            for file in files:
+                parts = self.stream(file, schema) if file.is_large else [self.read(file, schema)]
+                yield from ((file, rows) for rows in parts)
             return
         most_bytes = BYTES_AHEAD if any(name.startswith("metadata") for name in schema.names) else math.inf
         ahead: deque[tuple[DataFile, Future[pa.Table]]] = deque()
@@ -167,16 +203,31 @@ class Files:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def stream(self, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
-        """The same rows in tables of a bounded number: files that others compacted may be large."""
-        with self._storage.explained(self._path, "read"):
+        """Read a file's rows in tables of a bounded number: files that others compacted may be large."""
+        with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
             with pq.ParquetFile(
-                source, pre_buffer=not self._storage.is_local, coerce_int96_timestamp_unit=INT96_UNIT
+                source,
+                buffer_size=STREAMED_BYTES if file.is_large else 0,
+                pre_buffer=not (self._storage.is_local or file.is_large),
+                coerce_int96_timestamp_unit=INT96_UNIT,
             ) as parquet:
                 present = [name for name in schema.names if name in parquet.schema_arrow.names]
-                batches = parquet.iter_batches(ROWS_PER_FILE, columns=present, use_threads=False)
+                batches = parquet.iter_batches(_count_batch(parquet.metadata), columns=present, use_threads=False)
                 while (batch := next(batches, None)) is not None:
-                    yield align_rows(pa.Table.from_batches([batch]), schema)
+                    yield self._fit(pa.Table.from_batches([batch]), file, schema)
+
+    def write_each(self, tables: Iterable[pa.Table], *, data_change: bool = True) -> Iterator[AddAction]:
+        """Write rows that come in parts, as files of a bounded size, and hold those of one file at a time."""
+        held: list[pa.Table] = []
+        for rows in tables:
+            ahead = [*held, rows]
+            if held and _is_more_than_a_file(ahead):
+                yield from self.write(pa.concat_tables(held), data_change=data_change)
+                held = []
+            held.append(rows)
+        if held:
+            yield from self.write(pa.concat_tables(held), data_change=data_change)
 
     def write(
         self, rows: pa.Table, *, attributes: pa.Table | None = None, data_change: bool = True
@@ -228,6 +279,17 @@ class Files:
         """Rows of a file and about their size in memory, from its footer."""
         footer = self.read_footer(file)
         return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+
+    def count_rows(self, files: Sequence[DataFile]) -> Sequence[DataFile]:
+        """Return the files, with the number of rows from the footer where the log does not tell it."""
+        uncounted = [file for file in files if file.rows == UNCOUNTED and file.name not in self._counted]
+        if uncounted:
+            with ThreadPoolExecutor() as pool:
+                counts = pool.map(lambda file: self.weigh(file)[0], uncounted)
+                self._counted.update(zip((file.name for file in uncounted), counts, strict=True))
+        if not self._counted:
+            return files
+        return [replace(file, rows=self._counted[file.name]) if file.rows == UNCOUNTED else file for file in files]
 
     def owns(self, name: str) -> bool:
         """Whether a file of the table is one of these, by its name."""
@@ -322,7 +384,9 @@ class Files:
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
         footer = pq.read_metadata(pa.BufferReader(content))
-        statistics = json.dumps(_statistics(footer, columns_with_statistics(footer.schema.to_arrow_schema())))
+        columns = columns_with_statistics(footer.schema.to_arrow_schema())
+        unordered = _find_nan(content, footer.schema.to_arrow_schema())
+        statistics = json.dumps(_statistics(footer, columns, unordered), allow_nan=False)
         added_at = int(time.time() * 1000)
         return AddAction(name, content.size, self._partition, added_at, data_change, statistics), footer.num_rows
 
@@ -402,9 +466,23 @@ def columns_with_statistics(schema: pa.Schema) -> list[str]:
     return [
         field.name
         for field in schema
-        if not (pa.types.is_string(field.type) or pa.types.is_nested(field.type) or pa.types.is_boolean(field.type))
+        if (
+            not (pa.types.is_string(field.type) or pa.types.is_nested(field.type) or pa.types.is_boolean(field.type))
+            and not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+        )
         or field.name.lower().endswith("instanceuid")
     ]
+
+
+def _is_more_than_a_file(parts: Sequence[pa.Table]) -> bool:
+    return sum(map(len, parts)) > ROWS_PER_FILE or sum(rows.nbytes for rows in parts) > BYTES_PER_FILE
+
+
+def _count_batch(footer: pq.FileMetaData) -> int:
+    """Return how many of a file's rows are read at once."""
+    groups = (footer.row_group(place) for place in range(footer.num_row_groups))
+    row_bytes = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return max(1, min(ROWS_PER_FILE, STREAMED_ROWS, int(BYTES_PER_FILE / max(1, row_bytes))))
 
 
 def _encode(rows: pa.Table) -> pa.Buffer:
@@ -427,8 +505,23 @@ def open_writer(
     return writer
 
 
-def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, Any]:
-    """The log's statistics of a file."""
+def _find_nan(content: pa.Buffer, schema: pa.Schema) -> set[str]:
+    """Return the columns with a value that is no number, which Parquet's own ranges pass over."""
+    floating = [field.name for field in schema if pa.types.is_floating(field.type)]
+    if not floating:
+        return set()
+    rows = pq.read_table(pa.BufferReader(content), columns=floating)
+    return {name for name in floating if pc.any(pc.is_nan(rows[name])).as_py()}
+
+
+def _statistics(metadata: pq.FileMetaData, columns: Sequence[str], unordered: AbstractSet[str]) -> dict[str, Any]:
+    """Return the log's statistics of a file.
+
+    Args:
+        metadata: of the file.
+        columns: to have them.
+        unordered: columns with values that are no numbers; engines take these for greater than any.
+    """
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
@@ -442,11 +535,14 @@ def _statistics(metadata: pq.FileMetaData, columns: Sequence[str]) -> dict[str, 
         ranges = [statistics for statistics in of_groups if statistics.has_min_max]
         if ranges and all(statistics.has_min_max or not statistics.num_values for statistics in of_groups):
             least[name] = _statistic(min(statistics.min for statistics in ranges))
-            greatest[name] = _statistic(max(statistics.max for statistics in ranges))
+            end = math.inf if name in unordered else max(statistics.max for statistics in ranges)
+            greatest[name] = _statistic(end)
     return {"numRecords": metadata.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
 
 
 def _statistic(value: object) -> object:
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"  # as Delta on Spark writes it: JSON has no infinity
     return value if isinstance(value, int | float | str) else str(value)

@@ -1,6 +1,7 @@
 """What a write does to a table's files: which are written anew, and which they replace."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pyarrow as pa
@@ -8,9 +9,9 @@ import pyarrow.compute as pc
 from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.adapters.commit import MERGE, OPTIMIZE, Commit
-from dicom_assets.adapters.parquet import decode
+from dicom_assets.adapters.parquet import DataFile, decode
 from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.merge import Desired, align_rows, merge_rows
+from dicom_assets.core.merge import Change, Desired, align_rows, merge_rows
 
 
 class Plan:
@@ -83,16 +84,18 @@ class Plan:
         desired = decode(desired)
         places = pa.array(range(len(desired.rows)), pa.int64())
         found = [places.slice(0, 0)]
-        for file, stored in snapshot.folder.read_each(candidates, snapshot.schema):
+        large = [file for file in candidates if file.is_large]
+        for file, stored in snapshot.folder.read_each((f for f in candidates if not f.is_large), snapshot.schema):
             concerned = snapshot.concerned(desired.rows, file)
-            part = Desired(desired.keys.filter(snapshot.concerned(desired.keys, file)), desired.rows.filter(concerned))
-            change = merge_rows(stored, part, table)
+            change = merge_rows(stored, _restrict(desired, snapshot, file), table)
             found.append(places.filter(concerned.combine_chunks()).filter(change.found.combine_chunks()))
             if not change.is_empty:
-                self.updated += change.updated
-                self.deleted += change.deleted
+                self._count(change)
                 self.adds.extend(snapshot.folder.write(change.rows))
                 self.removes.append(file.removal())
+        for file in large:
+            own = places.filter(snapshot.concerned(desired.rows, file).combine_chunks())
+            found.extend(own.filter(each) for each in self._merge_large(file, _restrict(desired, snapshot, file)))
         known = pa.concat_arrays(found)
         new, attributes = desired.rows, desired.attributes
         if len(known):
@@ -100,3 +103,40 @@ class Plan:
             new, attributes = new.filter(is_new), None if attributes is None else attributes.filter(is_new)
         self.inserted = len(new)
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema), attributes=attributes))
+
+    def _merge_large(self, file: DataFile, desired: Desired) -> list[pa.Array]:
+        """Write a large file anew in parts, if anything changes in it.
+
+        It is read twice then: what comes of it are files that are not large any more.
+
+        Returns:
+            For each part which of the desired rows' keys are in it.
+        """
+        snapshot = self._snapshot
+        changes = (
+            merge_rows(stored, desired, snapshot.table) for stored in snapshot.folder.stream(file, snapshot.schema)
+        )
+        found, differs = [], False
+        for change in changes:
+            found.append(change.found.combine_chunks())
+            differs = differs or not change.is_empty
+        if differs:
+            self.adds.extend(snapshot.folder.write_each(self._change_parts(file, desired)))
+            self.removes.append(file.removal())
+        return found
+
+    def _change_parts(self, file: DataFile, desired: Desired) -> Iterator[pa.Table]:
+        for stored in self._snapshot.folder.stream(file, self._snapshot.schema):
+            change = merge_rows(stored, desired, self._snapshot.table)
+            self._count(change)
+            yield change.rows
+
+    def _count(self, change: Change) -> None:
+        self.updated += change.updated
+        self.deleted += change.deleted
+
+
+def _restrict(desired: Desired, snapshot: Snapshot, file: DataFile) -> Desired:
+    """Return what is desired of the keys that a file may hold."""
+    keys, rows = desired.keys, desired.rows
+    return Desired(keys.filter(snapshot.concerned(keys, file)), rows.filter(snapshot.concerned(rows, file)))

@@ -1,15 +1,17 @@
 """A version of a table: what its log says of it, and its rows, read file by file."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from dicom_assets.adapters.parquet import DataFile, Files, Stamp
+from dicom_assets.adapters.features import Protocol
+from dicom_assets.adapters.parquet import UNCOUNTED, DataFile, Files, Stamp
 from dicom_assets.adapters.study_index import StudyIndex
 from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import SERVICE, Table
@@ -31,8 +33,9 @@ class Logged:
     schema: pa.Schema
     """The stored columns: those declared, and any that were declared once; without that of the service."""
     partition_columns: tuple[str, ...]
-    configuration: dict[str, str]
-    min_reader_version: int
+    name: str | None
+    """Given to the table when it was created; whoever replaces it by another takes it away."""
+    protocol: Protocol
     actions: pa.Table
     """The live files: a row for each, with its statistics in columns such as `min.sequence`."""
     stamp: Stamp | None = None
@@ -41,7 +44,7 @@ class Logged:
     @classmethod
     def of(cls, delta: DeltaTable, service: str | None = None) -> "Logged":
         """Of the version that delta-rs holds at the moment; of a service alone, where the table is of several."""
-        metadata = delta.metadata()
+        metadata, versions = delta.metadata(), delta.protocol()
         schema = pa.schema(delta.schema().to_arrow())
         actions = pa.table(delta.get_add_actions(flatten=True))
         if service is not None and metadata.partition_columns == [SERVICE.name]:
@@ -53,18 +56,35 @@ class Logged:
             str(metadata.id),
             schema,
             tuple(metadata.partition_columns),
-            metadata.configuration,
-            delta.protocol().min_reader_version,
+            metadata.name,
+            Protocol(
+                versions.min_reader_version,
+                versions.min_writer_version,
+                frozenset(versions.reader_features or []),
+                frozenset(versions.writer_features or []),
+                metadata.configuration,
+                schema,
+            ),
             actions,
         )
 
+    @property
+    def configuration(self) -> Mapping[str, str]:
+        """The table's properties."""
+        return self.protocol.properties
+
+    def is_named(self, table: Table) -> bool:
+        """Return whether the table was created under the name that ours has."""
+        return self.name == table.name
+
     def follows(self, before: "Logged") -> bool:
         """Whether it is a later version of the same table, with the same files."""
-        return self.table_id == before.table_id and self.version >= before.version and self._names == before._names
+        return self.table_id == before.table_id and self.version >= before.version and self.names == before.names
 
     @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(self.actions["path"].to_pylist())
+    def names(self) -> frozenset[str]:
+        """Names of the live files; the log has them encoded."""
+        return frozenset(map(unquote, self.actions["path"].to_pylist()))
 
     @cached_property
     def files(self) -> Sequence[DataFile]:
@@ -75,12 +95,13 @@ class Logged:
         columns += [_SERVICE] if _SERVICE in self.actions.column_names else []
         return [
             DataFile(
-                row["path"],
+                unquote(row["path"]),
                 row["size_bytes"],
-                row["num_records"] or 0,
+                UNCOUNTED if row["num_records"] is None else row["num_records"],
                 {name: (row[f"min.{name}"], row[f"max.{name}"]) for name in ranges},
                 row["modification_time"],
                 {SERVICE.name: row[_SERVICE]} if _SERVICE in row else {},
+                row["path"],
             )
             for row in self.actions.select(columns).to_pylist()
         ]
@@ -146,7 +167,7 @@ class Snapshot:
     @property
     def files(self) -> Sequence[DataFile]:
         """The live files."""
-        return self.logged.files
+        return self.folder.count_rows(self.logged.files)
 
     @property
     def row_count(self) -> int:
@@ -165,7 +186,7 @@ class Snapshot:
         files: Iterable[DataFile] | None = None,
         where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
     ) -> Iterator[tuple[DataFile, pa.Table]]:
-        """The table's rows, file by file.
+        """Yield the table's rows, file by file; of a large file, as other engines write them, in parts.
 
         Args:
             columns: names; all of the stored table's by default.

@@ -1,6 +1,7 @@
 """Where the lake lies: a local folder or a file system of Azure Data Lake Storage."""
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ megabytes on a slow line, where each try would end."""
 RETRYING_SECONDS = REFRESH_BEFORE_EXPIRY_SECONDS - 10
 """After which no further try begins: they are made with one token, which lives longer, unless it cannot be renewed."""
 
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _KNOWN_HOSTS = ".core.windows.net"
 _SIGNING = {"account_key": Signing.KEY, "sas_token": Signing.SAS, "bearer_token": Signing.IDENTITY}
 
@@ -143,9 +145,21 @@ class Storage:
         return str(Path(self.url).absolute() / path) if self.is_local else f"{self.url.rstrip('/')}/{path}"
 
     def address(self, path: str) -> tuple[str, dict[str, str]]:
-        """URL and options of a table, for delta-rs and obstore: by itself they know hosts of the public cloud only."""
+        """Return URL and options of a table for delta-rs, which by itself knows hosts of the public cloud only.
+
+        Raises:
+            LakeRefusedError: delta-rs would look for the table in another folder.
+        """
         if self.is_local:
-            return self.uri(path), dict(self.options())
+            uri = self.uri(path)
+            if found := _ENCODED.search(uri):
+                raise LakeRefusedError(
+                    f"The table at {uri} cannot be opened: the Delta library takes a percent sign and two hexadecimal "
+                    f"digits ({found[0]}) in a folder's name for another character, and would look into "
+                    "another folder. Nothing was written. Rename the folder, or set DICOM_STORAGE_URL and "
+                    "DICOM_CONTAINER_NAME to another one."
+                )
+            return uri, dict(self.options())
         url, host = urlsplit(self.url), str(urlsplit(self.url).hostname)
         options = {"timeout": f"{REQUEST_SECONDS}s", "retry_timeout": f"{RETRYING_SECONDS}s", **self.options()}
         if host.endswith(_KNOWN_HOSTS):
@@ -183,7 +197,7 @@ class Storage:
             yield
         except (CommitFailedError, TableNotFoundError):
             raise
-        except (OSError, DeltaError, BaseError, pa.ArrowInvalid) as error:
+        except (OSError, DeltaError, BaseError, pa.ArrowException) as error:
             if self.is_local:
                 raise LakeUnavailableError(
                     f"Could not {doing} {self.uri(path)}: {_reason(error)}. Check that DICOM_STORAGE_URL names a "

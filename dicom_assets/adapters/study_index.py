@@ -2,9 +2,12 @@
 
 A file never changes and its name never comes again: what was read of it once stays true. What is known is kept in
 memory, and in a file beside the table that is no part of it. Where that file is missing, old or broken, the table's
-files themselves are asked.
+files themselves are asked. It is believed only if it is whole, by its checksum: Arrow trusts what it reads, so that a
+flipped bit could hide a study from a merge, or end the process.
 """
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +26,11 @@ UNKNOWN_FILES = 4
 
 LIMIT = 4_000_000
 """Study UIDs kept in memory, at most."""
+
+_MAGIC = b"dicom-assets studies 2\n"
+"""Begins the file beside the table; the checksum follows, of all that comes after it."""
+
+logger = logging.getLogger(__name__)
 
 
 class StudyIndex:
@@ -63,13 +71,25 @@ class StudyIndex:
 
 
 def _load(folder: Files) -> dict[str, pa.Array]:
-    content = folder.read_aside(_name(folder))
-    with suppress(pa.ArrowInvalid, KeyError):
-        if content is not None:
-            index = pa.ipc.open_file(pa.py_buffer(content)).read_all().combine_chunks()
-            studies = index["studies"].chunk(0)
-            return {name: studies[place].values for place, name in enumerate(index["name"].to_pylist())}
-    return {}
+    """Return what the file beside the table says; nothing if it is not there, or for whatever reason not as it was."""
+    try:
+        content = folder.read_aside(_name(folder))
+        payload = None if content is None else _verify(content)
+        if payload is None:
+            return {}
+        index = pa.ipc.open_file(pa.py_buffer(payload)).read_all().combine_chunks()
+        studies = index["studies"].chunk(0)
+        return {name: studies[place].values for place, name in enumerate(index["name"].to_pylist())}
+    except Exception as error:  # whatever it is: the table's files know
+        logger.info("The index of studies is made anew: %s.", type(error).__name__)
+        return {}
+
+
+def _verify(content: bytes) -> bytes | None:
+    """Return what the checksum stands for; None where it is that of something else."""
+    start = len(_MAGIC) + hashlib.sha256().digest_size
+    payload = content[start:]
+    return payload if content[:start] == _MAGIC + hashlib.sha256(payload).digest() else None
 
 
 def _save(folder: Files, studies: dict[str, pa.Array]) -> None:
@@ -80,8 +100,9 @@ def _save(folder: Files, studies: dict[str, pa.Array]) -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, index.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(index)
+    payload = sink.getvalue().to_pybytes()
     with suppress(LakeUnavailableError):  # it only saves time
-        folder.write_aside(_name(folder), sink.getvalue().to_pybytes())
+        folder.write_aside(_name(folder), _MAGIC + hashlib.sha256(payload).digest() + payload)
 
 
 def _name(folder: Files) -> str:

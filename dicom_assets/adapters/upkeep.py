@@ -23,6 +23,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from dicom_assets.adapters.delta import Lake, wait_for_others
+from dicom_assets.adapters.features import is_log_protected
+from dicom_assets.adapters.foreign import check_can_be_written
 from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
 from dicom_assets.adapters.snapshot import Logged, Snapshot
 from dicom_assets.adapters.spark_calendar import find_refused
@@ -99,12 +101,14 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
         dry_run: whether to tell only what would be done.
 
     Raises:
-        ForeignTableError: what lies there is no table of ours; nothing was done to it.
+        ForeignTableError: what lies there is no table of ours, or asks of its writers what is not done here; nothing
+            was done to it.
         LakeUnavailableError: storage refuses; or it has another time than this machine.
     """
     snapshot = lake.open(table)
     if snapshot is None:
         return None
+    check_can_be_written(table, snapshot.logged, lake.uri(table))
     if not dry_run:
         _check_clock(snapshot, lake.uri(table))
     before, log_before = _take_stock(snapshot), _read_log(snapshot).names
@@ -123,11 +127,13 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     old = _old_files(lake, table)
     torn = [file for file in snapshot.folder.stored_torn() if file.modified < horizon]
     log = _read_log(snapshot)
-    expired = log.expired(horizon)
+    is_protected = is_log_protected(snapshot.logged.protocol)
+    expired = set() if is_protected else log.expired(horizon)
     if not dry_run:
         snapshot.folder.delete([file.name for file in old])
         snapshot.folder.delete_torn(torn)
-        _clean_log(lake, table)
+        if not is_protected:
+            _clean_log(lake, table)
         snapshot = lake.open_or_create(table)
         log = _read_log(snapshot)
         expired = log_before - log.names
@@ -348,6 +354,6 @@ def _oldest_version(snapshot: Snapshot, log: _Log, horizon: datetime, gone: set[
     for version in range(log.current_at(horizon), snapshot.version):
         with snapshot.folder.explained("open an older version of"):
             snapshot.delta.load_as_version(version)
-        if stored.issuperset(Logged.of(snapshot.delta, snapshot.service).actions["path"].to_pylist()):
+        if stored.issuperset(Logged.of(snapshot.delta, snapshot.service).names):
             return version
     return snapshot.version

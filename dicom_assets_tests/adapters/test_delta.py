@@ -1,13 +1,16 @@
 import json
 import shutil
 import threading
+import traceback
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import deltalake
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
@@ -17,6 +20,7 @@ from dicom_assets.adapters.delta import Given, Lake
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.adapters.storage import Storage
+from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
 from dicom_assets_tests.adapters.lakes import (
@@ -227,6 +231,78 @@ def test_file_without_statistics_is_read_all_the_same(lake):
     assert file.may_hold("sequence", 10**6, 10**6)
     assert store(lake, entry(2, state="Replaced", ingestedAt=moment(9)), table=CHANGE_FEED).updated == 1
     assert [row["state"] for row in read(lake, CHANGE_FEED)] == ["Current", "Replaced"]
+
+
+def rename_files(lake: Lake, names: list[str]) -> None:
+    """As another engine may name them, in a commit without statistics."""
+    lines = []
+    for file, name in zip(lake.open(STUDY).files, names, strict=True):
+        Path(lake.uri(STUDY), file.name).rename(Path(lake.uri(STUDY), name))
+        told = {"partitionValues": {}, "size": file.size_bytes, "modificationTime": 0, "dataChange": False}
+        lines += [{"remove": {"path": file.name, "dataChange": False}}, {"add": {"path": quote(name), **told}}]
+    log = Path(lake.uri(STUDY), "_delta_log", f"{lake.version(STUDY) + 1:020}.json")
+    log.write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_files_whose_names_the_log_encodes_are_read_replaced_and_kept(lake, tmp_path):
+    for uid in "123":
+        store(lake, study(uid))
+    rename_files(lake, ["with blank.parquet", "c%20d.parquet", "größe#?.parquet"])
+    lake = build_lake(tmp_path)
+    assert {file.name for file in lake.open(STUDY).files} == {"with blank.parquet", "c%20d.parquet", "größe#?.parquet"}
+    for uid in "12":
+        assert store(lake, study(uid, patientSex="F")).updated == 1
+    assert DeltaTable(lake.uri(STUDY)).to_pyarrow_table().num_rows == 3
+    lake.retention_hours = 0
+    assert maintain(lake, STUDY).after.live_files == 1
+    assert data_files(lake) == live_files(lake)
+    assert by_study(read(lake)) == {"1": "F", "2": "F", "3": None}
+
+
+def test_rows_of_files_without_statistics_are_counted(lake, tmp_path):
+    for uid in "123":
+        store(lake, study(uid))
+    rename_files(lake, ["a.parquet", "b.parquet", "c.parquet"])
+    lake = build_lake(tmp_path)
+    assert lake.open(STUDY).row_count == 3
+    assert [file.rows for file in lake.open(STUDY).files] == [1, 1, 1]
+    assert store(lake, study("4")).row_count == 4
+
+
+def strict(text: str) -> dict:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_json_does_not_have_leave_the_log_valid_and_are_found(lake, value):
+    dose = Column("dose", pa.float64(), "Dose", "00181050")
+    table = replace(STUDY, columns=(*STUDY.columns, dose))
+    store(lake, study("1", dose=5.0), study("2", dose=value), table=table)
+    store(lake, study("3", dose=7.0), table=table)
+    for line in log_text(lake).splitlines():
+        action = strict(line)
+        if "add" in action:
+            assert strict(action["add"]["stats"])["numRecords"] in (1, 2)
+    found = DeltaTable(lake.uri(STUDY))
+    assert pl.scan_delta(found).filter(pl.col("dose") == 5).collect().height == 1
+    assert found.to_pyarrow_dataset().to_table(filter=ds.field("dose") == 5, use_threads=False).num_rows == 1
+    query = QueryBuilder().register("study", found).execute("SELECT * FROM study WHERE dose > 4 AND dose < 6")
+    assert pa.table(query).num_rows == 1
+
+
+def test_value_of_another_type_in_a_file_is_told_nowhere(lake, tmp_path):
+    store(lake, study("1", patientName="ZZPATIENTZZ"))
+    (file,) = lake.open(STUDY).files
+    path = Path(lake.uri(STUDY), file.name)
+    rows = pq.read_table(path)
+    place = rows.schema.get_field_index("instanceCount")
+    pq.write_table(rows.set_column(place, "instanceCount", pa.array(["ZZPATIENTZZ"])), path)
+    with pytest.raises(ForeignTableError, match=file.name) as caught:
+        read(build_lake(tmp_path))
+    assert "ZZPATIENTZZ" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_studies_of_many_files_are_found_again_after_they_were_forgotten(lake, monkeypatch):
@@ -775,6 +851,91 @@ def test_version_is_the_newest_until_the_next_commit(lake):
     store(lake, study("2"))
     assert not lake.has_version(STUDY, version)
     assert lake.has_version(STUDY, lake.version(STUDY))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["by what was looked at", "by the number alone"])
+def test_version_of_a_table_that_was_made_anew_is_another_one(lake, tmp_path, known):
+    store(lake, study("1"))
+    logged = lake.open(STUDY).logged
+    shutil.rmtree(lake.uri(STUDY))
+    store(build_lake(tmp_path), study("2"))
+    assert not lake.has_version(STUDY, logged if known else logged.version)
+    assert not lake.has_version(STUDY, logged)
+    assert lake.has_version(STUDY, lake.open(STUDY).logged)
+
+
+def test_version_that_a_backup_brought_back_otherwise_is_another_one(lake, tmp_path):
+    store(lake, study("1"))
+    shutil.copytree(lake.uri(STUDY), tmp_path / "backup")
+    store(lake, study("2"))
+    logged = lake.open(STUDY).logged
+    shutil.rmtree(lake.uri(STUDY))
+    shutil.copytree(tmp_path / "backup", lake.uri(STUDY))
+    assert not lake.has_version(STUDY, logged)
+    store(build_lake(tmp_path), study("3"))
+    assert lake.version(STUDY) == logged.version
+    assert not lake.has_version(STUDY, logged)
+
+
+def refusing(error: Exception):
+    attempts = []
+
+    def put(store_, name, content, *, put=parquet.obstore.put, **options):
+        if options.get("mode") == "create":
+            attempts.append(name)
+            raise error
+        return put(store_, name, content, **options)
+
+    return put, attempts
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda lake: store(lake, study("2")),
+        lambda lake: lake.set_properties(STUDY, {"a": "b"}),
+        lambda lake: store(lake, study("2", patientAge="017Y"), table=WIDER),
+        lambda lake: build_lake(Path(lake.storage.url), retention_hours=100).keep_retention(lake.open(STUDY)),
+        lambda lake: store(lake, entry(1), table=CHANGE_FEED),
+    ],
+    ids=["rows", "properties", "columns", "retention", "a new table"],
+)
+def test_commit_that_is_refused_is_no_lost_race_and_not_tried_again(lake, monkeypatch, work):
+    store(lake, study("1"))
+    put, attempts = refusing(PermissionError("read-only file system"))
+    monkeypatch.setattr(parquet.obstore, "put", put)
+    with pytest.raises(LakeUnavailableError, match="read-only file system"):
+        work(lake)
+    assert len(attempts) == 1
+
+
+def test_properties_and_columns_that_others_were_quicker_to_change_are_tried_again(lake, tmp_path, no_pause):
+    store(lake, study("1"))
+    commit, others = Lake._commit, iter(range(3))
+
+    def after_another(self, snapshot, action):
+        if self is lake and next(others, None) is not None:
+            commit(self._other, self._other.open(STUDY), action)
+        commit(self, snapshot, action)
+
+    lake._other = build_lake(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lake, "_commit", after_another)
+        lake.set_properties(STUDY, {"a": "b"})
+    assert lake.open(STUDY).logged.configuration["a"] == "b"
+    assert next(others, None) is None
+
+
+def test_properties_that_others_are_always_quicker_to_change_are_a_conflict(lake, monkeypatch, no_pause):
+    store(lake, study("1"))
+
+    def lose(self, snapshot, action):
+        raise CommitFailedError
+
+    monkeypatch.setattr(Lake, "_commit", lose)
+    for work in (lambda: lake.set_properties(STUDY, {"a": "b"}), lambda: lake.open_or_create(WIDER)):
+        with pytest.raises(CommitConflictError, match="other writers won"):
+            work()
 
 
 def test_files_of_an_account_that_change_are_read_side_by_side(tmp_path, monkeypatch):

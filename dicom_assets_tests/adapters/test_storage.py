@@ -19,7 +19,10 @@ from obstore.store import AzureStore, LocalStore
 from dicom_assets.adapters import storage as module
 from dicom_assets.adapters.credentials import Authentication, Tokens
 from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
-from dicom_assets.core.errors import LakeUnavailableError, SettingsError
+from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.errors import LakeRefusedError, LakeUnavailableError, SettingsError
+from dicom_assets.core.schema import STUDY
+from dicom_assets_tests.adapters.lakes import build_lake, read, store, study
 
 AZURE = "abfss://dicom@account.dfs.core.windows.net"
 
@@ -197,3 +200,23 @@ def test_answers_are_no_refusals(answer):
 def test_other_errors_pass():
     with pytest.raises(KeyError), Storage(str(Path.cwd())).explained("study", "read"):
         raise KeyError
+
+
+@pytest.mark.parametrize("name", ["with blank", "h#sh", "wh?t", "größe", "50%", "100% sure", "a&b=c", "[1]{2}"])
+def test_lake_in_a_folder_of_any_name_works(tmp_path, name):
+    lake = build_lake(tmp_path / name)
+    for number in range(12):  # past a checkpoint
+        store(lake, study(str(number)))
+    other = build_lake(tmp_path / name)
+    assert store(other, study("3", patientSex="F")).updated == 1
+    assert len(read(other)) == 12
+    assert maintain(other, STUDY).is_complete
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
+def test_lake_in_a_folder_that_the_library_would_mistake_is_refused_at_once(tmp_path):
+    lake = build_lake(tmp_path / "hundred%20pct")
+    for attempt in (lambda: lake.open(STUDY), lambda: store(lake, study("1"))):
+        with pytest.raises(LakeRefusedError, match=r"%20.*Rename the folder"):
+            attempt()
+    assert list(tmp_path.iterdir()) == []

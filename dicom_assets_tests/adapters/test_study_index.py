@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,6 +62,46 @@ def test_an_index_of_another_shape_is_passed_over(folder, looks):
     with pa.ipc.new_file(str(folder / "study" / study_index.NAME), pa.schema([("other", pa.string())])):
         pass
     assert store(build_lake(folder), study("3", patientSex="M")).updated == 1
+
+
+def index(folder: Path) -> Path:
+    return folder / "study" / study_index.NAME
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """The content with one bit flipped, at very many places; cut short; longer; and as earlier versions wrote it."""
+    step = max(1, len(content) // 400)
+    for place in range(0, len(content), step):
+        yield content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :]
+    yield from (content[:length] for length in range(0, len(content), 10 * step))
+    yield content + b"\0"
+    yield content[content.index(b"ARROW1") :]
+
+
+def test_a_damaged_index_changes_no_answer_and_is_replaced(folder, looks):
+    whole = index(folder).read_bytes()
+    damaged = list(damages(whole))
+    assert len(damaged) > 400
+    names = {file.name for file in build_lake(folder).open(STUDY).files}
+    for content in damaged:
+        index(folder).write_bytes(content)
+        looks.clear()
+        (found,) = build_lake(folder).open(STUDY).files_of_studies(pa.array(["3"]))
+        assert sorted(looks) == sorted(names), "the index was believed"
+        assert found.name in names
+        assert len(index(folder).read_bytes()) > 0
+    assert study_index._verify(index(folder).read_bytes()) is not None
+    looks.clear()
+    assert build_lake(folder).open(STUDY).files_of_studies(pa.array(["3"]))[0].name == found.name
+    assert looks == []
+
+
+def test_an_index_that_cannot_be_read_is_done_without(folder, monkeypatch):
+    def refuse(self, name):
+        raise OSError("a broken disk")
+
+    monkeypatch.setattr(Files, "read_aside", refuse)
+    assert len(build_lake(folder).open(STUDY).files_of_studies(pa.array(["3"]))) == 1
 
 
 def test_a_lost_index_is_written_again(folder, looks):
