@@ -23,7 +23,7 @@ from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.adapters.service_requests import SMALL_BYTES, Query, ServiceRequests
 from dicom_assets.adapters.statistics import Statistics
-from dicom_assets.core.change_feed import Entry, Window, parse_latest
+from dicom_assets.core.change_feed import Entry, Window, has_metadata, parse_latest
 from dicom_assets.core.errors import FeedMovedError
 
 logger = getLogger(__name__)
@@ -52,7 +52,6 @@ LOOK_TRIES = 2
 """Failures of an entry that was asked for again, after which it stays without metadata until the next look."""
 
 _MICROSECOND = timedelta(microseconds=1)
-_OBJECT = memoryview(b"{")
 
 
 class DicomService:
@@ -314,7 +313,7 @@ class DicomService:
 
     def _count_unreadable(self, entries: Iterable[Entry], subject: str) -> None:
         """Count and name live instances' entries whose metadata cannot be used."""
-        found = [entry.sequence for entry in entries if memoryview(entry.metadata)[:1] != _OBJECT and _is_live(entry)]
+        found = [entry.sequence for entry in entries if not has_metadata(entry) and _is_live(entry)]
         if found:
             more = f" and {len(found) - NAMED_ENTRIES} more" if len(found) > NAMED_ENTRIES else ""
             logger.warning(

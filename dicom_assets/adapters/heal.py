@@ -16,7 +16,7 @@ from dicom_assets.adapters.delta import Given
 from dicom_assets.adapters.derive import HoursOf
 from dicom_assets.adapters.extract import Named
 from dicom_assets.adapters.repair import Repair
-from dicom_assets.core.change_feed import HOUR, Entry, Window, build_change_feed
+from dicom_assets.core.change_feed import HOUR, Entry, Window, build_change_feed, has_metadata
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, METADATA_UNREADABLE
 
 ASKED_AT_ONCE = 200
@@ -47,7 +47,7 @@ class Healed:
 
 def has_news(entry: Entry) -> bool:
     """Return whether an entry says more than that its instance is there."""
-    return bool(memoryview(entry.metadata).nbytes) or entry.state.strip().lower() in _GONE
+    return has_metadata(entry) or entry.state.strip().lower() in _GONE
 
 
 def find_unreadable(repair: Repair) -> list[Named]:

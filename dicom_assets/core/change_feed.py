@@ -66,6 +66,14 @@ class Entry(msgspec.Struct, gc=False, rename="camel"):
     """The DICOM JSON text, byte for byte; empty when the service sent none."""
 
 
+_OBJECT = b"{"
+
+
+def has_metadata(entry: Entry) -> bool:
+    """Return whether the entry brings metadata that can be used, which is a JSON object."""
+    return memoryview(entry.metadata)[:1].tobytes() == _OBJECT
+
+
 _page_decoder = msgspec.json.Decoder(list[Entry])
 _entry_decoder = msgspec.json.Decoder(Entry | None)
 
