@@ -13,7 +13,7 @@ from dicom_assets.adapters.delta import Given
 from dicom_assets.adapters.elements import split_metadata
 from dicom_assets.adapters.memory import MemoryLimit
 from dicom_assets.adapters.parquet import Spool, decode
-from dicom_assets.core.change_feed import Entry, Window, build_change_feed, has_metadata
+from dicom_assets.core.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.dicom_json import build_attributes
 from dicom_assets.core.errors import FeedEntryError, ServiceError
 from dicom_assets.core.instance import unreadable_entries
@@ -72,7 +72,7 @@ class HourRead:
         actions = Counter(entry.action for entry in entries)
         states = Counter(entry.state for entry in entries)
         unreadable, named = self.unreadable, self.named
-        if not all(map(has_metadata, entries)):
+        if rows["metadata"].null_count:
             found = unreadable_entries(rows)
             unreadable += len(found)
             first = found.slice(0, NAMED - len(named))

@@ -66,12 +66,13 @@ class Entry(msgspec.Struct, gc=False, rename="camel"):
     """The DICOM JSON text, byte for byte; empty when the service sent none."""
 
 
-_OBJECT = b"{"
+_OBJECT = ord("{")
 
 
 def has_metadata(entry: Entry) -> bool:
     """Return whether the entry brings metadata that can be used, which is a JSON object."""
-    return memoryview(entry.metadata)[:1].tobytes() == _OBJECT
+    text = memoryview(entry.metadata)
+    return bool(text) and text[0] == _OBJECT
 
 
 _page_decoder = msgspec.json.Decoder(list[Entry])
@@ -123,7 +124,7 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
         read_at: when they were read, with a time zone.
 
     Returns:
-        Rows of the `change_feed` table, metadata byte for byte as received.
+        Rows of the `change_feed` table, metadata byte for byte as received; null where it is no JSON object.
 
     Raises:
         FeedEntryError: an entry has no UID where its key needs one, or a timestamp that is none; names the sequence.
@@ -188,18 +189,18 @@ _TRIMMED = (
     *("action", "state", "file_path"),
 )
 """Members whose padding is no part of them: the key's, then others."""
-_NULL = b"null"
 _TEXT_BYTES = 2**31 - 1
 """Of text that an array of Arrow's can hold."""
 
 
 def _build_texts(metadata: Sequence[msgspec.Raw]) -> list[pa.StringArray]:
-    """The texts, in one copy of a page that was found to be UTF-8; null where there is none."""
-    sizes = [len(memoryview(text)) for text in metadata]
+    """Return the texts, in one copy of a page that was found to be UTF-8; null where one is no JSON object."""
+    views = [memoryview(text) for text in metadata]
+    sizes = [len(view) for view in views]
     if len(sizes) > 1 and sum(sizes) > _TEXT_BYTES:
         half = len(sizes) // 2
         return [*_build_texts(metadata[:half]), *_build_texts(metadata[half:])]
-    is_text = [size > len(_NULL) or bytes(text) not in (b"", _NULL) for size, text in zip(sizes, metadata, strict=True)]
-    valid = pa.array(is_text, pa.bool_()).buffers()[1]
+    is_object = [bool(size) and view[0] == _OBJECT for size, view in zip(sizes, views, strict=True)]
+    valid = pa.array(is_object, pa.bool_()).buffers()[1]
     ends = pa.py_buffer(array("i", accumulate(sizes, initial=0)))
     return [pa.StringArray.from_buffers(len(sizes), ends, pa.py_buffer(b"".join(metadata)), valid)]

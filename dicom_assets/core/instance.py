@@ -26,13 +26,12 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
 
 
 def unreadable_entries(entries: pa.Table) -> pa.Table:
-    """Return the entries of live instances whose metadata could not be had, or is no JSON object.
+    """Return the entries of live instances that are stored without metadata.
 
     Args:
         entries: rows of `change_feed`, at least `action`, `state` and `metadata`.
     """
-    is_object = pc.fill_null(pc.starts_with(entries["metadata"], "{"), False)
-    return entries.filter(pc.and_(pc.invert(is_object), is_live(entries)))
+    return entries.filter(pc.and_(pc.is_null(entries["metadata"]), is_live(entries)))
 
 
 def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:

@@ -277,6 +277,7 @@ def test_checks_tell_what_they_counted(hospital):
     evaluations = hospital.run()
     assert {name: numbers(each) for name, each in evaluations.items() if not name.endswith("converted")} == {
         "change_feed.feed_complete": {"stored": 4},
+        "change_feed.metadata_readable": {},
         "instance.agrees_with_change_feed": {"rows_expected": 4},
         "series.agrees_with_instance": {"rows_expected": 2},
         "study.agrees_with_instance": {"rows_expected": 2},
