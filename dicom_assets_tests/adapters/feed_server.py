@@ -145,7 +145,7 @@ class FeedServer:
 
     def break_down(self, request: Request) -> Answer | None:
         """The answer to a page that should hold the metadata of a broken entry."""
-        if request.params["includeMetadata"] == "false":
+        if request.params.get("includeMetadata") == "false":
             return None
         for each in self.page_of(request):
             answer = self.broken.get(each["sequence"])
@@ -156,7 +156,7 @@ class FeedServer:
     def page(self, request: Request) -> bytes:
         page = [dict(each) for each in self.page_of(request)]
         for each in page:
-            if request.params["includeMetadata"] == "false":
+            if request.params.get("includeMetadata") == "false":
                 each.pop("metadata", None)
             elif "metadata" in each and isinstance(self.broken.get(each["sequence"]), bytes):
                 each["metadata"] = f"text of {each['sequence']}"
