@@ -133,6 +133,7 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
                 partitions,
                 delay,
                 now,
+                has_service=settings.service_url is not None,
                 ask_again=partial(heal, repair, lambda: open_client(settings), now) if settings.service_url else None,
                 naming=naming,
             ),

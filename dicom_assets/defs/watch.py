@@ -33,6 +33,7 @@ def build_watch(
     delay: timedelta,
     now: Callable[[], datetime],
     *,
+    has_service: bool = True,
     ask_again: Callable[[], Healed] | None = None,
     naming: Naming = PLAIN,
 ) -> Sequence[dg.ScheduleDefinition]:
@@ -44,8 +45,8 @@ def build_watch(
         partitions: the hours.
         delay: the wait between the end of an hour and its reading.
         now: gives the time, with a zone.
-        ask_again: asks the service for metadata that it could not give; None without a service: then no hour can be
-            late either, and nobody looks.
+        has_service: without one no hour can be late, and nobody looks.
+        ask_again: asks the service for metadata that it could not give.
         naming: of the service.
     """
     lateness = allowed_lateness(delay)
@@ -56,7 +57,7 @@ def build_watch(
         (
             f"{minute} * * * *",
             build_freshness_job(keys, partitions, lateness, now, naming=naming),
-            ask_again is not None,
+            has_service,
         ),
     ]
     return [

@@ -285,6 +285,7 @@ def test_checks_run_with_the_assets_and_pass(settings, instance):
     evaluations = run(settings, instance, tags=RANGE).get_asset_check_evaluations()
     assert sorted((each.asset_key.path[-1], each.check_name, each.passed) for each in evaluations) == [
         ("change_feed", "feed_complete", True),
+        ("change_feed", "metadata_readable", True),
         ("file_index", "agrees_with_instance", True),
         ("instance", "agrees_with_change_feed", True),
         ("instance", "values_converted", True),
