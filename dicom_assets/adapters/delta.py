@@ -377,7 +377,16 @@ class Lake:
         """
         logged, newest = snapshot.logged, self._newest[snapshot.table.name]
         newest.check_is_there(logged)
-        newest.folder.create(commit_name(logged.version + 1), commit.encode(logged.version))
+        try:
+            newest.folder.create(commit_name(logged.version + 1), commit.encode(logged.version))
+        except CommitFailedError:
+            if newest.look().version > logged.version:
+                raise
+            raise LakeUnavailableError(
+                f"Could not commit to {self.uri(snapshot.table)}: its log has a file of version {logged.version + 1}, "
+                "which is not listed or cannot be read yet. If this stays so, `dicom-assets doctor lake` tells whether "
+                "the storage lists files in full."
+            ) from None
         if self._is_due(logged.version + 1) or self._cleans_after(logged):
             self._tidy_log(newest, logged)
 
@@ -402,8 +411,9 @@ class Lake:
                 if self._cleans_after(before):
                     delta.cleanup_metadata()
             newest.give_back(delta, options)
-        except (LakeUnavailableError, TableNotFoundError) as error:
-            logger.info("The log was left as it is, until a later commit or upkeep: %s", error)
+        except Exception as error:  # whatever it is: only time is lost
+            told = error if isinstance(error, LakeUnavailableError) else type(error).__name__
+            logger.info("The log was left as it is, until a later commit or upkeep: %s", told)
 
     def _staged(self, snapshot: Snapshot) -> list[str]:
         """What is staged for a table: by writers that are at work, or were killed."""

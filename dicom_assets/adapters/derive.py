@@ -187,7 +187,8 @@ class InstancesOfWindow:
             return
         schema = pa.schema([field for field in feed.schema if field.name != METADATA])
         entries = feed.folder.read(file, schema)
-        yield entries.filter(wanted(entries)), attributes.filter(wanted(entries))
+        own = wanted(entries)
+        yield (entries, attributes) if pc.all(own).as_py() else (entries.filter(own), attributes.filter(own))
 
 
 class AggregateOfWindow:

@@ -4,7 +4,8 @@ The tables are of reader version 1 and writer version 2, and make use of nothing
 another engine. What only could be used and is not asks nothing of a writer, by the protocol; what is used, and whatever
 is not known here, is an obstacle, with the command that takes it off.
 
-Source: Delta's protocol, 24 July 2026, and the properties that Delta on Spark, Databricks and Fabric set.
+Source: `PROTOCOL.md` of delta-io/delta at commit bb1057f, and the properties that Delta on Spark, Databricks and Fabric
+set.
 """
 
 import re

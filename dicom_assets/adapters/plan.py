@@ -86,16 +86,16 @@ class Plan:
         found = [places.slice(0, 0)]
         large = [file for file in candidates if file.is_large]
         for file, stored in snapshot.folder.read_each((f for f in candidates if not f.is_large), snapshot.schema):
-            concerned = snapshot.concerned(desired.rows, file)
-            change = merge_rows(stored, _restrict(desired, snapshot, file), table)
-            found.append(places.filter(concerned.combine_chunks()).filter(change.found.combine_chunks()))
+            part, own = _restrict(desired, places, snapshot, file)
+            change = merge_rows(stored, part, table)
+            found.append(own.filter(change.found.combine_chunks()))
             if not change.is_empty:
                 self._count(change)
                 self.adds.extend(snapshot.folder.write(change.rows))
                 self.removes.append(file.removal())
         for file in large:
-            own = places.filter(snapshot.concerned(desired.rows, file).combine_chunks())
-            found.extend(own.filter(each) for each in self._merge_large(file, _restrict(desired, snapshot, file)))
+            part, own = _restrict(desired, places, snapshot, file)
+            found.extend(own.filter(each) for each in self._merge_large(file, part))
         known = pa.concat_arrays(found)
         new, attributes = desired.rows, desired.attributes
         if len(known):
@@ -136,7 +136,8 @@ class Plan:
         self.deleted += change.deleted
 
 
-def _restrict(desired: Desired, snapshot: Snapshot, file: DataFile) -> Desired:
-    """Return what is desired of the keys that a file may hold."""
-    keys, rows = desired.keys, desired.rows
-    return Desired(keys.filter(snapshot.concerned(keys, file)), rows.filter(snapshot.concerned(rows, file)))
+def _restrict(desired: Desired, places: pa.Array, snapshot: Snapshot, file: DataFile) -> tuple[Desired, pa.Array]:
+    """Return what is desired of the keys that a file may hold, and the places of these rows."""
+    concerned = snapshot.concerned(desired.rows, file)
+    keys = desired.keys.filter(snapshot.concerned(desired.keys, file))
+    return Desired(keys, desired.rows.filter(concerned)), places.filter(concerned.combine_chunks())

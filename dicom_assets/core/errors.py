@@ -100,7 +100,7 @@ class EngineError(LakeError):
 
 
 class ForeignTableError(LakeError):
-    """A table lies under our name that is not ours, or has a column of another type than ours."""
+    """A table lies under our name that is not ours, has a column of another type, or asks more than is done here."""
 
 
 class LakeLostError(LakeError):

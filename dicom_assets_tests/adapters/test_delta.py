@@ -15,7 +15,7 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from dicom_assets.adapters import delta, parquet, study_index
+from dicom_assets.adapters import delta, newest, parquet, study_index
 from dicom_assets.adapters.delta import Given, Lake
 from dicom_assets.adapters.parquet import Files
 from dicom_assets.adapters.snapshot import Snapshot
@@ -907,6 +907,18 @@ def test_commit_that_is_refused_is_no_lost_race_and_not_tried_again(lake, monkey
     with pytest.raises(LakeUnavailableError, match="read-only file system"):
         work(lake)
     assert len(attempts) == 1
+
+
+def test_commit_whose_place_is_taken_by_what_is_no_newer_version_is_no_lost_race(lake, monkeypatch):
+    store(lake, study("1"))
+    version = lake.version(STUDY)
+    monkeypatch.setattr(DeltaTable, "update_incremental", lambda self: None)  # as where an account lists too little
+    monkeypatch.setattr(newest, "DeltaTable", lambda *given, **named: DeltaTable(given[0], version=version))
+    Path(lake.uri(STUDY), newest.commit_name(version + 1)).write_text('{"commitInfo":{}}')
+    wanted = Wanted([study("2")])
+    with pytest.raises(LakeUnavailableError, match=f"a file of version {version + 1}, which is not listed"):
+        lake.write(STUDY, wanted)
+    assert wanted.builds == 1
 
 
 def test_properties_and_columns_that_others_were_quicker_to_change_are_tried_again(lake, tmp_path, no_pause):
