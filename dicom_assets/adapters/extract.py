@@ -71,13 +71,13 @@ class HourRead:
         """
         actions = Counter(entry.action for entry in entries)
         states = Counter(entry.state for entry in entries)
-        unreadable, named = self.unreadable, self.named
-        if rows["metadata"].null_count:
-            found = unreadable_entries(rows)
-            unreadable += len(found)
-            first = found.slice(0, NAMED - len(named))
-            named += tuple(zip(first["sequence"].to_pylist(), first["timestamp"].to_pylist(), strict=True))
-        return HourRead(self.hour, self.actions + actions, self.states + states, self.pages + 1, unreadable, named)
+        found = unreadable_entries(rows)
+        first = found.slice(0, NAMED - len(self.named))
+        named = zip(first["sequence"].to_pylist(), first["timestamp"].to_pylist(), strict=True)
+        return HourRead(
+            self.hour, self.actions + actions, self.states + states, self.pages + 1,
+            self.unreadable + len(found), (*self.named, *named),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

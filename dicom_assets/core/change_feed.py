@@ -124,7 +124,7 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
         read_at: when they were read, with a time zone.
 
     Returns:
-        Rows of the `change_feed` table, metadata byte for byte as received; null where it is no JSON object.
+        Rows of the `change_feed` table, metadata byte for byte as received.
 
     Raises:
         FeedEntryError: an entry has no UID where its key needs one, or a timestamp that is none; names the sequence.
@@ -189,18 +189,18 @@ _TRIMMED = (
     *("action", "state", "file_path"),
 )
 """Members whose padding is no part of them: the key's, then others."""
+_NULL = b"null"
 _TEXT_BYTES = 2**31 - 1
 """Of text that an array of Arrow's can hold."""
 
 
 def _build_texts(metadata: Sequence[msgspec.Raw]) -> list[pa.StringArray]:
-    """Return the texts, in one copy of a page that was found to be UTF-8; null where one is no JSON object."""
-    views = [memoryview(text) for text in metadata]
-    sizes = [len(view) for view in views]
+    """Return the texts, in one copy of a page that was found to be UTF-8; null where there is none."""
+    sizes = [len(memoryview(text)) for text in metadata]
     if len(sizes) > 1 and sum(sizes) > _TEXT_BYTES:
         half = len(sizes) // 2
         return [*_build_texts(metadata[:half]), *_build_texts(metadata[half:])]
-    is_object = [bool(size) and view[0] == _OBJECT for size, view in zip(sizes, views, strict=True)]
-    valid = pa.array(is_object, pa.bool_()).buffers()[1]
+    is_text = [size > len(_NULL) or bytes(text) not in (b"", _NULL) for size, text in zip(sizes, metadata, strict=True)]
+    valid = pa.array(is_text, pa.bool_()).buffers()[1]
     ends = pa.py_buffer(array("i", accumulate(sizes, initial=0)))
     return [pa.StringArray.from_buffers(len(sizes), ends, pa.py_buffer(b"".join(metadata)), valid)]

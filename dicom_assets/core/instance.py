@@ -26,12 +26,15 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
 
 
 def unreadable_entries(entries: pa.Table) -> pa.Table:
-    """Return the entries of live instances that are stored without metadata.
+    """Return the entries of live instances without metadata, or with metadata that is no JSON object.
 
     Args:
         entries: rows of `change_feed`, at least `action`, `state` and `metadata`.
     """
-    return entries.filter(pc.and_(pc.is_null(entries["metadata"]), is_live(entries)))
+    is_object = pc.fill_null(pc.starts_with(entries["metadata"], "{"), False)
+    if pc.all(is_object).as_py():
+        return entries.slice(0, 0)
+    return entries.filter(pc.and_(pc.invert(is_object), is_live(entries)))
 
 
 def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:

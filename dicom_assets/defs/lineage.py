@@ -3,7 +3,7 @@
 import dagster as dg
 
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, source_of
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, Table
+from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, METADATA_UNREADABLE, SERIES, STUDY, Table
 from dicom_assets.defs.naming import PLAIN, Naming
 
 UPSTREAM = {
@@ -14,6 +14,7 @@ UPSTREAM = {
 
 _RENAMED = {
     (INSTANCE.name, "lastModifiedTimestamp"): "timestamp",
+    (INSTANCE.name, METADATA_UNREADABLE.name): "metadata",
     (SERIES.name, "instanceCount"): "sopInstanceUid",
     (STUDY.name, "instanceCount"): "sopInstanceUid",
     (STUDY.name, "seriesCount"): "seriesInstanceUid",

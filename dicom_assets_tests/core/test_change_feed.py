@@ -237,8 +237,8 @@ def test_omitted_members_are_null():
     assert built["metadata"] is None
 
 
-@pytest.mark.parametrize(("metadata", "text"), [(None, None), ([], None), ("x", None), (7, None), ({}, "{}")])
-def test_metadata_that_is_no_object_is_none(metadata, text):
+@pytest.mark.parametrize(("metadata", "text"), [(None, None), ([], "[]"), ("x", '"x"'), (7, "7"), ({}, "{}")])
+def test_metadata_is_kept_whatever_it_is(metadata, text):
     assert row(metadata=metadata)["metadata"] == text
 
 

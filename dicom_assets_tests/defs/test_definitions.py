@@ -172,6 +172,7 @@ def test_checks_of_every_asset_and_which_block(definitions):
     checks = {f"{key.asset_key.to_user_string()}.{key.name}": graph.get(key).blocking for key in graph.asset_check_keys}
     assert checks == {
         "change_feed.feed_complete": True,
+        "change_feed.metadata_readable": False,
         "instance.agrees_with_change_feed": True,
         "instance.values_converted": False,
         "series.agrees_with_instance": False,
