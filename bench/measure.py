@@ -80,7 +80,7 @@ def save(name: str, content: dict[str, Any], *, publish: bool) -> Path:
     about = {
         "command": this_command(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": _commit(),
+        "commit": commit_of(ROOT),
         "load_at_start": _LOAD,
         "machine": machine(),
     }
@@ -97,9 +97,10 @@ def as_json(measured: Measured) -> dict[str, Any]:
     return asdict(measured)
 
 
-def _commit() -> str:
+def commit_of(checkout: Path) -> str:
+    """Return the short name of a checkout's commit; empty where it is none."""
     answer = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False
     )
     return answer.stdout.strip()
 

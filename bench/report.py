@@ -33,6 +33,7 @@ _NAMES = (
     "million",
     "headers",
     "fan_out",
+    "turns",
 )
 _MISSING = "Not measured yet."
 
@@ -200,6 +201,29 @@ def month_table(result: Result) -> str:
         [
             (label, f"{first[name]:.3f}", f"{last[name]:.3f}", f"{last[name] / first[name]:.2f}")
             for label, name in (("seconds", "seconds"), ("CPU seconds", "cpu_seconds"))
+        ],
+    )
+
+
+def turns_table(result: Result) -> str:
+    """Return what two checkouts took in turns."""
+    cases = {
+        "hour": f"an hour of {result['changes']:,} changes",
+        "month": f"{result['days']} days of hours of 200 changes",
+    }
+    figures = {"seconds": "seconds", "cpu_seconds": "CPU seconds", "peak_mib": "memory, MiB"}
+    return grid(
+        ("case", "figure", "this commit", "the earlier one", "ratio", "least and greatest ratio of a pair"),
+        [
+            (
+                cases[case],
+                label,
+                *(f"{found[name][which]['median']:,.2f}" for which in ("this", "other")),
+                f"{found[name]['ratio']:.2f}",
+                f"{found[name]['ratio_of_pairs']['min']:.2f}, {found[name]['ratio_of_pairs']['max']:.2f}",
+            )
+            for case, found in result["cases"].items()
+            for name, label in figures.items()
         ],
     )
 
@@ -471,6 +495,7 @@ def main() -> None:
         "million": million_table,
         "headers": headers_table,
         "fan_out": fan_out_table,
+        "turns": turns_table,
     }
     parts = dict.fromkeys(builders, _MISSING)
     for name, build in builders.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.check import is_correct
 from bench.feed import CACHE, Feed, Spec, open_feed
-from bench.measure import ROOT, Measured, measure, save, summarize
+from bench.measure import ROOT, Measured, commit_of, measure, save, summarize
 from bench.server import serving
 
 FIGURES = ("seconds", "cpu_seconds", "peak_mib")
@@ -52,6 +52,7 @@ def compare(other: Path, spec: Spec, rounds: int, days: int) -> dict[str, Any]:
         "changes": feed.changes,
         "rounds": rounds,
         "days": days,
+        "other": commit_of(other),
         "cases": {case: describe(each) for case, each in found.items() if each["this"]},
     }
 
