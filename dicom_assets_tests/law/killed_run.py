@@ -27,7 +27,7 @@ SECOND_HOUR = [
 
 
 def build_world(service: Service, folder: str) -> World:
-    return World(service, build_lake(folder), encoded_rows=2)
+    return World(service, build_lake(folder), encoded_rows=2, spoiled={(DEFAULT, KEYS[1][2])})
 
 
 def play(service: Service, changes) -> None:

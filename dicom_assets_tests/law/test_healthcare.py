@@ -79,7 +79,7 @@ DELETED_AND_CORRECTED = [
 @given(histories, st.permutations(range(HOURS)))
 def test_any_history_of_changes_and_runs_gives_the_rows_of_a_straight_replay(history, order):
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
-        world = World(service, build_lake(folder), paddings=("", " ", "\0"))
+        world = World(service, build_lake(folder))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", 2)
             for kind, *details in history:

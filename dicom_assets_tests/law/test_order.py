@@ -169,7 +169,6 @@ def check(history, order, shard: int) -> None:
     entries_at_once = 1 if shard % 4 in (1, 2) else 10**6
     encoded_rows = 2 if shard % 4 in (0, 3) else 10**6
     extra = EXTRA if shard % 2 else ()
-    paddings = ("", " ", "\0", "  \0") if shard % 4 < 3 else ("",)
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
         lake = build_lake(folder)
         lake.retention_hours = 0  # nobody else is there: all that is not live may go
@@ -180,7 +179,6 @@ def check(history, order, shard: int) -> None:
             encoded_rows=encoded_rows,
             entries_at_once=entries_at_once,
             extra=extra,
-            paddings=paddings,
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parquet, "JOINED_FILES", joined_files)

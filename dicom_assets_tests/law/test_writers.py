@@ -113,7 +113,7 @@ def run_both(storage: Storage, service: Service, schedule, runs) -> None:
     """Two writers materialise the chain, each its assets for its window, in the turns of the schedule."""
 
     def materialise(names, window, seen, lake: Lake) -> None:
-        world = World(service, lake, seen)
+        world = World(service, lake, seen, spoiled={(DEFAULT, B[2])})
         for name in names:
             world.run(name, window)
 
@@ -133,7 +133,7 @@ def check_create_read_before_its_delete(schedule, deletes) -> None:
     """One run has read the Create while its instance was alive; the other brings its Delete."""
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
         play(service, CREATES)
-        world = World(service, build_lake(folder))
+        world = World(service, build_lake(folder), spoiled={(DEFAULT, B[2])})
         world.run("change_feed", hours(0))
         play(service, deletes)
         run_both(
@@ -166,6 +166,6 @@ def test_two_chains_at_the_same_moment_leave_each_row_once(windows, schedule, jo
     ):
         patch.setattr(parquet, "JOINED_FILES", joined_files)
         play(service, [*CREATES, *DELETES])
-        world = World(service, build_lake(folder))
+        world = World(service, build_lake(folder), spoiled={(DEFAULT, B[2])})
         run_both(world.lake.storage, service, schedule, [(CHAIN, hours(hour), world.read) for hour in windows])
         assert read_tables(world.lake) == world.expected()

@@ -84,7 +84,7 @@ class World:
     """That a table is derived from."""
     extra: tuple[tuple[Column, Grain], ...] = ()
     """Users' columns."""
-    paddings: Sequence[str] = ("",)
+    paddings: Sequence[str] = ("", " ", "\0", "  \0")
     """Padding that the service shows behind UIDs, another one in each entry."""
     spoiled: set[tuple[str, str]] = field(default_factory=set)
     """Partitions and SOP instance UIDs of instances whose metadata cannot be had at the moment."""
