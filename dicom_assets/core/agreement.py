@@ -121,7 +121,10 @@ def is_padded(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def compare_files(expected: pa.Table, actual: pa.Table) -> Agreement:
-    """Compare the file index with `instance`; the resulting numbers count files.
+    """Compare the file index with `instance`.
+
+    The resulting numbers count files, except `different`: it counts the series that have the expected number of files,
+    but not the expected sequences.
 
     Args:
         expected: counts by series of the instances that have a file, as `add_up` gives them.

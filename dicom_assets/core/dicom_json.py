@@ -143,7 +143,7 @@ class _Converter:
 
 @lru_cache
 def _way_decoder(path: tuple[Step, ...]) -> msgspec.json.Decoder[Any]:
-    """Return a decoder for an element that reads only the elements on the path from its sequences.
+    """Return a decoder for the first element of a path, which skips everything that is not on the path.
 
     A sequence may have a thousand items.
     """
@@ -225,7 +225,9 @@ def _double(value: object, _: _Trim) -> float | None:
     number = _number(value)
     if number is None:
         return None
-    if not math.isfinite(number):  # NaN does not equal itself, and neither NaN nor infinity can be written as JSON in the table's log
+    if not math.isfinite(
+        number
+    ):  # NaN does not equal itself, and neither NaN nor infinity can be written as JSON in the table's log
         raise ValueError
     return float(number)
 

@@ -74,8 +74,8 @@ def merge_rows(stored: pa.Table, desired: Desired, table: Table) -> Change:
     touched = pc.is_valid(place_in_keys)
     row_ids = key_ids(desired.rows, table.key)
     found = pc.is_in(row_ids, value_set=ids)
-    # Arrow's `take` fails on more than 2 GB of text, and the metadata of an hour may be larger. So the rows whose key is
-    # stored are filtered first; `take` works on these.
+    # Arrow's `take` fails on more than 2 GB of text, and the metadata of an hour may be larger. So rows are filtered by
+    # stored keys first; `take` works on the result.
     rows = desired.rows.filter(found)
     place_in_rows = pc.index_in(ids, row_ids.filter(found))
     if table.fence is not None:
