@@ -130,7 +130,7 @@ class _Converter:
         try:
             element = self._decode(text)
             values = values_of(element)
-        except msgspec.ValidationError:  # an element outside the path may be malformed
+        except msgspec.ValidationError:  # a malformed element outside the path must not matter
             element = msgspec.json.decode(text)
             values = values_of(element)
         for sequence, step in pairwise(self._path):

@@ -1,6 +1,6 @@
 """Table `healthcare_instance`: live instances in the layout that Fabric's healthcare data solutions read.
 
-All columns are text with names in lower case, and one column has the whole metadata.
+Nearly all columns are text with names in lower case, and one text column has the whole metadata.
 
 Source: the `instance` sink of "Copy DICOM Metadata Changes to ADLS Gen2 in Delta Format" in the template gallery of
 Data Factory.
