@@ -1,7 +1,7 @@
-"""`dicom-assets adopt`: a Dagster instance that knows nothing is told which hours are in the lake.
+"""`dicom-assets adopt`: report the hours in the lake to a Dagster instance that does not know them.
 
-An hour is told of only where that is proved: the service counts as many entries of it as the lake holds, and its
-studies agree in all tables. Other hours are left to the sensors; to read an hour again changes nothing in the tables.
+An hour is reported only with proof: the service has as many entries of the hour as the lake, and the studies of the
+hour agree in all tables. The sensors read all other hours; reading an hour again changes nothing in the tables.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,24 +36,24 @@ _SPANS_SHOWN = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """What Dagster is to be told of the hours of a window, and what is to become of the others."""
+    """Plan for the hours of a window: the hours to report to Dagster, and the reasons to leave out others."""
 
     window: Window
     adoptions: list[Adoption] = field(default_factory=list)
     known: frozenset[datetime] = frozenset()
-    """Hours that Dagster takes for done in every asset."""
+    """Hours that Dagster records as materialised in every asset."""
     busy: frozenset[datetime] = frozenset()
-    """Hours of runs that wait or run."""
+    """Hours of queued or running runs."""
     behind: frozenset[datetime] = frozenset()
-    """Hours of which the service has more entries than the lake."""
+    """Hours that are not in the lake, or of which the service has more entries."""
     torn: frozenset[datetime] = frozenset()
-    """Hours that some table does not agree about."""
+    """Hours with studies in which a table disagrees with its source table."""
     disagreeing: dict[str, int] = field(default_factory=dict)
-    """By table that does not agree with what it is made from, or is not there: in how many studies."""
+    """Number of disagreeing studies, by table that disagrees with its source table or is missing."""
 
     @property
     def told(self) -> frozenset[datetime]:
-        """Hours that Dagster is to be told of, in some asset at least."""
+        """Hours to report to Dagster in at least one asset."""
         return frozenset[datetime]().union(*(each.hours for each in self.adoptions))
 
 
@@ -68,20 +68,21 @@ def run_adopt(
     forgetting: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Tells the Dagster instance of a home what is in the lake, and says so.
+    """Report the hours in the lake to the Dagster instance of DAGSTER_HOME, and print the plan and the result.
 
     Args:
-        console: to say it on.
-        settings: name the service, the lake and the first hour.
-        home: DAGSTER_HOME.
-        now: the time, with a zone.
-        since: the first hour to look at; without, the first there is.
-        until: the end of the last one; without, and at most, that of the last hour that is due.
-        forgetting: whether Dagster is to forget first every hour that it knows.
-        dry_run: whether nothing is told, nor forgotten.
+        console: console for the output.
+        settings: settings that name the service, the lake and the first hour.
+        home: value of DAGSTER_HOME.
+        now: function that returns the current time, with a time zone.
+        since: first hour to consider; None for the first hour of the settings.
+        until: end of the last hour to consider, at most the end of the last hour that is due, which is the default.
+        forgetting: whether to wipe all materialised hours from Dagster's records first.
+        dry_run: whether to print the plan only, without reporting or wiping anything.
 
     Raises:
-        DicomAssetsError: DAGSTER_HOME cannot be used; there is no lake, it is another service's, or is being written.
+        DicomAssetsError: DAGSTER_HOME cannot be used, or there is no lake, or the lake belongs to another service, or
+            a run is writing the lake.
     """
     finding = check_home(Surroundings(lambda: settings, now, dagster_home=home))
     if finding.status is Status.RED:
@@ -111,10 +112,17 @@ def run_adopt(
 def make_plan(
     settings: Settings, instance: dg.DagsterInstance, window: Window, now: datetime, *, forgetting: bool = False
 ) -> Plan:
-    """Looks at Dagster, the lake and the service, and changes nothing.
+    """Make the plan from Dagster, the lake and the service, without changing anything.
+
+    Args:
+        settings: settings that name the service and the lake.
+        instance: Dagster instance to read.
+        window: hours to consider.
+        now: current time, with a time zone.
+        forgetting: whether to plan as if Dagster had no materialised hours on record.
 
     Raises:
-        LakeError: there is no lake to tell of, it is another service's, or it is being written.
+        LakeError: there is no lake, or the lake belongs to another service, or a run is writing the lake.
         ServiceError: the service cannot be asked.
     """
     lake = build_lake(settings)
@@ -164,7 +172,7 @@ def make_plan(
 
 
 def _find_complete(settings: Settings, stored: Mapping[datetime, Stored], asked: set[datetime]) -> set[datetime]:
-    """Those of the hours of which the lake holds as many entries as the service."""
+    """Return the hours of which the lake has as many entries as the service."""
     with open_client(settings) as service:
         return {
             hour.start
@@ -176,10 +184,13 @@ def _find_complete(settings: Settings, stored: Mapping[datetime, Stored], asked:
 def _hold_back(
     lake: Lake, kept: Sequence[Table], feed: Snapshot, tables: dict[str, Snapshot | None], complete: set[datetime]
 ) -> tuple[dict[str, set[datetime]], dict[str, int]]:
-    """By asset the complete hours that it is not to be told of; and where tables disagree, in how many studies.
+    """Find the complete hours that must not be reported, because tables disagree.
+
+    Returns:
+        The hours by table, and the number of disagreeing studies by table that disagrees or is missing.
 
     Raises:
-        LakeError: `change_feed` has an entry twice, so that its rows prove nothing.
+        LakeError: `change_feed` has several rows of one entry, so its rows prove nothing.
     """
     disagreeing = find_disagreeing(lake, kept)
     if len(disagreeing.pop(CHANGE_FEED.name)):

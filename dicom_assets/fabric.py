@@ -1,4 +1,4 @@
-"""From the settings to the shortcuts of a Fabric lakehouse."""
+"""Shortcuts of a Fabric lakehouse, created from the settings."""
 
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def has_lakehouse(settings: Settings) -> bool:
-    """Whether the settings say which lakehouse is to get shortcuts, and through which connection."""
+    """Return whether the settings name a lakehouse for the shortcuts, and a connection."""
     return None not in {settings.fabric_workspace_id, settings.fabric_lakehouse_id, settings.fabric_connection_id}
 
 
 def keeps_tables(settings: Settings) -> bool:
-    """Whether the tables' shortcuts are this service's to bring: those of shared tables are the first one's alone."""
+    """Return whether this service creates the tables' shortcuts; of services that share tables, only the first does."""
     return not settings.shares_tables or settings.service_name == settings.sharing[0]
 
 
 def has_files(settings: Settings) -> bool:
-    """Whether the service keeps its DICOM files in Azure."""
+    """Return whether the service keeps its DICOM files in Azure."""
     return settings.file_system_url is not None and "://" in settings.file_system_url
 
 
@@ -36,21 +36,24 @@ def bring_shortcuts(
     with_tables: bool = True,
     with_files: bool = True,
 ) -> list[Outcome]:
-    """Makes the lakehouse have the shortcuts of the settings, and tells how that went.
+    """Create or change the lakehouse's shortcuts to match the settings; one that fails does not stop the others.
 
     Args:
-        settings: name the lakehouse, the tables and the files.
-        replace: whether shortcuts that point elsewhere are changed.
-        dry_run: whether to tell only what would be done.
-        with_tables: whether the tables get theirs.
-        with_files: whether the DICOM files get a shortcut, where it is known where they lie.
+        settings: settings that name the lakehouse, the tables and the files.
+        replace: whether to change shortcuts that point elsewhere.
+        dry_run: whether to report the changes without making them.
+        with_tables: whether to include the shortcuts to the tables.
+        with_files: whether to include the shortcut to the DICOM files, if their location is known.
+
+    Returns:
+        The outcome of each shortcut.
 
     Raises:
-        SettingsError: a setting is missing, or the tables do not lie in Azure.
-        FabricError: the lakehouse's shortcuts cannot be listed.
+        SettingsError: a setting is missing, or the tables are not in Azure.
+        FabricError: the shortcuts of the lakehouse cannot be listed.
         ServiceError: the identity gets no token.
     """
-    from dicom_assets.adapters.fabric import bring  # not before it is needed: Dagster always loads this module
+    from dicom_assets.adapters.fabric import bring  # imported late: Dagster always loads this module
 
     wanted = table_shortcuts(settings) if with_tables else []
     if with_files and (files := file_shortcut(settings)):
@@ -60,10 +63,11 @@ def bring_shortcuts(
 
 
 def table_shortcuts(settings: Settings) -> list[Shortcut]:
-    """The shortcuts to the tables.
+    """Return the shortcuts to the tables.
 
     Raises:
-        SettingsError: the tables cannot be reached from Fabric, or through no connection.
+        SettingsError: Fabric cannot reach the tables, or the settings name no connection, or a table's path cannot be
+            the target of a shortcut.
     """
     if not settings.storage_url.startswith("https://"):
         raise SettingsError(
@@ -84,10 +88,10 @@ def table_shortcuts(settings: Settings) -> list[Shortcut]:
 
 
 def file_shortcut(settings: Settings) -> Shortcut | None:
-    """The shortcut to the DICOM files; None where the service keeps none in Azure.
+    """Return the shortcut to the DICOM files; None if the service keeps no files in Azure.
 
     Raises:
-        SettingsError: no connection is known for the account that they lie in.
+        SettingsError: the settings name no connection for the storage account of the files.
     """
     if not has_files(settings):
         return None
@@ -106,7 +110,7 @@ def file_shortcut(settings: Settings) -> Shortcut | None:
 
 
 def _name(settings: Settings, name: str) -> str:
-    """The shortcut's name; of several services with the service before it."""
+    """Return the shortcut's name; if there are several services, the name of the service stands before it."""
     return f"{settings.service_name}_{name}" if settings.service_name else name
 
 

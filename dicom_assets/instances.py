@@ -1,8 +1,8 @@
 """DICOM files by SOP instance UID or by query, as file objects over Data Lake Storage or a folder.
 
-`file_index` says where a file lies. The service may have replaced or deleted it since the table was written; then the
-newest version of the table is asked, and after it the service itself: the entry of the instance's last known change
-bears the path of the version that is current now.
+`file_index` has the path of every file. The service may have replaced or deleted the file after the table was written.
+If the file is not at its path, the newest version of `file_index` is read, and then the service is asked. The change
+feed's entry of the instance's last known change gives the path of the file that is current at the moment of reading.
 """
 
 import io
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     from pydicom import FileDataset
 
 READ_AHEAD = 32
-"""Files that are opened before they are asked for."""
+"""Default number of files that are opened ahead of the caller."""
 _ROWS_PER_LOOKUP = 2000
 _MICROSECOND = timedelta(microseconds=1)
-_RETRY = RetryPolicy(tries=3)  # somebody waits
+_RETRY = RetryPolicy(tries=3)  # few, because a caller waits
 _Row = Mapping[str, Any]
 
 
 class InstanceFile(io.BufferedReader):
-    """The DICOM file of one instance, to be read, sought in and closed as any file.
+    """DICOM file of one instance: a binary file object that can be read, sought in and closed.
 
-    Of a file in Data Lake Storage only what is read is fetched.
+    From Data Lake Storage, only the parts that are read are fetched.
     """
 
     def __init__(self, raw: io.RawIOBase, row: _Row, url: str) -> None:
@@ -61,16 +61,16 @@ class InstanceFile(io.BufferedReader):
         self.series_instance_uid: str = row["seriesInstanceUid"]
         self.sop_instance_uid: str = row["sopInstanceUid"]
         self.url = url
-        """Where the file lies."""
+        """URL of the file."""
 
     def __repr__(self) -> str:
         return f"InstanceFile({self.url!r})"
 
     def read_header(self) -> "FileDataset":
-        """The data set up to the pixel data, by pydicom (the extra `emulator` brings it).
+        """Read the data set up to the pixel data, with pydicom (installed by the extra `emulator`).
 
-        pydicom reads from this file object and gets as many bytes as it asks for: of a prefix it would make a shorter
-        data set without a word.
+        pydicom reads from this file object, which gives every byte that pydicom asks for. From a prefix of the file,
+        pydicom would silently return a shorter data set.
         """
         try:
             from pydicom import dcmread
@@ -82,7 +82,7 @@ class InstanceFile(io.BufferedReader):
 
 
 class Archive:
-    """The DICOM files of a lake's instances; may be used by many threads."""
+    """DICOM files of a lake's instances; safe for use by many threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -92,13 +92,13 @@ class Archive:
         self._client: DicomService | None = None
 
     def open(self, sop_instance_uid: str, **narrower: str | None) -> InstanceFile:
-        """The file of one instance; see `open_instance`."""
+        """Open the file of one instance; see `open_instance`."""
         key = {"sopInstanceUid": sop_instance_uid, **{name: uid for name, uid in narrower.items() if uid is not None}}
         (row,) = self._find(pa.table({name: [value] for name, value in key.items()}))
         return self._open(row)
 
     def iterate(self, query: Query, *, read_ahead: int, missing: Literal["raise", "skip"]) -> Iterator[InstanceFile]:
-        """The files of a query's instances; see `iter_instances`."""
+        """Yield the files of the instances that a query gives; see `iter_instances`."""
         ahead: deque[Future[InstanceFile]] = deque()
         with ThreadPoolExecutor(read_ahead) as pool:
             try:
@@ -120,7 +120,7 @@ class Archive:
             yield from self._find(keys.slice(start, _ROWS_PER_LOOKUP))
 
     def _find(self, keys: pa.Table) -> Iterator["_Row | InstanceNotFoundError"]:
-        """For each key its row of `file_index`, or why there is none to be had."""
+        """Yield for each key its row of `file_index`, or the error that explains why there is no single row."""
         where = self._lake.uri(FILE_INDEX)
         keys = pa.table([trim_padding(column) for column in keys.itercolumns()], keys.column_names)
         lookup = find_files(self._lake, keys)
@@ -171,10 +171,10 @@ class Archive:
         )
 
     def _newest(self, row: _Row) -> _Row | None:
-        """The instance's row in a newer version of `file_index`; None where there is no newer version.
+        """Return the instance's row in a newer version of `file_index`; None if there is no newer version.
 
         Raises:
-            InstanceDeletedError: the newer version has no such row.
+            InstanceDeletedError: the newer version has no row of the instance.
         """
         if self._lake.has_version(FILE_INDEX, row["version"]):
             return None
@@ -186,13 +186,13 @@ class Archive:
         return newest
 
     def _ask_service(self, row: _Row) -> str:
-        """Where the service keeps the instance's file now.
+        """Return the path at which the service keeps the instance's file now.
 
-        One entry of the change feed says so: its path is as of the moment of reading.
+        One entry of the change feed has this path, as of the moment of reading.
 
         Raises:
-            InstanceDeletedError: nowhere.
-            InstanceFileGoneError: the service cannot be asked.
+            InstanceDeletedError: the service has deleted the file.
+            InstanceFileGoneError: the service cannot be asked, or does not know the change.
         """
         if self._settings.service_url is None:
             raise _gone(row, "DICOM_SERVICE_URL is not set, so the service could not be asked where it is now")
@@ -212,7 +212,7 @@ class Archive:
         return entry.file_path
 
     def _open_client(self) -> DicomService:
-        """One client for all questions, closed when nobody uses the archive any more."""
+        """Return the archive's only client of the service, which is closed when the archive is garbage-collected."""
         with self._lock:
             if self._client is None:
                 self._client = open_client(self._settings, retry=_RETRY)
@@ -224,7 +224,7 @@ class Archive:
         return InstanceFile(system.open(path), row, system.url(path))
 
     def _file_system(self, row: _Row) -> FileSystem:
-        """Where the settings say that the files lie; without them, where `fileUrl` says."""
+        """Return the file system of a file: from the settings, or, if they name none, from the row's `fileUrl`."""
         prefix = self._settings.file_url_prefix
         if prefix is None and row["fileUrl"] is not None:
             prefix = row["fileUrl"].removesuffix(f"/{row['filePath']}")
@@ -270,20 +270,24 @@ def open_instance(
     partition_name: str | None = None,
     settings: Settings | None = None,
 ) -> InstanceFile:
-    """The DICOM file of an instance, to be read, sought in and closed as any file.
+    """Open the DICOM file of an instance.
 
     Args:
-        sop_instance_uid: of the instance.
-        study_instance_uid: of its study; with it one or two files of `file_index` are read, without it many.
-        series_instance_uid: of its series.
-        partition_name: its data partition, where the service has several.
-        settings: those of the environment by default.
+        sop_instance_uid: UID of the instance.
+        study_instance_uid: UID of the instance's study. With this UID, one or two files of `file_index` are read;
+            without it, many.
+        series_instance_uid: UID of the instance's series.
+        partition_name: data partition of the instance, if the service has several.
+        settings: settings; by default read from the environment.
+
+    Returns:
+        A binary file object, which the caller must close.
 
     Raises:
         InstanceNotFoundError: `file_index` has no such instance, or several.
-        InstanceFileGoneError: the file is not where `file_index` says, nor where the service says it is now.
-        LakeUnavailableError: storage refuses.
-        SettingsError: it is not known where the files lie.
+        InstanceFileGoneError: the file is neither at the path in `file_index` nor at the current path in the service.
+        LakeUnavailableError: storage refuses the request.
+        SettingsError: the settings and `file_index` do not name the file system of the files.
     """
     return _archive(settings or load_service()).open(
         sop_instance_uid,
@@ -300,19 +304,23 @@ def iter_instances(
     missing: Literal["raise", "skip"] = "raise",
     settings: Settings | None = None,
 ) -> Iterator[InstanceFile]:
-    """The DICOM files of the instances that a query gives, in its order; each is the caller's to close.
+    """Return an iterator over the DICOM files of the instances that a query gives, in the order of the query.
+
+    The caller must close each file.
 
     Args:
-        query: what stands after WHERE, over the columns of `instance` (`modality = 'CT'`); or a whole SELECT over the
-            five tables that gives `sopInstanceUid`, and preferably the rest of the key; or a pyarrow filter expression
-            over the columns of `instance`.
-        read_ahead: files that are opened, several at the same time, before they are asked for.
-        missing: what becomes of an instance without a file: `raise` ends the iteration with the error, `skip` goes on.
-        settings: those of the environment by default.
+        query: one of three forms: an SQL condition (the part after WHERE) over the columns of `instance`, such as
+            `modality = 'CT'`; a whole SELECT over the five tables that gives `sopInstanceUid`, and preferably the rest
+            of the key; or a pyarrow filter expression over the columns of `instance`.
+        read_ahead: number of files that are opened, in parallel, before the caller asks for them.
+        missing: handling of an instance without a file: `raise` ends the iteration with the error, `skip` continues
+            with the next instance.
+        settings: settings; by default read from the environment.
 
     Raises:
-        LakeQueryError: the query cannot be understood.
-        DicomAssetsError: as `open_instance`.
+        ValueError: `read_ahead` is less than 1.
+        LakeQueryError: the query is not valid.
+        DicomAssetsError: the errors of `open_instance`.
     """
     if read_ahead < 1:
         raise ValueError("read_ahead is at least 1")
@@ -327,7 +335,7 @@ def read_header(
     partition_name: str | None = None,
     settings: Settings | None = None,
 ) -> "FileDataset":
-    """The data set of an instance up to its pixel data; arguments and errors are those of `open_instance`."""
+    """Read the data set of an instance up to the pixel data; see `open_instance` for arguments and errors."""
     with open_instance(
         sop_instance_uid,
         study_instance_uid=study_instance_uid,

@@ -1,4 +1,4 @@
-"""`dicom-assets maintain`: the upkeep of all tables, told as a table."""
+"""`dicom-assets maintain`: upkeep of all tables, with the results printed as a table."""
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -10,13 +10,16 @@ from dicom_assets.core.errors import DicomAssetsError
 
 
 def maintain_all(console: Console, repair: Repair, *, dry_run: bool, of: str = "") -> int:
-    """Maintain one table after the other, print what changed, and return the exit code.
+    """Maintain one table after another, print the changes, and return the exit code.
 
     Args:
-        console: to tell it on.
-        repair: of the tables' rows, which comes first.
-        dry_run: whether to tell only what would be done.
-        of: whose tables they are, where that is not clear.
+        console: console for the output.
+        repair: repair of the tables' rows, which runs first.
+        dry_run: whether to print the changes without making them.
+        of: name of the service that owns the tables, for the title; empty if there is only one.
+
+    Returns:
+        1 if there was any problem, else 0.
     """
     listing = Listing(
         "table", "files joined", "files removed", "files", "size", "on disk", "log entries", "readable since",
@@ -62,7 +65,7 @@ def maintain_all(console: Console, repair: Repair, *, dry_run: bool, of: str = "
 
 
 def _repair(console: Console, repair: Repair, *, dry_run: bool) -> list[str]:
-    """Repair rows of earlier versions; return the problems."""
+    """Repair rows that earlier versions of the project wrote, print the result, and return the problems."""
     try:
         if dry_run:
             due = ", ".join(table.name for table in repair.find_due())

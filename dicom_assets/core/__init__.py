@@ -1,1 +1,1 @@
-"""The fold and its parts: pure functions over Arrow tables, without clock, network, log or Dagster."""
+"""Pure functions over Arrow tables: columns, DICOM JSON, the fold and the merge; no clock, network, log or Dagster."""

@@ -1,4 +1,8 @@
-"""Whether tables agree with those they are made from, in numbers that say nothing about a patient."""
+"""Comparison of tables with their source tables, in numbers that contain nothing about a patient.
+
+For `file_index`, counts by series replace the list of instances: the number of a series' rows together with the sum of
+their sequences distinguishes two sets of instances as surely as a list, at a hundredth of its size.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -17,29 +21,29 @@ _COUNTS = pa.schema([*(SERIES.schema.field(name) for name in SERIES.key), (ROWS,
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was found when a table's rows were held against what they ought to be."""
+    """Result of comparing a table's rows with the expected rows."""
 
     expected: int = 0
-    """Rows there ought to be."""
+    """Number of expected rows."""
     missing: int = 0
-    """Of those, rows that are not there."""
+    """Number of expected rows that the table lacks."""
     orphans: int = 0
-    """Rows that ought not to be there."""
+    """Number of rows in the table that are not expected."""
     different: int = 0
-    """Rows with other counts than they ought to have."""
+    """Number of rows whose values differ from the expected row."""
     doubled: int = 0
-    """Rows whose key another row has too."""
+    """Number of rows that repeat the key of another row."""
     padded: int = 0
-    """Rows with padding in a UID of their key, as earlier versions stored them."""
+    """Number of rows with padding in a UID of the key, as earlier versions stored them."""
 
     @property
     def faults(self) -> int:
-        """Rows with which something is wrong."""
+        """Number of all faults, of every kind."""
         return self.missing + self.orphans + self.different + self.doubled + self.padded
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no faults."""
         return not self.faults
 
     def __add__(self, other: "Agreement") -> "Agreement":
@@ -47,42 +51,43 @@ class Agreement:
 
 
 def count_by_series(rows: pa.Table) -> pa.Table:
-    """The series of some rows, each once: the number of its rows, and the sum of their sequences.
-
-    The two together tell one set of instances from another as surely as a list of them, at a hundredth of its size.
+    """Count the rows of every series, and sum their sequences.
 
     Args:
-        rows: of `instance` or `file_index`: at least the key of their series, and `sequence`.
+        rows: rows of `instance` or `file_index`, with at least the key of `series`, and `sequence`.
+
+    Returns:
+        One row per series: its key, `rows` and `sequences`.
     """
     groups = rows.group_by(list(SERIES.key)).aggregate([([], "count_all"), ("sequence", "sum")])
     return groups.rename_columns({"count_all": ROWS, "sequence_sum": SEQUENCES}).select(_COUNTS.names).cast(_COUNTS)
 
 
 def add_up(parts: Iterable[pa.Table]) -> pa.Table:
-    """Counts by series of several sets of rows as those of all of them."""
+    """Add up counts by series, as `count_by_series` gives them, into the counts of all parts together."""
     whole = pa.concat_tables([_COUNTS.empty_table(), *parts])
     groups = whole.group_by(list(SERIES.key)).aggregate([(ROWS, "sum"), (SEQUENCES, "sum")])
     return groups.rename_columns({f"{name}_sum": name for name in (ROWS, SEQUENCES)})
 
 
 def expect_series(counts: pa.Table) -> pa.Table:
-    """Keys and counts that `series` ought to hold, from the counts of `instance` by series."""
+    """Return the keys and counts that `series` must have, derived from the counts of `instance` by series."""
     return counts.rename_columns({ROWS: "instanceCount"}).select([*SERIES.key, "instanceCount"])
 
 
 def expect_studies(counts: pa.Table) -> pa.Table:
-    """Keys and counts that `study` ought to hold, from the counts of `instance` by series."""
+    """Return the keys and counts that `study` must have, derived from the counts of `instance` by series."""
     groups = counts.group_by(list(STUDY.key)).aggregate([([], "count_all"), (ROWS, "sum")])
     return groups.rename_columns({"count_all": "seriesCount", f"{ROWS}_sum": "instanceCount"})
 
 
 def compare_rows(expected: pa.Table, actual: pa.Table, key: tuple[str, ...]) -> Agreement:
-    """How rows agree with what they ought to be; every column outside the key must be equal.
+    """Compare a table's rows with the expected rows; every column outside the key must be equal.
 
     Args:
-        expected: each key once.
-        actual: the table's rows, with the same columns.
-        key: what identifies a row.
+        expected: expected rows, each key once.
+        actual: rows of the table, with the columns of `expected`.
+        key: names of the columns that identify a row.
     """
     wanted, found = key_ids(expected, key), key_ids(actual, key)
     place = pc.index_in(found, wanted)
@@ -103,7 +108,11 @@ def compare_rows(expected: pa.Table, actual: pa.Table, key: tuple[str, ...]) -> 
 
 
 def is_padded(rows: pa.Table) -> pa.ChunkedArray:
-    """Return for each row, given its key and numbers alone, whether a text ends with padding."""
+    """Return for each row whether one of its texts ends with padding.
+
+    Args:
+        rows: key columns and numbers only; every text column counts as part of the key.
+    """
     padded = pa.chunked_array([pa.repeat(pa.scalar(False), len(rows))])
     for texts in rows.itercolumns():
         if pa.types.is_string(texts.type):
@@ -112,7 +121,15 @@ def is_padded(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def compare_files(expected: pa.Table, actual: pa.Table) -> Agreement:
-    """How the file index agrees with `instance`, both as `add_up` gives them; numbers are of files."""
+    """Compare the file index with `instance`.
+
+    The resulting numbers count files, except `different`: it counts the series that have the expected number of files,
+    but not the expected sequences.
+
+    Args:
+        expected: counts by series of the instances that have a file, as `add_up` gives them.
+        actual: counts by series of `file_index`, as `add_up` gives them.
+    """
     pairs = expected.join(actual, list(SERIES.key), join_type="full outer", right_suffix="_found")
     ought, found = (pc.fill_null(pairs[name], 0) for name in (ROWS, f"{ROWS}_found"))
     lack = pc.subtract(ought, found)
@@ -126,15 +143,15 @@ def compare_files(expected: pa.Table, actual: pa.Table) -> Agreement:
 
 
 def disagreeing_studies(expected: pa.Table, actual: pa.Table, study: str) -> pa.Array:
-    """UIDs of the studies in which rows are not what they ought to be, in whatever way.
+    """Return the UIDs of the studies in which actual and expected rows differ in any way.
 
     Args:
-        expected: all that must be equal.
-        actual: the same columns.
-        study: the one that has the study's UID.
+        expected: expected rows, with every column that must be equal.
+        actual: actual rows, with the columns of `expected`.
+        study: name of the column with the Study Instance UID.
     """
     sides = [rows.append_column(_SIDE, pa.repeat(side, len(rows))) for rows, side in ((expected, 1), (actual, -1))]
-    both = pa.concat_tables(sides, promote_options="permissive")  # whether a column may be null is no difference
+    both = pa.concat_tables(sides, promote_options="permissive")  # nullability does not count as a difference
     sums = both.group_by(expected.column_names).aggregate([(_SIDE, "sum")])
     return pc.unique(sums.filter(pc.not_equal(sums[f"{_SIDE}_sum"], 0))[study])
 

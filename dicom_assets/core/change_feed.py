@@ -1,4 +1,8 @@
-"""An entry of the change feed, a page of them, a window of time; and entries as rows of the `change_feed` table.
+"""Entries and pages of the change feed, windows of time, and the rows of the `change_feed` table.
+
+The service keeps UIDs as they were stored, also with blanks or NULs at the end. It treats a UID with this padding and
+the UID without it as one instance. The padding is not part of a UID, so all texts in the table except the metadata are
+trimmed.
 
 Source: the DICOM service's change feed, API v2 and later.
 """
@@ -20,12 +24,12 @@ from dicom_assets.core.schema import CHANGE_FEED, KEY, TIMESTAMP
 
 HOUR = timedelta(hours=1)
 DEFAULT_PARTITION = "Microsoft.Default"
-"""Name of the data partition of a service without partitions."""
+"""Name of the data partition in a service without partitions."""
 
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """A span of the change feed: `start` inclusive, `end` exclusive, both with a time zone."""
+    """Time span of the change feed: `start` inclusive, `end` exclusive, both with a time zone."""
 
     start: datetime
     end: datetime
@@ -42,7 +46,7 @@ class Window:
         return f"{start:%Y-%m-%d %H:%M}–{until}Z"
 
     def hours(self) -> "Iterator[Window]":
-        """The window's hours in order, each a window; the first and the last are cut at the window's ends."""
+        """Yield the hours of the window in order, as windows in UTC; the window's start and end cut the outer hours."""
         start = self.start.astimezone(UTC)
         while start < self.end:
             end = min(start.replace(minute=0, second=0, microsecond=0) + HOUR, self.end.astimezone(UTC))
@@ -51,7 +55,7 @@ class Window:
 
 
 class Entry(msgspec.Struct, gc=False, rename="camel"):
-    """One change of one SOP instance, as the feed gave it. Members the service omitted have their defaults."""
+    """Change of one SOP instance, as the feed gave it. A member that the service omits has its default."""
 
     sequence: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     action: str
@@ -63,14 +67,14 @@ class Entry(msgspec.Struct, gc=False, rename="camel"):
     partition_name: str | None = None
     file_path: str | None = None
     metadata: msgspec.Raw = msgspec.Raw()
-    """The DICOM JSON text, byte for byte; empty when the service sent none."""
+    """DICOM JSON text, byte for byte; empty if the service sent none."""
 
 
 _OBJECT = ord("{")
 
 
 def has_metadata(entry: Entry) -> bool:
-    """Return whether the entry brings metadata that can be used, which is a JSON object."""
+    """Return whether the entry has usable metadata, which is a JSON object."""
     text = memoryview(entry.metadata)
     return bool(text) and text[0] == _OBJECT
 
@@ -80,30 +84,31 @@ _entry_decoder = msgspec.json.Decoder(Entry | None)
 
 
 def parse_page(content: bytes | bytearray) -> list[Entry]:
-    """The entries of one page of the feed, in the page's order.
+    """Parse one page of the feed into entries, in the order of the page.
 
     Raises:
-        msgspec.DecodeError: the content is no JSON in UTF-8, or no list of entries. Its message holds no value of it.
+        msgspec.DecodeError: the content is not JSON in UTF-8, or not a list of entries. The error's message contains no
+            value from the content.
     """
     _check_utf8(content)
     return _page_decoder.decode(content)
 
 
 def parse_latest(content: bytes | bytearray) -> Entry | None:
-    """The newest entry of the feed, or None for a feed without entries (`null`, or no content).
+    """Parse the newest entry of the feed; return None for a feed without entries (`null`, or no content).
 
     Raises:
-        msgspec.DecodeError: the content is no JSON in UTF-8, or no entry.
+        msgspec.DecodeError: the content is not JSON in UTF-8, or not an entry.
     """
     _check_utf8(content)
     return _entry_decoder.decode(content) if content.strip() else None
 
 
 def _check_utf8(content: bytes | bytearray) -> None:
-    """Look into the metadata, which the decoder skips.
+    """Check that the whole content is UTF-8, also the metadata, which the decoder skips.
 
     Raises:
-        msgspec.DecodeError: the content is no UTF-8.
+        msgspec.DecodeError: the content is not UTF-8.
     """
     whole = pa.py_buffer(content)
     ends = pa.py_buffer(array("q", [0, len(content)]))
@@ -114,20 +119,17 @@ def _check_utf8(content: bytes | bytearray) -> None:
 
 
 def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
-    """Return one row per entry, in the entries' order.
-
-    The service keeps UIDs as they were stored, with blanks or NULs behind them, and shows one instance with and without
-    them. They are no part of a UID, so no text but the metadata has them.
+    """Return one row per entry, in the order of the entries.
 
     Args:
-        entries: as the service gave them.
-        read_at: when they were read, with a time zone.
+        entries: entries as the service gave them.
+        read_at: time of the read, with a time zone.
 
     Returns:
-        Rows of the `change_feed` table, metadata byte for byte as received.
+        Rows of the `change_feed` table. The metadata is byte for byte as received.
 
     Raises:
-        FeedEntryError: an entry has no UID where its key needs one, or a timestamp that is none; names the sequence.
+        FeedEntryError: an entry lacks a UID of its key, or has an invalid timestamp. The message names the sequence.
     """
     members = zip(*map(msgspec.structs.astuple, entries), strict=True) if entries else [()] * len(_MEMBERS)
     of = dict(zip(_MEMBERS, members, strict=True))
@@ -163,16 +165,16 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
 
 
 def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
-    """The entries' times in UTC microseconds; the feed's seventh digit is cut, not rounded.
+    """Return the entries' timestamps in UTC, in microseconds; the feed's seventh decimal is cut, not rounded.
 
     Raises:
-        FeedEntryError: a timestamp is none, or has no time zone; names the sequence.
+        FeedEntryError: a timestamp is not ISO 8601, or has no time zone. The message names the sequence.
     """
     texts = pa.array([entry.timestamp for entry in entries], pa.string())
     try:
         return pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1").cast(TIMESTAMP)
     except pa.ArrowInvalid as error:
-        if len(entries) > 1:  # which one is it?
+        if len(entries) > 1:  # bisect to find the entry to name
             half = len(entries) // 2
             parse_timestamps(entries[:half])
             return parse_timestamps(entries[half:])
@@ -188,14 +190,17 @@ _TRIMMED = (
     *("partition_name", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
     *("action", "state", "file_path"),
 )
-"""Members whose padding is no part of them: the key's, then others."""
+"""Members that are trimmed: the members of the key, then others."""
 _NULL = b"null"
 _TEXT_BYTES = 2**31 - 1
-"""Of text that an array of Arrow's can hold."""
+"""Most bytes of text that an Arrow string array can hold."""
 
 
 def _build_texts(metadata: Sequence[msgspec.Raw]) -> list[pa.StringArray]:
-    """Return the texts, in one copy of a page that was found to be UTF-8; null where there is none."""
+    """Return the metadata texts of a page as string arrays; an entry without metadata is null.
+
+    The page was checked to be UTF-8, so the texts are copied once and not decoded.
+    """
     sizes = [len(memoryview(text)) for text in metadata]
     if len(sizes) > 1 and sum(sizes) > _TEXT_BYTES:
         half = len(sizes) // 2

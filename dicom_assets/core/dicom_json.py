@@ -1,7 +1,7 @@
-"""Values of DICOM JSON elements, picked by tag and converted to the columns' types.
+"""Values of DICOM JSON elements, selected by tag and converted to the types of the columns.
 
-A value that cannot be converted becomes null and is counted; nothing here raises on a value. Padding, blanks and NULs
-at a value's ends, is no part of the value, and a value of padding alone is null.
+A value that cannot be converted becomes null and is counted; no value makes a function here raise. Padding (blanks and
+NULs at the ends of a value) is not part of the value. A value that is only padding is null.
 
 Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 6.2 (value representations).
 """
@@ -25,20 +25,20 @@ from dicom_assets.core.elements import PADDING, UNDECODABLE, tag_in, values_of
 from dicom_assets.core.schema import TIMESTAMP, Column
 
 METADATA = "metadata"
-"""Name under which metadata that could not be had, or is no DICOM JSON object, is counted."""
+"""Name that counts metadata which is missing, or is not a DICOM JSON object."""
 
 UNREADABLE = "_unreadable"
-"""The column that marks rows without metadata that is a DICOM JSON object."""
+"""Column that marks rows whose metadata is missing, or is not a DICOM JSON object."""
 
 FAILURES = "_failures"
-"""The column of `build_attributes` that names, for each row, the columns whose values could not be converted."""
+"""Column of `build_attributes` that lists, for each row, the columns whose values could not be converted."""
 
 _UNCONVERTIBLE = (*UNDECODABLE, ValueError, TypeError, OverflowError)
-"""Exceptions for an element or a value that has no place in its column."""
+"""Exceptions for an element or a value that cannot be converted to the type of its column."""
 
 
 def first_steps(columns: Sequence[Column]) -> list[Step]:
-    """Return the top-level elements in which the columns' values lie, each once, without indexes."""
+    """Return the top-level elements that contain the columns' values, each once, without indexes."""
     return list(dict.fromkeys(map(_first, columns)))
 
 
@@ -46,13 +46,13 @@ def build_attributes(elements: pa.Table, columns: Sequence[Column]) -> pa.Table:
     """Return one row per metadata text: the value of each column's element, in the column's type.
 
     Args:
-        elements: the texts of the elements that `first_steps` names, named as the steps are written, and `_unreadable`.
-        columns: with a path. A column of a list type takes all values of its element, another the first or that of the
-            path's index.
+        elements: one text column per element of `first_steps`, named like the step (`str(step)`), and `_unreadable`.
+        columns: columns with a path. A column of a list type takes all values of its element. Any other column takes
+            the value at the path's index, or the first value if the path has no index.
 
     Returns:
-        A table with the columns, in order; `_failures`: the name of a column once for each of its values that could
-        not be converted, null where there is none; and `_unreadable`.
+        A table with the columns, in order; with `_failures`, which repeats the name of a column for each value of the
+        column that could not be converted, and is null if every value could be converted; and with `_unreadable`.
     """
     failures: dict[int, list[str]] = {}
     arrays = [_convert(elements[str(_first(column))], column, failures) for column in columns]
@@ -61,13 +61,13 @@ def build_attributes(elements: pa.Table, columns: Sequence[Column]) -> pa.Table:
 
 
 def attributes_schema(columns: Sequence[Column]) -> pa.Schema:
-    """Return the columns that `build_attributes` gives."""
+    """Return the schema of the table that `build_attributes` returns."""
     own = (FAILURES, pa.list_(pa.string())), (UNREADABLE, pa.bool_())
     return pa.schema([*(column.arrow for column in columns), *own])
 
 
 def count_failures(attributes: pa.Table) -> Counter[str]:
-    """Return how many values could not be converted, by column; unreadable metadata counts under `metadata`."""
+    """Return the number of values that could not be converted, by column; `metadata` counts unreadable metadata."""
     failures = Counter(pc.list_flatten(attributes[FAILURES]).to_pylist())
     if unreadable := pc.sum(attributes[UNREADABLE]).as_py():
         failures[METADATA] += unreadable
@@ -75,12 +75,12 @@ def count_failures(attributes: pa.Table) -> Counter[str]:
 
 
 def _first(column: Column) -> Step:
-    """Return the top-level element in which the column's value lies, whichever of its values is meant."""
+    """Return the top-level element that contains the column's value, without index."""
     return replace(column.path[0], index=None)
 
 
 def _convert(texts: pa.ChunkedArray, column: Column, failures: dict[int, list[str]]) -> pa.Array:
-    # Instances of a series share most texts, and each is decoded once.
+    # Instances of a series share most texts. Each distinct text is decoded once.
     encoded = texts.combine_chunks().dictionary_encode()
     converter = _Converter(column)
     converted = list(map(converter.convert, encoded.dictionary.cast(pa.binary()).to_pylist()))
@@ -92,14 +92,14 @@ def _convert(texts: pa.ChunkedArray, column: Column, failures: dict[int, list[st
 
 
 _Trim = Callable[[str, str], str]
-"""Takes the padding from a text."""
+"""Function that removes padding from a text."""
 
 _TRAILING_ONLY = frozenset({"LT", "ST", "UC", "UR", "UT"})
 """Value representations whose leading blanks are part of the value."""
 
 
 class _Converter:
-    """Makes a column's values from the texts of its element."""
+    """Converter from the texts of an element to the values of a column."""
 
     def __init__(self, column: Column) -> None:
         self._path = column.path
@@ -108,7 +108,7 @@ class _Converter:
         self._to_type = _CONVERTERS[column.type.value_type if self._is_list else column.type]
 
     def convert(self, text: bytes) -> tuple[Any, int]:
-        """Return the value, and how many could not be converted: of a list any number."""
+        """Return the column's value, and the number of values that could not be converted: of a list, any number."""
         try:
             values, trim = self._find(text)
         except _UNCONVERTIBLE:
@@ -126,11 +126,11 @@ class _Converter:
         return converted if self._is_list else next(iter(converted), None), failed
 
     def _find(self, text: bytes) -> tuple[list[Any] | None, _Trim]:
-        """Return the values of the element at the path's end, and how their padding goes."""
+        """Return the values of the element at the end of the path, and the function that removes their padding."""
         try:
             element = self._decode(text)
             values = values_of(element)
-        except msgspec.ValidationError:  # something beside the way is malformed, and need not matter
+        except msgspec.ValidationError:  # a malformed element outside the path must not matter
             element = msgspec.json.decode(text)
             values = values_of(element)
         for sequence, step in pairwise(self._path):
@@ -143,11 +143,14 @@ class _Converter:
 
 @lru_cache
 def _way_decoder(path: tuple[Step, ...]) -> msgspec.json.Decoder[Any]:
-    """Decodes an element, of sequences only what lies on the way to the path's end: they may hold a thousand items."""
+    """Return a decoder for the first element of a path, which skips everything that is not on the path.
+
+    A sequence may have a thousand items.
+    """
     kind: Any = Any
-    partial: Any = TypedDict  # whose members are known only now, which type checkers do not expect
+    partial: Any = TypedDict  # type checkers expect members known in advance; these come from the path
     for step in reversed(path[1:]):
-        if step.creator:  # what its tag is shows in the whole item
+        if step.creator:  # only the whole item shows the tag of a private element
             kind = Any
         else:
             items: Any = list[partial("item", {step.tag: kind}, total=False) | None]  # type: ignore[misc]
@@ -156,10 +159,10 @@ def _way_decoder(path: tuple[Step, ...]) -> msgspec.json.Decoder[Any]:
 
 
 def _member(item: object, step: Step) -> object:
-    """An element of a sequence's item; None where either is missing.
+    """Return an element of a sequence's item; None if the item or the element is missing.
 
     Raises:
-        TypeError: this is no item.
+        TypeError: the item is not a JSON object.
     """
     if item is None:
         return None
@@ -169,7 +172,7 @@ def _member(item: object, step: Step) -> object:
 
 
 def _text(value: object, trim: _Trim) -> str | None:
-    """Return a string without padding, the alphabetic form of a person's name, or a number as text; None if empty."""
+    """Return a string, a number as text, or the alphabetic form of a person's name, without padding; None if empty."""
     if isinstance(value, dict) and (not value or value.keys() & {"Alphabetic", "Ideographic", "Phonetic"}):
         value = value.get("Alphabetic")
         if value is None:
@@ -182,10 +185,10 @@ def _text(value: object, trim: _Trim) -> str | None:
 
 
 def _bare(value: object) -> str:
-    """Return a text of digits and signs without padding and white space.
+    """Return a text without padding and white space.
 
     Raises:
-        TypeError: the value is no text.
+        TypeError: the value is not a text.
     """
     if not isinstance(value, str):
         raise TypeError
@@ -193,7 +196,7 @@ def _bare(value: object) -> str:
 
 
 def _number(value: object) -> int | float | None:
-    """Return a JSON number, or the number that a text holds; None for an empty text."""
+    """Return a JSON number, or the number in a text; None for an empty text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     text = _bare(value)
@@ -222,7 +225,9 @@ def _double(value: object, _: _Trim) -> float | None:
     number = _number(value)
     if number is None:
         return None
-    if not math.isfinite(number):  # equals nothing, not even itself, and has no form in the log's JSON
+    if not math.isfinite(
+        number
+    ):  # NaN does not equal itself, and neither NaN nor infinity can be written as JSON in the table's log
         raise ValueError
     return float(number)
 
@@ -232,7 +237,7 @@ _DATE_TIME = re.compile(r"\d{14}(\.\d{1,6})?[+-]\d{4}", re.ASCII)
 
 
 def _date(value: object, _: _Trim) -> date | None:
-    """Return a DA in its form YYYYMMDD or the old YYYY.MM.DD."""
+    """Return the date of a DA value, written as YYYYMMDD or in the old form YYYY.MM.DD; None for an empty text."""
     text = _bare(value)
     if not text:
         return None
@@ -243,7 +248,10 @@ def _date(value: object, _: _Trim) -> date | None:
 
 
 def _date_time(value: object, _: _Trim) -> datetime | None:
-    """Return a DT down to its second, with its offset from UTC: without one it is no point in time."""
+    """Return the time of a DT value in UTC; None for an empty text.
+
+    The value must have seconds, and an offset from UTC: without an offset it is not a point in time.
+    """
     text = _bare(value)
     if not text:
         return None

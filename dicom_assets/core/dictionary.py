@@ -1,4 +1,4 @@
-"""The DICOM data dictionary: what an element is called, and what its values look like.
+"""DICOM data dictionary: keyword, value representation and value multiplicity of every element.
 
 Source: DICOM PS3.6.
 """
@@ -11,25 +11,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Element:
-    """An element of the dictionary."""
+    """Element of the dictionary."""
 
     tag: str
-    """Eight hexadecimal digits in upper case; an `x` stands for any digit, in groups that repeat."""
+    """Eight hexadecimal digits in upper case; in repeating groups, an `x` stands for any digit."""
     vr: str
-    """Value representation; of some elements one of several, such as `US or SS`."""
+    """Value representation; for some elements several, such as `US or SS`."""
     vm: str
-    """How many values it has, such as `1` or `2-n`."""
+    """Value multiplicity, such as `1` or `2-n`."""
     keyword: str
-    """Empty for some retired elements."""
+    """Keyword; empty for some retired elements."""
 
     @property
     def repeats(self) -> bool:
-        """Whether it is many elements, in groups that repeat."""
+        """Whether the tag stands for elements in several repeating groups."""
         return "x" in self.tag
 
 
 class Dictionary:
-    """Elements by tag and by keyword."""
+    """Elements of the data dictionary, by tag and by keyword."""
 
     def __init__(self, elements: Iterable[Element]) -> None:
         self._by_tag = {element.tag: element for element in elements}
@@ -39,26 +39,29 @@ class Dictionary:
         return iter(self._by_tag.values())
 
     def of_tag(self, tag: str) -> Element | None:
-        """The element of a tag; None where the dictionary has none, as of private elements."""
+        """Return the element of a tag; None if the dictionary has none, as for private elements."""
         if element := self._by_tag.get(tag):
             return element
-        if int(tag[:4], 16) % 2:  # a private group, also where a pattern of repeating groups would take it
+        if int(tag[:4], 16) % 2:  # a private group, even if it matches the pattern of a repeating group
             return None
         repeating = (element for element in self._by_tag.values() if element.repeats)
         return next((each for each in repeating if re.fullmatch(each.tag.replace("x", "[0-9A-F]"), tag)), None)
 
     def of_keyword(self, keyword: str) -> Element | None:
-        """The element of a keyword, upper and lower case as the dictionary has them."""
+        """Return the element of a keyword, which is case-sensitive; None if there is none."""
         return self._by_keyword.get(keyword)
 
     def suggest(self, keyword: str) -> str | None:
-        """The keyword that was probably meant."""
+        """Return the known keyword most similar to an unknown one; None if none is similar."""
         folded = {known.casefold(): known for known in self._by_keyword}
         near = difflib.get_close_matches(keyword.casefold(), folded, n=1, cutoff=0.75)
         return folded[near[0]] if near else None
 
     def suggest_tag(self, tag: str) -> Element | None:
-        """The element whose tag differs in one digit, of several the one with the nearest number."""
+        """Return the element whose tag differs in one digit from an unknown tag; None if there is none.
+
+        Of several such elements, return the one whose tag is the nearest number.
+        """
         near = [
             each
             for each in self._by_keyword.values()

@@ -12,22 +12,22 @@ import pyarrow.compute as pc
 from dicom_assets.core.element_path import Step
 
 UNDECODABLE = (msgspec.DecodeError, RecursionError)
-"""Exceptions of the decoder for a text that is no JSON, has another shape, or is nested too deeply."""
+"""Exceptions of the decoder for a text that is not JSON, has an unexpected shape, or is nested too deeply."""
 
 PADDING = " \0"
-"""Characters that pad texts to an even length, and carry no meaning at the end of a value."""
+"""Characters that pad texts to an even length; at the end of a value they have no meaning."""
 
 FIRST_BLOCK = "10"
-"""First of the 240 blocks of a private group; the element that reserves a block ends with the block's number."""
+"""First of the 240 blocks of a private group; the tag of the reserving element ends with the block's number."""
 
 
 def trim_padding(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return texts without padding at their ends: two UIDs that differ in it are one UID."""
+    """Return texts without padding at the end; two UIDs that differ only in padding are one UID."""
     return pc.utf8_rtrim(texts, characters=PADDING)
 
 
 def tag_in(members: Mapping[str, object], step: Step) -> str:
-    """Return the tag of a step in a data set or an item; empty where no creator reserved a block for it."""
+    """Return the tag of a step in a data set or an item; an empty text if its creator reserved no block there."""
     if step.creator is None:
         return step.tag
     group, number = step.tag[:4], step.tag[6:]
@@ -43,7 +43,7 @@ def is_reservation(tag: str, group: str) -> bool:
 
 
 def read_creator(reservation: object) -> str | None:
-    """Return who reserved a block of private elements; None where the element is malformed."""
+    """Return the creator that reserved a block of private elements; None if the element is malformed."""
     try:
         creator = next(iter(values_of(reservation) or ()), None)
     except TypeError:
@@ -52,7 +52,7 @@ def read_creator(reservation: object) -> str | None:
 
 
 def values_of(element: object) -> list[object] | None:
-    """Return the values of a DICOM JSON element; None for an element that is missing or has none.
+    """Return the values of a DICOM JSON element; None if the element is missing or has no values.
 
     Raises:
         TypeError: the element is malformed.

@@ -1,36 +1,36 @@
-"""What the project raises on purpose; the embedded service, `make demo` and `make dev` have errors of their own.
+"""Errors that the project raises on purpose; the embedded service, `make demo` and `make dev` have their own errors.
 
     DicomAssetsError
     ├── SettingsError            a setting is missing or cannot be used
-    ├── UnknownHourError         a run over hours that are no partitions
-    ├── OutdatedError            a run in a process that is older than what asked for it
+    ├── UnknownHourError         hours that are not partitions, or not yet
+    ├── OutdatedError            a run in a process whose version is older than the version that requested the run
     ├── ServiceError             the DICOM service
-    │   ├── ServiceRefusedError      400, 401, 403, 404: asking again would not help
-    │   ├── ServiceUnreachableError  no usable answer after every retry
-    │   ├── UnreadablePageError      an answer that is no page of the change feed, or too large for memory
-    │   └── FeedMovedError           the window's pages never fitted together
+    │   ├── ServiceRefusedError      400, 401, 403, 404: a retry would not help
+    │   ├── ServiceUnreachableError  no usable response after every retry
+    │   ├── UnreadablePageError      a response that is not a page of the change feed, or too large for memory
+    │   └── FeedMovedError           pages of a window that never fitted together
     ├── FabricError              the shortcuts of a Fabric lakehouse could not be listed or written
-    ├── FeedEntryError           an entry that has no place in the tables
+    ├── FeedEntryError           an entry that cannot be stored in the tables
     ├── LakeError                the Delta tables
     │   ├── LakeUnavailableError     storage cannot be reached, read or written
-    │   │   ├── LakeRefusedError         storage says no: asking again would not help
-    │   │   └── EngineUnavailableError   Spark, which is to merge, cannot be reached, or fails
-    │   ├── EngineError              Spark, which is to merge, is not fit for it: asking again would not help
-    │   ├── ForeignTableError        a table under our name that is not ours
-    │   ├── LakeLostError            the lake is not the one that Dagster's history is of
-    │   ├── OtherServiceError        the service does not know what the lake holds
-    │   ├── CommitConflictError      other writers won every attempt
+    │   │   ├── LakeRefusedError         storage refuses the request: a retry would not help
+    │   │   └── EngineUnavailableError   Spark, the merge engine, cannot be reached, or fails
+    │   ├── EngineError              Spark, the merge engine, cannot do the merge: a retry would not help
+    │   ├── ForeignTableError        a table at our path that is not ours
+    │   ├── LakeLostError            a lake that does not match Dagster's history
+    │   ├── OtherServiceError        the service does not know entries that the lake has
+    │   ├── CommitConflictError      other writers committed first at every attempt
     │   ├── LakeQueryError           a query that the tables cannot answer
-    │   ├── VersionGoneError         a version of a table that there is not, or no more
-    │   ├── CursorError              a consumer's cursor that does not fit the table
+    │   ├── VersionGoneError         a table version that does not exist yet, or no longer
+    │   ├── CursorError              a consumer's cursor that does not match the table
     │   ├── InstanceNotFoundError    file_index has no such instance, or several
-    │   ├── InstanceFileGoneError    the instance's file is not where it was, nor where it should be now
+    │   ├── InstanceFileGoneError    an instance's file is neither at its old place nor at its current one
     │   │   └── InstanceDeletedError     because the instance was deleted
-    │   └── DisagreementError        rows of a table are not those that it is made from
+    │   └── DisagreementError        rows of a table that disagree with its source table
     ├── LateHourError            an hour that is due is not in the tables
-    └── AlertError               nobody could be told of a failure
+    └── AlertError               an alert could not be delivered
 
-Messages say what happened, why it probably did and what to do. They name windows, offsets, sequences, tables and URLs,
+Messages say what happened, the probable reason and what to do. They name windows, offsets, sequences, tables and URLs,
 never a token, a name, an id or any other attribute of a patient.
 """
 
@@ -44,31 +44,31 @@ class SettingsError(DicomAssetsError):
 
 
 class UnknownHourError(DicomAssetsError):
-    """A run was asked to cover hours that are no partitions, or not yet."""
+    """Requested hours are not partitions, or not yet."""
 
 
 class OutdatedError(DicomAssetsError):
-    """A run is executed by an older version of the project than the one that asked for it."""
+    """The version of the project that executes a run is older than the version that requested the run."""
 
 
 class ServiceError(DicomAssetsError):
-    """The DICOM service did not do what was asked."""
+    """A request to the DICOM service failed."""
 
 
 class ServiceRefusedError(ServiceError):
-    """The service refused the request (400, 401, 403, 404): asking again would not help."""
+    """The service refused the request (400, 401, 403, 404): a retry would not help."""
 
 
 class ServiceUnreachableError(ServiceError):
-    """No usable answer from the service after every retry."""
+    """The service gave no usable response after every retry."""
 
 
 class UnreadablePageError(ServiceError):
-    """An answer that is no page of the change feed, after every retry, or that is too large for memory."""
+    """A response is not a page of the change feed, after every retry, or is too large for memory."""
 
 
 class FeedMovedError(ServiceError):
-    """The pages of a window never fitted together: entries kept moving while they were read."""
+    """The pages of a window never fitted together: entries moved between pages during every read."""
 
 
 class FabricError(DicomAssetsError):
@@ -76,7 +76,7 @@ class FabricError(DicomAssetsError):
 
 
 class FeedEntryError(DicomAssetsError):
-    """An entry that has no place in the tables, such as one without a UID in its key."""
+    """An entry of the change feed cannot be stored in the tables, for example because its key lacks a UID."""
 
 
 class LakeError(DicomAssetsError):
@@ -88,27 +88,27 @@ class LakeUnavailableError(LakeError):
 
 
 class LakeRefusedError(LakeUnavailableError):
-    """Storage says no, to a key, an identity or a container: asking again would not help."""
+    """Storage refuses a key, an identity or a container: a retry would not help."""
 
 
 class EngineUnavailableError(LakeUnavailableError):
-    """Spark, which is to merge, cannot be reached, or failed in a way that may heal."""
+    """Spark, the merge engine, cannot be reached, or failed in a way that a retry may solve."""
 
 
 class EngineError(LakeError):
-    """Spark, which is to merge, is not fit for it: asking again would not help."""
+    """Spark, the merge engine, cannot do the merge: a retry would not help."""
 
 
 class ForeignTableError(LakeError):
-    """A table lies under our name that is not ours, has a column of another type, or asks more than is done here."""
+    """A table at our path is not ours, has a column of another type, or requires features that we do not support."""
 
 
 class LakeLostError(LakeError):
-    """The tables are not there, or older, or others than those that Dagster's history is of."""
+    """The tables are missing, or older than Dagster's history, or not the tables of Dagster's history."""
 
 
 class OtherServiceError(LakeError):
-    """The service does not know entries that the lake holds."""
+    """The service does not know entries that the lake has."""
 
 
 class CommitConflictError(LakeError):
@@ -116,31 +116,31 @@ class CommitConflictError(LakeError):
 
 
 class LakeQueryError(LakeError):
-    """A query that the tables cannot answer."""
+    """The tables cannot answer a query."""
 
 
 class VersionGoneError(LakeError):
-    """A version of a table that there is not yet, or no more."""
+    """A table version does not exist yet, or no longer."""
 
 
 class CursorError(LakeError):
-    """A consumer's cursor that cannot be read, or is not of the table."""
+    """A consumer's cursor cannot be read or written, or belongs to another table."""
 
 
 class InstanceNotFoundError(LakeError):
-    """`file_index` has no such instance, or several of them."""
+    """`file_index` has no such instance, or several."""
 
 
 class InstanceFileGoneError(LakeError):
-    """The instance's file is not where `file_index` says, nor where the service says it is now."""
+    """The instance's file is neither at the path in `file_index` nor at the current path in the service."""
 
 
 class InstanceDeletedError(InstanceFileGoneError):
-    """The instance was deleted since `file_index` was written."""
+    """The instance was deleted after `file_index` was written."""
 
 
 class DisagreementError(LakeError):
-    """Rows of a table are not those that it is made from."""
+    """Rows of a table disagree with its source table."""
 
 
 class LateHourError(DicomAssetsError):

@@ -1,12 +1,12 @@
-"""Columns that users add to the tables: entries of a file, checked one by one.
+"""Columns that users add to the tables, declared in a file; each entry of the file is checked.
 
-An entry names the column and the DICOM element its values come from. The rest has defaults:
+An entry names the column and the DICOM element that gives the values. All other fields have defaults:
 
     [columns]
     sliceThickness = "SliceThickness"
     kvp = { tag = "(0018,0060)", type = "double", grain = "series", description = "Peak kilovoltage" }
 
-The same as a list, where `name` is a field among the others:
+The columns may also be a list; the name is then the field `name`:
 
     [[columns]]
     name = "sliceThickness"
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 FIELDS = ("name", "tag", "type", "grain", "description")
 _OTHER_WORDS = {"table": "grain"}
-"""Words that may stand for a field's own."""
+"""Other accepted words for a field, by word."""
 _MEANT = {"keyword": "tag", "path": "tag", "element": "tag", "vr": "type"}
 _EXAMPLES = {"name": "sliceThickness", "tag": "SliceThickness"}
 _LIST_KEYS = ("columns", "column")
@@ -44,25 +44,25 @@ _SQL_WORDS = """
     references returning right select semi show some summarize symmetric table tablesample then to trailing true
     union unique unpivot user using values variadic when where window with
 """
-"""Words that Spark, DuckDB, DataFusion or Polars take for their own unless they are quoted."""
+"""Words that are reserved in Spark, DuckDB, DataFusion or Polars unless quoted."""
 
 
 @dataclass(frozen=True)
 class ExtraColumns:
-    """What a file says."""
+    """Columns and problems found in a file."""
 
     columns: tuple[tuple[Column, Grain], ...] = ()
-    """In the file's order, each with the grain that decides which tables carry it."""
+    """Columns in the file's order, each with the grain that decides which tables have the column."""
     problems: tuple[Problem, ...] = ()
-    """All that is wrong; with any, the columns are not to be used."""
+    """All problems of the file; if there is any, the columns must not be used."""
 
 
 def parse_extra_columns(document: object, dictionary: Dictionary) -> ExtraColumns:
-    """The users' columns, or what is wrong with them.
+    """Parse the users' columns, and report every problem.
 
     Args:
-        document: What a TOML or YAML reader made of the file.
-        dictionary: of DICOM.
+        document: content of the file, as a TOML or YAML reader returns it.
+        dictionary: DICOM data dictionary.
     """
     if not isinstance(document, dict) or not document:
         return ExtraColumns(
@@ -81,7 +81,7 @@ def parse_extra_columns(document: object, dictionary: Dictionary) -> ExtraColumn
 
 
 def _entries(document: dict[object, object]) -> Iterator[tuple[Place, dict[str, object] | str]]:
-    """Every entry as fields, the name among them; a text says what is wrong with it."""
+    """Yield the place of every entry with its fields, including the name, or with a text that states the problem."""
     for key, entries in document.items():
         place: Place = (str(key),)
         if key not in _LIST_KEYS:
@@ -105,7 +105,7 @@ def _entries(document: dict[object, object]) -> Iterator[tuple[Place, dict[str, 
 
 
 class _Reading:
-    """The reading of one entry: what cannot be used is added to the problems."""
+    """Reader of one entry, which adds the entry's problems to a list."""
 
     def __init__(self, place: Place, problems: list[Problem]) -> None:
         self._place = place
@@ -117,12 +117,12 @@ class _Reading:
     def column(
         self, entry: dict[str, object], dictionary: Dictionary, taken: dict[str, Place]
     ) -> list[tuple[Column, Grain]]:
-        """The column; none where something cannot be used.
+        """Return the column of the entry in a list, which is empty if the entry has problems.
 
         Args:
-            entry: its fields.
-            dictionary: of DICOM.
-            taken: where each name, in small letters, was given before; the entry's own is added.
+            entry: fields of the entry.
+            dictionary: DICOM data dictionary.
+            taken: place of the entry that uses each name, by name in lower case; the name of this entry is added.
         """
         before = len(self._problems)
         fields = self._texts(entry)
@@ -142,7 +142,7 @@ class _Reading:
         return [(Column(name, type_names[type_name], description, found.tag), grain)]
 
     def _texts(self, entry: dict[str, object]) -> dict[str, str]:
-        """The fields that are known and hold text."""
+        """Return the known fields that contain text; report all other fields."""
         texts: dict[str, str] = {}
         for word, value in entry.items():
             field = _OTHER_WORDS.get(word, word)

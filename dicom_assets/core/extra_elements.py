@@ -1,4 +1,4 @@
-"""The element that a user's column shows: found in the dictionary, and the column types that hold its values.
+"""Elements for the columns that users add: lookup in the dictionary, and the column types that can hold the values.
 
 Every check raises a ValueError whose text says what is wrong, why, and what to do.
 
@@ -15,29 +15,29 @@ _NUMBER = ("double", *_TEXT, "list<double>")
 _TYPES = {
     **dict.fromkeys(["AE", "AS", "AT", "CS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"], _TEXT),
     "DA": ("date", *_TEXT),
-    "DT": (*_TEXT, "timestamp"),  # most have no offset from UTC, so they are no points in time
+    "DT": (*_TEXT, "timestamp"),  # most values have no offset from UTC, so they are not points in time
     **dict.fromkeys(["IS", "SL", "SS", "US", "US or SS", "US or OW", "US or SS or OW"], ("int", "long", *_NUMBER)),
     "UL": ("long", *_NUMBER),
     **dict.fromkeys(["SV", "UV"], ("long", *_TEXT)),  # a double holds 53 of their 64 bits
     **dict.fromkeys(["DS", "FD", "FL"], _NUMBER),
 }
-"""Types that hold all values, or all but a few, by value representation; the first is the default for one value."""
+"""Column types that hold all or nearly all values, by value representation; the first is the default for one value."""
 _FILE_META = "0002"
 _SEQUENCE = "SQ"
 
 
 @dataclass(frozen=True)
 class Found:
-    """An element that a column can show."""
+    """Element that can be the source of a column."""
 
     path: tuple[Step, ...]
-    """From the data set's top level down to it."""
+    """Steps from the top level of the data set down to the element."""
     element: Element | None
-    """None for a private element, of which the dictionary knows nothing."""
+    """Entry of the dictionary; None for a private element, which the dictionary does not know."""
 
     @property
     def tag(self) -> str:
-        """The path as a column has it."""
+        """Path as text, as in `Column.tag`."""
         return ".".join(map(str, self.path))
 
     @property
@@ -45,10 +45,10 @@ class Found:
         return _describe(self.element) if self.element else str(self.path[-1])
 
     def default_type(self) -> str:
-        """The type that holds the values: for several of them a list.
+        """Return the name of the type that holds the values; a list type if the element may have several values.
 
         Raises:
-            ValueError: nothing is known of the values.
+            ValueError: the element is private, so its type is not known.
         """
         if self.element is None:
             raise ValueError(
@@ -61,10 +61,13 @@ class Found:
         return "list<double>" if "list<double>" in others else "list<string>"
 
     def check_type(self, name: str) -> None:
-        """Whether a type of this name holds the values.
+        """Check that a type can hold the values.
+
+        Args:
+            name: name of the type.
 
         Raises:
-            ValueError: it does not.
+            ValueError: the type cannot hold the values.
         """
         if self.element is not None and name not in (possible := _TYPES[self.element.vr]):
             raise ValueError(
@@ -78,10 +81,10 @@ class Found:
 
 
 def find_element(text: str, dictionary: Dictionary) -> Found:
-    """The element that a keyword, a tag, or a path of these means.
+    """Return the element that a keyword, a tag, or a path of keywords and tags names.
 
     Raises:
-        ValueError: there is no such element, or the metadata never has its values.
+        ValueError: there is no such element, or the metadata never contains its values.
     """
     *above, (last, last_index) = split_path(text)
     path: list[Step] = []

@@ -1,4 +1,4 @@
-"""Live instances that have a file, with where it lies."""
+"""Live instances that have a file, with the location of the file."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,12 +7,12 @@ from dicom_assets.core.schema import FILE_INDEX
 
 
 def build_file_index(instances: pa.Table, file_system: str | None) -> pa.Table:
-    """One row per instance with a file, in the instances' order.
+    """Return one row per instance that has a file, in the order of the instances.
 
     Args:
         instances: rows of `instance`.
-        file_system: what stands before a `filePath` to make its full location, such as
-            `abfss://fileSystem@account.dfs.core.windows.net`; None where it is not known: `fileUrl` is null then.
+        file_system: URL of the file system, such as `abfss://fileSystem@account.dfs.core.windows.net`; this URL and
+            `filePath` make `fileUrl`. None if the file system is not known: `fileUrl` is then null.
     """
     rows = instances.filter(pc.is_valid(instances["filePath"]))
     if file_system is None:

@@ -1,4 +1,4 @@
-"""What a check of the surroundings found."""
+"""Findings: results of the checks of the environment, such as settings, storage and service."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,36 +10,39 @@ Fact = str | int | float | bool | None
 
 
 class Status(StrEnum):
-    """How it stands with what was checked."""
+    """Status of a checked subject."""
 
     GREEN = "green"
     YELLOW = "yellow"
-    """It works, or is not needed; but look at it."""
+    """The subject works, or is not needed, but deserves a look."""
     RED = "red"
     """Runs will fail."""
     SKIPPED = "skipped"
-    """It could not be checked, since a check before it found red."""
+    """The check could not run, because an earlier check was red."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found. No member ever holds a token, a secret or anything about a patient."""
+    """Result of a check. No member ever contains a token, a secret or anything about a patient."""
 
     check: str
     """Name of the check, such as `lake.write`."""
     status: Status
     found: str
-    """What was seen, as a sentence."""
+    """Observation, as a sentence."""
     why: str = ""
-    """Why that probably is so."""
+    """Probable reason."""
     remedy: str = ""
-    """What to do: which role to grant where, which setting to change."""
+    """Remedy: which role to grant where, which setting to change."""
     facts: Mapping[str, Fact] = field(default_factory=dict)
-    """Figures and names, for machines."""
+    """Numbers and names, for programs."""
 
     @classmethod
     def of_error(cls, check: str, error: DicomAssetsError, status: Status = Status.RED) -> "Finding":
-        """The error's first sentence as what was found, the rest as what to do; a list stays as it is."""
+        """Create a finding from an error: its first sentence becomes `found`, the rest `remedy`.
+
+        A message of several lines, such as a list, stays whole in `found`.
+        """
         text = str(error)
         found, _, remedy = (text, "", "") if "\n" in text else text.partition(". ")
         return cls(check, status, found, remedy=remedy)

@@ -1,6 +1,6 @@
-"""The law: of all rows that share a key, the newest is what counts.
+"""The law of the tables: of all rows with one key, only the newest row counts.
 
-Every function here gives the same result for any order and any repetition of its rows.
+The result of every function here depends neither on the order of the rows nor on repeated rows.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,25 @@ _Totals = Sequence[tuple[str | list[str], str]]
 
 
 def newest_rows(rows: pa.Table, key: Sequence[str], order: Sequence[str]) -> pa.Table:
-    """For every key its newest row: greatest by the first of `order`, then by the next; oldest key first."""
+    """Return the newest row of every key; see `summarize_newest`."""
     return summarize_newest(rows, key, order, [])[0]
 
 
 def summarize_newest(
     rows: pa.Table, key: Sequence[str], order: Sequence[str], totals: _Totals
 ) -> tuple[pa.Table, pa.Table]:
-    """For every key its newest row, and in a second table, row beside row, totals over all its rows.
+    """Return the newest row of every key, and totals over all rows of every key.
 
     Args:
         rows: any rows with the columns of `key` and `order`.
-        key: columns that identify what a row is about.
-        order: columns that tell the newer of two rows; the first decides, the next breaks its ties.
+        key: columns that identify the subject of a row.
+        order: columns that decide which row is newer: the row with the greater value in the first column. Each further
+            column decides between rows that are equal in the columns before it.
         totals: aggregations as `pyarrow.TableGroupBy.aggregate` takes them.
+
+    Returns:
+        Two tables of equal length: the newest row of each key, from the oldest to the newest by `order`, and the
+        totals of each key, in this order too.
     """
     ordered = rows.sort_by([(column, "ascending") for column in order])
     placed = ordered.append_column(_PLACE, pa.array(range(len(ordered)), pa.int64()))
@@ -38,14 +43,17 @@ def summarize_newest(
 
 
 def summarize_instances(instances: pa.Table, key: Sequence[str], totals: _Totals) -> tuple[pa.Table, pa.Table]:
-    """Return for every series or study the instance that its attributes come from, and totals over all its instances.
+    """Return the instance that gives each series or study its attributes, and totals over all its instances.
 
-    That is the newest instance whose metadata could be read; the newest one where none could.
+    This instance is the newest one with readable metadata. If no instance has readable metadata, it is the newest one.
 
     Args:
         instances: rows of `instance`.
         key: columns that identify a series or a study.
-        totals: as of `summarize_newest`.
+        totals: aggregations, as for `summarize_newest`.
+
+    Returns:
+        Two tables of equal length and order: the instances, and the totals.
     """
     name = METADATA_UNREADABLE.name
     if name not in instances.column_names or instances[name].null_count == len(instances):

@@ -1,7 +1,9 @@
-"""`instance` once more, in the layout that Fabric's healthcare data solutions are fed with.
+"""Table `healthcare_instance`: live instances in the layout that Fabric's healthcare data solutions read.
 
-Source: the layout is that of the `instance` sink of "Copy DICOM Metadata Changes to ADLS Gen2 in Delta Format" in
-Data Factory's template gallery: text throughout, names in lower case, and the whole metadata beside them.
+Nearly all columns are text with names in lower case, and one text column has the whole metadata.
+
+Source: the `instance` sink of "Copy DICOM Metadata Changes to ADLS Gen2 in Delta Format" in the template gallery of
+Data Factory.
 """
 
 import json
@@ -17,7 +19,7 @@ from dicom_assets.core.schema import ELEMENTS, INSTANCE, TIMESTAMP, Column, Tabl
 PROFILE = "healthcare-data-solutions"
 
 _SAME = "partitionName", "lastModifiedTimestamp"
-"""Names that are not in lower case there."""
+"""Columns that keep their name and type: in the template, these names are not in lower case."""
 
 
 def _text(name: str, tag: str, description: str) -> Column:
@@ -25,7 +27,7 @@ def _text(name: str, tag: str, description: str) -> Column:
 
 
 def _like(name: str) -> Column:
-    """A column of `instance` as text, its name in lower case."""
+    """Return a column of `instance` as text, with its name in lower case."""
     own = INSTANCE[name]
     is_kept = name in _SAME
     return Column(
@@ -56,7 +58,7 @@ HEALTHCARE_INSTANCE = Table(
         *(_like(name) for name in ("bodyPartExamined", "laterality", "seriesDate", "seriesTime", "instanceNumber")),
         _like("documentTitle"),
     ),
-    # A map cannot be compared; it follows from its text. When a content was read is no part of the content.
+    # A map cannot be compared, and derives from its text. The time of a read is not part of the content.
     ignored=frozenset({"metadata", "created_date"}),
     study="studyinstanceuid",
 )
@@ -69,26 +71,26 @@ _OWN = {
     "metadata_string": "metadata",
     "created_date": "ingestedAt",
 }
-"""Columns of `change_feed` by those that are made from them."""
+"""Source columns in `change_feed`, by column of this table; all other columns derive from the metadata."""
 
 
 def source_of(column: Column) -> str:
-    """The column of `change_feed` that a column is made from."""
+    """Return the name of the column of `change_feed` that a column derives from."""
     return _OWN.get(column.name, "metadata")
 
 
 def build_healthcare_instances(
     entries: pa.Table, attributes: pa.Table, table: Table = HEALTHCARE_INSTANCE
 ) -> tuple[pa.Table, Counter[str]]:
-    """One row per entry, each the newest of a live instance.
+    """Return one row per entry.
 
     Args:
-        entries: rows of `change_feed`, one per instance.
-        attributes: of each of them, as `build_attributes` gives them.
-        table: the layout.
+        entries: rows of `change_feed`: the newest entry of each live instance.
+        attributes: attributes of the entries, in their order, as `build_attributes` gives them.
+        table: the table, `healthcare_instance`.
 
     Returns:
-        Rows of the table, in the entries' order, and the values per column that could not be converted.
+        Rows of the table, in the order of the entries, and the number of values that could not be converted, by column.
     """
     columns = {name: attributes[name] for name in attributes.column_names if name not in (FAILURES, UNREADABLE)}
     columns |= {name: entries[source] for name, source in _OWN.items()}
@@ -106,15 +108,15 @@ _Elements = dict[str, dict[str, object]]
 _decoder = msgspec.json.Decoder(dict[str, _Element])
 _lenient_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNDECODABLE = (ValueError, RecursionError)
-"""Errors of the decoders: those of msgspec and json are ValueErrors."""
+"""Exceptions of the decoders; the errors of msgspec and json are ValueErrors."""
 
 
 def read_elements(texts: list[str | None]) -> pa.Array:
-    """Return the elements of each metadata text by tag; null for a text that is no JSON object.
+    """Return the elements of each metadata text by tag; null for a text that is not a JSON object.
 
-    A value that is a text stands for itself; a number, a person's name and an item of a sequence as their JSON text. An
-    element that is none has neither value representation nor values. Of a tag that occurs twice the first occurrence
-    counts, as in all other columns.
+    A text value stays as it is; a number, a person's name and an item of a sequence become their JSON text. A malformed
+    element has neither value representation nor values. If a tag occurs several times, the first occurrence counts, as
+    in all other columns.
     """
     read = [None if text is None else _read(text) for text in texts]
     return pa.array([None if elements is None else list(elements.items()) for elements in read], ELEMENTS)
@@ -131,11 +133,11 @@ def _read(text: str) -> _Elements | None:
 
 
 def _drop_repeated(text: str) -> str:
-    """Return the text without all but the first of its members of one name."""
+    """Return the text of a JSON object with only the first of all members that share a name."""
     members = _lenient_decoder.decode(text)
     compact = sum(len(bytes(value)) + len(tag.encode()) + len('"":,') for tag, value in members.items()) + len("{}") - 1
     if compact == len(text.encode()):
-        return text  # no member is missing, and there is no white space
+        return text  # no member was dropped: the members fill the whole text, without white space
 
     def keep_first(pairs: list[tuple[str, object]]) -> dict[str, object]:
         return dict(reversed(pairs))

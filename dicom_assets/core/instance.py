@@ -11,25 +11,26 @@ from dicom_assets.core.schema import INSTANCE, METADATA_UNREADABLE, Table
 
 
 def newest_entries(entries: pa.Table) -> pa.Table:
-    """The entry that decides about each instance: of the greatest sequence, of equal sequences the one read last.
+    """Return the newest entry of each instance: the greatest sequence, and of equal sequences the last one read.
 
     Args:
-        entries: rows of `change_feed`, at least its key, `sequence` and `ingestedAt`; any order, any repetition.
+        entries: rows of `change_feed`, with at least the key of `instance`, `sequence` and `ingestedAt`, in any order
+            and with any repetition.
     """
     return newest_rows(entries, INSTANCE.key, ["sequence", "ingestedAt"])
 
 
 def is_live(entries: pa.Table) -> pa.ChunkedArray:
-    """For each entry whether its instance exists after it: it is no Delete, and was not deleted when it was read."""
+    """Return for each entry whether its instance is live: the action is not Delete, and the state not Deleted."""
     deleting = pc.equal(pc.utf8_lower(entries["action"]), "delete")
     return pc.invert(pc.or_(deleting, pc.equal(pc.utf8_lower(entries["state"]), "deleted")))
 
 
 def unreadable_entries(entries: pa.Table) -> pa.Table:
-    """Return the entries of live instances without metadata, or with metadata that is no JSON object.
+    """Return the entries of live instances whose metadata is missing, or is not a JSON object.
 
     Args:
-        entries: rows of `change_feed`, at least `action`, `state` and `metadata`.
+        entries: rows of `change_feed`, with at least `action`, `state` and `metadata`.
     """
     is_object = pc.fill_null(pc.starts_with(entries["metadata"], "{"), False)
     if pc.all(is_object).as_py():
@@ -38,21 +39,24 @@ def unreadable_entries(entries: pa.Table) -> pa.Table:
 
 
 def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:
-    """Return one row per entry, each the newest of a live instance.
+    """Return one row per entry.
 
     Args:
-        entries: rows of `change_feed`, one per instance; their metadata is not looked at.
-        attributes: of each of them, as `build_attributes` gives them.
-        table: `instance`, with the users' columns if they have any.
+        entries: rows of `change_feed`: the newest entry of each live instance. Their metadata is not read.
+        attributes: attributes of the entries, in their order, as `build_attributes` gives them.
+        table: `instance`, with the users' columns, if any.
 
     Returns:
-        Rows of the `instance` table, in the entries' order, and the values per column that could not be converted.
+        Rows of the `instance` table, in the order of the entries, and the number of values that could not be
+        converted, by column.
     """
     rows = entries.select([*INSTANCE.key, "sequence", "timestamp", "filePath"]).rename_columns(
         {"timestamp": "lastModifiedTimestamp"}
     )
     for column in table.attributes:
         rows = rows.append_column(column.arrow, attributes[column.name])
-    marks = pc.if_else(attributes[UNREADABLE], True, pa.scalar(None, pa.bool_()))  # null, as in rows of older versions
+    marks = pc.if_else(
+        attributes[UNREADABLE], True, pa.scalar(None, pa.bool_())
+    )  # null instead of False, as in rows that older versions of the project wrote
     rows = rows.append_column(METADATA_UNREADABLE.name, marks)
     return rows.select(table.schema.names).cast(table.schema), count_failures(attributes)

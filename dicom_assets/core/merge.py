@@ -1,4 +1,4 @@
-"""What a table must hold for some keys, and how stored rows change to hold it."""
+"""The rows that a table must have for some keys, and the merge of these rows into stored rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,37 +11,46 @@ from dicom_assets.core.schema import Table
 
 @dataclass(frozen=True)
 class Desired:
-    """What a table must hold for some keys: a key without a row must be absent, other keys are not concerned."""
+    """Rows that a table must have for some keys.
+
+    The table must have no row for a key of `keys` that has no row in `rows`. Rows with other keys are not touched.
+    """
 
     keys: pa.Table
-    """The keys, each once; beside the key's columns the table's fence where it has one."""
+    """The keys, each once: the key's columns, and the fence column if the table has a fence."""
     rows: pa.Table
-    """The rows, at most one per key and each of one of the keys."""
+    """The rows, at most one per key. Every row has a key of `keys`."""
     attributes: pa.Table | None = None
-    """What the rows' metadata says, row beside row, where it was decoded already. It is not stored."""
+    """Attributes decoded from the rows' metadata, in the order of `rows`. None if not decoded yet; never stored."""
     encoded: Sequence[pa.Buffer] = ()
-    """Parquet files with these rows in their order, where they were encoded already: `rows` lack columns then."""
+    """Parquet files with the rows, in the order of `rows`, if the rows are encoded already: `rows` then lack columns.
+
+    Empty if the rows are not encoded.
+    """
 
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of some stored rows."""
+    """Result of a merge for some stored rows."""
 
     rows: pa.Table
-    """The rows to store in their place; the stored table itself when nothing changes."""
+    """Rows that replace the stored rows; the stored table itself if nothing changes."""
     found: pa.ChunkedArray
-    """For each of `Desired.rows` whether its key was among the stored ones."""
+    """Whether the key of each row of `Desired.rows` is among the stored keys, in the order of `Desired.rows`."""
     updated: int = 0
     deleted: int = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether the stored rows stay as they are."""
+        """Whether no stored row changes."""
         return not (self.updated or self.deleted)
 
 
 def key_ids(rows: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
-    """One value per row, equal where the keys are equal: the column itself, or the texts with their lengths."""
+    """Return one value per row, equal exactly where the keys are equal.
+
+    A key of one column is its own value. A key of several columns becomes one text, with the length before each part.
+    """
     if len(key) == 1:
         return rows[key[0]]
     parts = [part for name in key for part in (pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name])]
@@ -49,23 +58,24 @@ def key_ids(rows: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
 
 
 def merge_rows(stored: pa.Table, desired: Desired, table: Table) -> Change:
-    """How stored rows change so that they hold what is desired.
+    """Return the change that makes stored rows equal to the desired rows.
 
-    A stored row with a greater fence than the desired one is newer, and stays. A row that differs in nothing but the
-    table's ignored columns has not changed, and stays too.
+    A stored row whose fence is greater than the fence of the desired row is newer, and stays. A stored row that
+    differs from the desired row only in ignored columns also stays.
 
     Args:
-        stored: some of the table's rows, each key at most once. Columns that the table does not declare are kept, with
-            null in rows that change.
-        desired: for any keys.
-        table: what the rows are of.
+        stored: some rows of the table, each key at most once. Columns that the table does not declare are kept; rows
+            that change have null in these columns.
+        desired: rows for any keys.
+        table: the table of the rows.
     """
     ids = key_ids(stored, table.key)
     place_in_keys = pc.index_in(ids, key_ids(desired.keys, table.key))
     touched = pc.is_valid(place_in_keys)
     row_ids = key_ids(desired.rows, table.key)
     found = pc.is_in(row_ids, value_set=ids)
-    # Arrow takes no rows out of more than 2 GB of text, and an hour's metadata may be more: out of those found it does.
+    # Arrow's `take` fails on more than 2 GB of text, and the metadata of an hour may be larger. So rows are filtered by
+    # stored keys first; `take` works on the result.
     rows = desired.rows.filter(found)
     place_in_rows = pc.index_in(ids, row_ids.filter(found))
     if table.fence is not None:
@@ -84,7 +94,7 @@ def merge_rows(stored: pa.Table, desired: Desired, table: Table) -> Change:
 
 
 def align_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows in another schema's columns and order; null where they lack a column."""
+    """Return the rows with the columns of a schema, in its order; a column that the rows lack is null."""
     columns = [
         rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
         for field in schema
@@ -93,7 +103,13 @@ def align_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def rows_differ(old: pa.Table, new: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
-    """For each row whether one of the columns differs from that of the row beside it."""
+    """Return for each row whether it differs from the row at the same position in any of the columns.
+
+    Args:
+        old: rows of one side.
+        new: rows of the other side, as many as in `old`. Null equals null only.
+        columns: names of the columns to compare.
+    """
     differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(old))])
     for name in columns:
         one, other = old[name], new[name]
@@ -104,7 +120,10 @@ def rows_differ(old: pa.Table, new: pa.Table, columns: Sequence[str]) -> pa.Chun
 
 
 def _nested_differ(old: pa.ChunkedArray, new: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Arrow compares no lists, maps and structs: row by row, null where either is null."""
+    """Return for each row whether two nested values differ; null where either value is null.
+
+    Arrow cannot compare lists, maps and structs, so Python compares the values row by row.
+    """
     pairs = zip(old.to_pylist(), new.to_pylist(), strict=True)
     return pa.chunked_array(
         [[None if one is None or other is None else one != other for one, other in pairs]], pa.bool_()

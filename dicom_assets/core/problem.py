@@ -1,17 +1,17 @@
-"""Something in a file of the user's that cannot be used, and where it stands."""
+"""Problems in a file of the user, with their place."""
 
 from dataclasses import dataclass
 
 Place = tuple[str | int, ...]
-"""Keys and positions that lead to a value of the file; to a value that is not there, from what it should be in."""
+"""Keys and positions that lead to a value in the file; for a missing value, to the place where it should be."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the file that cannot be used."""
+    """Part of the file that cannot be used."""
 
     place: Place
     text: str
     """What is wrong, why, and what to do."""
     other: Place | None = None
-    """Where the same was said before."""
+    """Place of an earlier entry that this entry repeats; None if there is none."""

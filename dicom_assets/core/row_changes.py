@@ -1,4 +1,4 @@
-"""What became of rows from one version of a table to another, in the words of Delta's change data feed."""
+"""Row changes between two versions of a table, with the columns and values of Delta's change data feed."""
 
 from enum import StrEnum
 
@@ -12,7 +12,7 @@ COMMIT_VERSION = "_commit_version"
 
 
 class ChangeType(StrEnum):
-    """What became of a row."""
+    """Type of a row's change."""
 
     INSERT = "insert"
     UPDATE = "update_postimage"
@@ -20,26 +20,31 @@ class ChangeType(StrEnum):
 
 
 def change_schema(table: pa.Schema) -> pa.Schema:
-    """The columns of a table's changes: its own, what became of the row, and the version that the changes lead to."""
+    """Return the schema of a table's changes: the table's columns, `_change_type` and `_commit_version`.
+
+    `_commit_version` is the newer version, which the changes lead to.
+    """
     return table.append(pa.field(CHANGE_TYPE, pa.string(), nullable=False)).append(
         pa.field(COMMIT_VERSION, pa.int64(), nullable=False)
     )
 
 
 def mark_rows(rows: pa.Table, kind: ChangeType, version: int) -> pa.Table:
-    """Rows as changes of one kind."""
+    """Return rows as changes of one type."""
     marks = [pa.repeat(pa.scalar(str(kind)), len(rows)), pa.repeat(pa.scalar(version, pa.int64()), len(rows))]
     return pa.Table.from_arrays([*rows.columns, *marks], schema=change_schema(rows.schema))
 
 
 def build_changes(old: pa.Table, new: pa.Table, key: tuple[str, ...], version: int) -> pa.Table:
-    """The rows that differ: deleted ones as they were, others as they are. Equal rows cancel out.
+    """Return the rows that differ between two versions: deleted rows from the older version, others from the newer.
+
+    Equal rows are left out.
 
     Args:
         old: some rows of the older version, each key at most once.
-        new: rows of the newer one, each key at most once: all that have one of the old rows' keys, and any others.
-        key: the table's.
-        version: the newer one.
+        new: rows of the newer version, each key at most once: every row whose key is in `old`, and any others.
+        key: names of the table's key columns.
+        version: number of the newer version.
     """
     old = align_rows(old, new.schema)
     old_ids, new_ids = key_ids(old, key), key_ids(new, key)
@@ -48,7 +53,7 @@ def build_changes(old: pa.Table, new: pa.Table, key: tuple[str, ...], version: i
     inserted = new.filter(pc.is_null(place))
     stays, place = pc.is_valid(place).combine_chunks(), place.drop_null()
     differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(place))])
-    for name in new.schema.names:  # one by one: whole rows, put beside one another, would be in memory twice
+    for name in new.schema.names:  # column by column: whole rows side by side would be in memory twice
         if name not in key:
             pair = old.select([name]).take(place), new.select([name]).filter(stays)
             differs = pc.or_(differs, rows_differ(*pair, [name]))

@@ -1,6 +1,8 @@
-"""Every column of every table, once: Arrow schemas, Delta comments, Dagster column schemas, the README derive from it.
+"""Declaration of every column of every table.
 
-Source: tags and value representations are those of DICOM PS3.6; text forms of values those of PS3.18 Annex F.
+Arrow schemas, Delta comments, Dagster column schemas and the README derive from this declaration.
+
+Source: DICOM PS3.6 (tags and value representations), PS3.18 Annex F (text forms of values).
 """
 
 from collections.abc import Sequence
@@ -24,16 +26,16 @@ type_names: dict[str, pa.DataType] = {
     "list<string>": pa.list_(pa.string()),
     "list<double>": pa.list_(pa.float64()),
 }
-"""Names of the column types, as users write them and as the documentation shows them."""
+"""Column types by the name that users write and the documentation shows."""
 
 ELEMENTS = pa.map_(pa.string(), pa.struct([("vr", pa.string()), ("Value", pa.list_(pa.string()))]))
-"""DICOM elements by tag; no column of a user's can have this type."""
+"""Type of a map from tag to DICOM element; columns that users add cannot have it."""
 
 _shown_names = {**type_names, "boolean": pa.bool_(), "map<string, struct<vr: string, Value: list<string>>>": ELEMENTS}
 
 
 class Grain(StrEnum):
-    """What an attribute describes, and so which tables carry it."""
+    """Level that an attribute describes; it decides which tables have the attribute."""
 
     STUDY = "study"
     SERIES = "series"
@@ -45,54 +47,54 @@ class Column:
     """A column of a table."""
 
     name: str
-    """In camelCase, as the tables have it."""
+    """Name in the table, in camelCase."""
     type: pa.DataType
     description: str
     tag: str | None = None
-    """Eight hexadecimal digits, or a path of them (`core/element_path.py`). None where the source is not an element."""
+    """Eight hexadecimal digits, or a path of tags (`core/element_path.py`); None if the source is not an element."""
     nullable: bool = True
 
     @property
     def path(self) -> tuple[Step, ...]:
-        """The steps from the data set's top level down to the element."""
+        """Steps from the top level of the data set down to the element; empty without a tag."""
         return parse_path(self.tag) if self.tag else ()
 
     @property
     def type_name(self) -> str:
-        """The type as users write it, and as the documentation shows it."""
+        """Name of the type, as users write it and the documentation shows it."""
         return next(name for name, type_ in _shown_names.items() if type_ == self.type)
 
     @property
     def comment(self) -> str:
-        """The description with the tag, for the Delta table."""
+        """Comment in the Delta table: the description with the tag."""
         return f"{self.description} ({self.tag})" if self.tag else self.description
 
     @property
     def arrow(self) -> pa.Field:
-        """The Arrow field, with the comment where Delta looks for it."""
+        """Arrow field, with the comment in the metadata that Delta reads."""
         return pa.field(self.name, self.type, self.nullable, metadata={"comment": self.comment})
 
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table: what one row is, what identifies it, and its columns in order."""
+    """Declaration of a Delta table: the meaning of a row, the key, and the columns in order."""
 
     name: str
     row: str
-    """What one row is."""
+    """Meaning of one row, as a noun phrase."""
     key: tuple[str, ...]
-    """The columns that identify a row."""
+    """Names of the columns that identify a row."""
     columns: tuple[Column, ...]
     fence: str | None = None
-    """The column that never goes back: a stored row with a greater value is not overwritten."""
+    """Column that never decreases: a stored row with a greater value is not overwritten. None if there is none."""
     ignored: frozenset[str] = field(default=frozenset())
-    """Columns in which two reads of one row may differ without the row having changed."""
+    """Names of columns whose value may differ between two reads of an unchanged row."""
     study: str = "studyInstanceUid"
-    """The column with the Study Instance UID, by which the files are found that hold a row."""
+    """Column with the Study Instance UID, which decides which files may hold a row."""
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The Arrow schema, comments included."""
+        """Arrow schema, with the comments."""
         return pa.schema([column.arrow for column in self.columns])
 
     def __getitem__(self, name: str) -> Column:
@@ -100,7 +102,7 @@ class Table:
 
     @property
     def attributes(self) -> tuple[Column, ...]:
-        """The columns that come from DICOM elements outside the key, in order."""
+        """Columns that come from DICOM elements and are not in the key, in order."""
         return tuple(column for column in self.columns if column.tag and column.name not in self.key)
 
 
@@ -134,7 +136,7 @@ KEY: tuple[Column, ...] = (
     _key("seriesInstanceUid", "0020000E", "Series Instance UID"),
     _key("sopInstanceUid", "00080018", "SOP Instance UID"),
 )
-"""What identifies an instance; its first three a series, its first two a study."""
+"""Key of an instance. The first three columns identify a series, the first two a study."""
 
 STUDY_ATTRIBUTES: tuple[Column, ...] = (
     _date("studyDate", "00080020", "Date the study started"),
@@ -178,7 +180,7 @@ _SEQUENCE = _long("sequence", "Sequence of the change in the feed")
 _INSTANCE_COUNT = _long("instanceCount", "Number of live instances")
 
 SERVICE = _key("serviceName", None, "Name of the DICOM service")
-"""Before the other columns where rows of several services are in one table."""
+"""First column of a table that has rows of several services."""
 
 CHANGE_FEED = Table(
     "change_feed",
@@ -205,7 +207,7 @@ METADATA_UNREADABLE = Column(
     "True where the service could not give the metadata, or gave no DICOM JSON object: the attributes are null, and "
     "those of the series and study come from other instances; else null",
 )
-"""A technical column: it tells `series` and `study` which instances have attributes."""
+"""Technical column: `series` and `study` derive their attributes only from instances that have attributes."""
 
 INSTANCE = Table(
     "instance",
@@ -255,7 +257,7 @@ FILE_INDEX = Table(
 )
 
 TABLES: tuple[Table, ...] = (CHANGE_FEED, INSTANCE, SERIES, STUDY, FILE_INDEX)
-"""The five tables, in the order in which a change reaches them."""
+"""The five tables, in the order in which a change reaches the tables."""
 
 _CARRIERS = {
     INSTANCE.name: frozenset(Grain),
@@ -265,7 +267,11 @@ _CARRIERS = {
 
 
 def extend_tables(extra: Sequence[tuple[Column, Grain]]) -> tuple[Table, ...]:
-    """The five tables with the users' columns after their own, each in the tables that carry its grain."""
+    """Return the five tables with the users' columns behind their own columns.
+
+    Args:
+        extra: the users' columns, each with the grain that decides which tables have the column.
+    """
     return tuple(
         replace(
             table,

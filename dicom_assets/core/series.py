@@ -11,9 +11,9 @@ def build_series(instances: pa.Table, table: Table = SERIES) -> pa.Table:
     """Return one row per series: the attributes of its newest readable instance, and its number of instances.
 
     Args:
-        instances: all rows of `instance` of every series that occurs in them. Users' columns that
-            they lack are null in the result.
-        table: `series`, with the users' columns if they have any.
+        instances: all rows of `instance` of every series in the rows. The result has null in users' columns that
+            the rows lack.
+        table: `series`, with the users' columns, if any.
     """
     newest, totals = summarize_instances(instances, table.key, [("lastModifiedTimestamp", "max"), ([], "count_all")])
     rows = newest.drop_columns(["lastModifiedTimestamp"])

@@ -1,6 +1,6 @@
-"""The text of an SQL statement: what kind it is, which names stand in it, and the place of an error in it.
+"""Text of an SQL statement: its kind, the names in the text, and the place of an error.
 
-It is cut into tokens and no further: whether it makes sense is for the engine to say.
+The text is split into tokens and not parsed further: only the engine decides whether the statement is valid.
 """
 
 import re
@@ -26,14 +26,14 @@ _QUERIES = frozenset({"SELECT", "WITH", "VALUES"})
 _QUESTIONS = _QUERIES | {"DESCRIBE", "DESC", "SHOW", "EXPLAIN"}
 _EXPLAIN_HOW = frozenset({"ANALYZE", "VERBOSE", "FORMAT", "TREE", "INDENT", "PGJSON", "GRAPHVIZ"})
 _LONGEST_LINE = 100
-"""Characters of a line that are shown around an error."""
+"""Most characters of a line to show around an error."""
 _LONG_NUMBER = 4
-"""Digits from which on a number may be somebody's."""
+"""Fewest digits of a number that is hidden, because it may identify a patient."""
 _HIDDEN = "…"
 
 
 class Token(NamedTuple):
-    """A word, name, literal or sign of a statement."""
+    """Word, name, literal, comment or sign of a statement."""
 
     kind: str
     text: str
@@ -41,70 +41,82 @@ class Token(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Place behind its last character."""
+        """Position behind the last character."""
         return self.start + len(self.text)
 
     @property
     def name(self) -> str:
-        """The text without quotes around it."""
+        """Text without the quotes around it."""
         return self.text.strip("\"`'")
 
     @property
     def keyword(self) -> str:
-        """The text as SQL's own words are compared; nothing where it is in quotes."""
+        """Text in upper case, for comparison with SQL keywords; empty if the token is not a bare word."""
         return self.text.upper() if self.kind == "word" else ""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement that reads."""
+    """Statement that reads and does not write."""
 
     text: str
     tokens: tuple[Token, ...]
-    """Without comments and the semicolon behind it."""
+    """Tokens without comments and final semicolons."""
 
     @property
     def body(self) -> str:
-        """The text without what stands behind its last token."""
+        """Text up to the end of the last token."""
         return self.text[: self.tokens[-1].end]
 
     @property
     def keyword(self) -> str:
-        """The word that it begins with, in capitals."""
+        """First word of the statement, in upper case."""
         return next(token.keyword for token in self.tokens if token.text != "(")
 
     @property
     def is_query(self) -> bool:
-        """Whether it gives rows that may be counted: no SHOW, DESCRIBE or EXPLAIN."""
+        """Whether the statement gives rows that can be counted: not SHOW, DESCRIBE or EXPLAIN."""
         return self.keyword in _QUERIES
 
     def names(self) -> frozenset[str]:
-        """Everything in it that may name a table or a column."""
+        """Return every text that may name a table or a column."""
         return frozenset(token.name for token in self.tokens if token.kind in ("word", "quoted"))
 
     def find(self, name: str, *, kinds: Collection[str] = ("word", "quoted")) -> Token | None:
-        """The first token with this name; capitals count where there is one that has them."""
+        """Return the first token with a name in any case, preferably in the given case; None if there is none."""
         found = [token for token in self.tokens if token.kind in kinds and token.name.lower() == name.lower()]
         return next((token for token in found if token.name == name), found[0] if found else None)
 
     def at(self, line: int, column: int) -> Token | None:
-        """The token at a place, both counted from 1; the last one where nothing follows."""
+        """Return the token at a line and a column, or the next token after this place; None if none follows.
+
+        Args:
+            line: number of the line, from 1.
+            column: number of the character in the line, from 1.
+        """
         lines = self.text.split("\n")
         place = sum(len(before) + 1 for before in lines[: line - 1]) + column - 1
         return next((token for token in self.tokens if token.end > place), None)
 
     def refuse(self, reason: str, token: Token | None = None, *, known: Collection[str] = ()) -> LakeQueryError:
-        """The error that says why, with the line and a mark under the token; literals may be a patient's: hidden.
+        """Return an error with a reason, the line of a token, and a mark under the token.
+
+        Literals in the line are hidden, because they may identify a patient.
 
         Args:
-            reason: sentences.
-            token: what is wrong; None where that is not known.
-            known: names that may be shown though they stand in quotes.
+            reason: sentences that explain the error.
+            token: token that caused the error; None if it is not known.
+            known: names that may be shown although they are in quotes.
         """
         return LakeQueryError(reason if token is None else f"{reason}\n\n{self._excerpt(token, known)}")
 
     def hide_values(self, reason: str, *, known: Collection[str] = ()) -> str:
-        """An engine's reason without what it has in quotes, and without long numbers: both may be a patient's."""
+        """Return an engine's reason without quoted texts and long numbers, because both may identify a patient.
+
+        Args:
+            reason: message of the engine.
+            known: names that may be shown although they are in quotes.
+        """
         reason = re.sub(r"'([^']*)'|\"([^\"]*)\"", lambda pair: _hide_quoted(pair, known), reason)
         for token in self.tokens:
             if token.kind == "text" and token.name:
@@ -126,7 +138,7 @@ class Statement:
         return f"{before}{part}\n{' ' * (len(before) + place - shift)}{mark}"
 
     def _shown(self, known: Collection[str]) -> list[str]:
-        """The text piece by piece, without what may be a patient's; nothing moves."""
+        """Return the text in pieces, with everything hidden that may identify a patient; positions stay unchanged."""
         pieces, place = [], 0
         for token in (Token(*found) for found in _cut(self.text)):
             pieces.append(self.text[place : token.start])
@@ -140,10 +152,10 @@ class Statement:
 
 
 def parse_statement(text: str) -> Statement:
-    """The one statement of a text, which reads and does not write.
+    """Parse a text with exactly one statement, which reads and does not write.
 
     Raises:
-        LakeQueryError: there is none, or several; or it writes.
+        LakeQueryError: the text has no statement or several, or the statement writes.
     """
     tokens = [Token(*found) for found in _cut(text)]
     nested = next((token for token in tokens if token.kind == "comment" and "/*" in token.text[2:]), None)
@@ -164,7 +176,7 @@ def parse_statement(text: str) -> Statement:
         first = next((word for word in words[1:] if word.keyword not in _EXPLAIN_HOW), first)
     allowed = _QUESTIONS if first is words[0] else _QUERIES
     if first.keyword not in allowed:
-        near = suggest(first.keyword, allowed, likeness=0.8)  # DELETE is two thirds of SELECT
+        near = suggest(first.keyword, allowed, likeness=0.8)  # DELETE and SELECT are alike to 0.67
         raise statement.refuse(
             f"Did you mean {near}?"
             if near
@@ -179,7 +191,13 @@ def parse_statement(text: str) -> Statement:
 
 
 def suggest(name: str, names: Collection[str], *, likeness: float = 0.6) -> str | None:
-    """The one of some names that was probably meant; None where none is near."""
+    """Return the known name most similar to an unknown one; None if none is similar enough.
+
+    Args:
+        name: the unknown name.
+        names: known names.
+        likeness: least similarity, from 0 to 1.
+    """
     by_lower = {each.lower(): each for each in names}
     near = get_close_matches(name.lower(), by_lower, 1, likeness)
     return by_lower[near[0]] if near else None

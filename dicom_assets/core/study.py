@@ -11,9 +11,9 @@ def build_studies(instances: pa.Table, table: Table = STUDY) -> pa.Table:
     """Return one row per study: the attributes of its newest readable instance, its modalities and its counts.
 
     Args:
-        instances: all rows of `instance` of every study that occurs in them. Users' columns that
-            they lack are null in the result.
-        table: `study`, with the users' columns if they have any.
+        instances: all rows of `instance` of every study in the rows. The result has null in users' columns that
+            the rows lack.
+        table: `study`, with the users' columns, if any.
     """
     newest, totals = summarize_instances(
         instances,

@@ -1,1 +1,4 @@
-"""Answers and changes, for people and programs: `dicom-assets sql` and `changes`, and `dicom_assets.changes`."""
+"""Query results and row changes, for people and programs.
+
+The commands `dicom-assets sql` and `dicom-assets changes`, and the function `dicom_assets.changes`, are defined here.
+"""

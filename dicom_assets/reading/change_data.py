@@ -1,4 +1,4 @@
-"""The rows that changed in a table, for those who keep something in step with it."""
+"""Row changes of a table, for programs that keep a copy of the table up to date."""
 
 from datetime import datetime
 
@@ -11,10 +11,10 @@ from dicom_assets.settings import Settings
 
 
 def find_table(settings: Settings, name: str) -> Table:
-    """The table of this name, with the users' columns.
+    """Return the table with a name, including the users' columns.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: no table has this name.
     """
     tables = {table.name: table for table in settings.tables}
     if name not in tables:
@@ -29,27 +29,29 @@ def changes(
     until: int | datetime | None = None,
     settings: Settings | None = None,
 ) -> TableChanges:
-    """The rows of a table that were inserted, updated and deleted from one version to another: the net change.
+    """Return the net changes of a table between two versions: the inserted, updated and deleted rows.
 
-    Each key is in it at most once, with what became of it in `_change_type`: `insert`, `update_postimage` or `delete`
-    (the row as it was). `_commit_version` is the version that the changes lead to. Take `.version` as `since` of the
-    next call, once the changes are stored.
+    Each key occurs at most once. `_change_type` is `insert`, `update_postimage` (the row of the newer version) or
+    `delete` (the row of the older version). `_commit_version` is the version that the changes lead to. After storing
+    the changes, pass `.version` as `since` to the next call.
 
     Args:
-        table: its name: `change_feed`, `instance`, `series`, `study` or `file_index`.
-        since: the version that the caller's copy is of; or a time, for the version that was the newest then; None to
-            begin with all rows, as inserts.
-        until: likewise, where the changes are to end; by default at the newest version.
-        settings: those of the environment by default; of several services those of one, by `load_service(name)`.
+        table: name of the table: `change_feed`, `instance`, `series`, `study` or `file_index`.
+        since: version of the caller's copy; or a time with a time zone, which means the newest version at that time;
+            or None, which gives all rows as inserts.
+        until: version, or time with a time zone, at which the changes end; by default the newest version.
+        settings: settings; by default read from the environment. If there are several services, pass the settings of
+            one: `load_service(name)`.
 
     Returns:
-        An iterable of Arrow batches, which pyarrow, Polars and DuckDB also take as it is. Memory does not grow with
-        the table: see `dicom_assets.adapters.table_changes`.
+        An iterable of Arrow batches, which pyarrow, Polars and DuckDB accept directly. Memory does not grow with the
+        table: see `dicom_assets.adapters.table_changes`.
 
     Raises:
-        VersionGoneError: `since` is too old: load the table anew.
-        LakeError: there is no such table, or storage refuses.
-        SettingsError: there is no table of that name.
+        ValueError: a time has no time zone.
+        VersionGoneError: `since` is too old: load the whole table again.
+        LakeError: the table does not exist in the lake, or storage refuses the request.
+        SettingsError: no table has this name.
     """
     for moment in (since, until):
         if isinstance(moment, datetime) and moment.tzinfo is None:

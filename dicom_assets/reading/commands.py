@@ -195,7 +195,7 @@ def changes(
 
 
 def _write_changes(changes: "TableChanges", kind: Format, output: Path | None) -> None:
-    """Writes all of them, and says how many there were of each type."""
+    """Write all changes, and print the number of changes of each type to standard error."""
     from dicom_assets.core.row_changes import CHANGE_TYPE, ChangeType
     from dicom_assets.reading.output import open_output, write_rows
 
@@ -217,7 +217,11 @@ def _read_statement(statement: str | None, file: Path | None) -> str:
 
 
 def _choose_format(kind: Format | None, output: Path | None) -> Format:
-    """What --format and --output say together."""
+    """Return the format that --format and --output select together.
+
+    Raises:
+        typer.BadParameter: the two options select no format, or do not go together.
+    """
     chosen = kind
     if chosen is None:
         chosen = Format.TABLE if output is None else _ENDINGS.get(output.suffix.lower())
@@ -231,7 +235,7 @@ def _choose_format(kind: Format | None, output: Path | None) -> Format:
 
 
 def _parse_version(text: str, option: str) -> int | datetime | None:
-    """A version or a time; None for the beginning."""
+    """Parse a version or a time; return None for the beginning."""
     if text == _BEGINNING and option == "--since":
         return None
     if re.fullmatch(r"[0-9]{1,18}", text):
@@ -259,7 +263,7 @@ def _is_screen() -> bool:
 
 
 def _console() -> "Console":
-    """The screen; what is piped on is as wide as the table."""
+    """Return a console as wide as the screen, or, if standard output is piped, wide enough for any table."""
     from rich.console import Console
 
     piped = not _is_screen() and "COLUMNS" not in os.environ

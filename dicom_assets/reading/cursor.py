@@ -1,8 +1,9 @@
-"""How far a consumer of a table's changes has come, in a file of its own.
+"""Cursor of a consumer of a table's changes, stored in a file.
 
-Before changes are given, the file says up to which version they will go; that they were given, it says afterwards.
-If the consumer took some and the call broke off, the next call must give the changes between the same two versions:
-those up to a newer one would not tell of a row that came and went in between.
+Before a call gives changes, it stores the version that the changes lead to as `pending`. After all changes are given,
+it stores this version as `version`. If the call breaks off, the consumer may have stored some of the changes, so the
+next call must give the changes between these two versions again. Changes up to a newer version would lack the delete
+of a row that was inserted up to `pending` and deleted after it.
 """
 
 import os
@@ -16,15 +17,16 @@ from dicom_assets.core.errors import CursorError
 
 @dataclass(frozen=True)
 class Cursor:
-    """The version of a table that a consumer holds a copy of."""
+    """Position of a consumer in a table's versions: the version of the consumer's copy."""
 
     table: str
+    """Name of the table."""
     table_id: str
-    """Of the Delta table: another one if it was created anew, with versions from 0 on."""
+    """ID of the Delta table; a table that is created again has another ID, and versions from 0."""
     version: int
-    """-1 for an empty copy."""
+    """Version of the consumer's copy; -1 for an empty copy."""
     pending: int | None = None
-    """The version up to which changes were begun to be given, and not known to have been."""
+    """Version that the changes of an unfinished call lead to; None if the last call finished."""
 
     @property
     def is_at_beginning(self) -> bool:
@@ -33,10 +35,10 @@ class Cursor:
 
 
 def read_cursor(path: Path, table: str) -> Cursor | None:
-    """The cursor in a file; None where there is no file yet.
+    """Read a cursor from a file; return None if the file does not exist.
 
     Raises:
-        CursorError: the file holds no cursor, or that of another table.
+        CursorError: the file cannot be read, or contains no cursor, or the cursor of another table.
     """
     try:
         cursor = msgspec.json.decode(path.read_bytes(), type=Cursor)
@@ -53,7 +55,7 @@ def read_cursor(path: Path, table: str) -> Cursor | None:
 
 
 def write_cursor(path: Path, cursor: Cursor) -> None:
-    """Puts the cursor into the file, as a whole or not at all.
+    """Write a cursor to a file, atomically.
 
     Raises:
         CursorError: the file cannot be written.

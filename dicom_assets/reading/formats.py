@@ -1,10 +1,10 @@
-"""In which forms rows are given."""
+"""Output formats of rows."""
 
 from enum import StrEnum
 
 
 class Format(StrEnum):
-    """How rows are written."""
+    """Output format of rows."""
 
     TABLE = "table"
     CSV = "csv"

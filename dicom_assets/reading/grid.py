@@ -1,4 +1,4 @@
-"""Rows for people: a table where it fits the screen, else one block of lines for each row."""
+"""Rows on a screen: a table if it fits the screen, else one block of lines per row."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from dicom_assets.reading.output import to_json
 ROWS_OF_TABLE = 50
 ROWS_OF_BLOCKS = 10
 _LONGEST_CELL = 64
-"""Characters of a value in a table that has no room for more: a UID is not cut."""
+"""Most characters of a value in a table that would otherwise be too wide; a UID has at most 64, so none is cut."""
 _LONGEST_VALUE = 240
 _FOLDED_WIDTH = 24
-"""Characters of a line of folded text, at least."""
+"""Fewest characters in a line of folded text."""
 _BORDERS = 3
-"""Characters that each column takes besides its own."""
+"""Characters that each column takes for border and padding."""
 
 
 def show_rows(
@@ -33,14 +33,14 @@ def show_rows(
     limit: int | None = None,
     count: Callable[[], int | None] = lambda: None,
 ) -> None:
-    """Prints rows, and how many there are.
+    """Print rows, and the number of rows.
 
     Args:
-        console: where.
-        schema: theirs.
-        batches: read no further than need be.
-        limit: rows that are shown, 0 for all; by default as many as a screen or two have room for.
-        count: gives how many rows there are, where that can be said without reading them.
+        console: console for the output.
+        schema: schema of the rows.
+        batches: rows; read only as far as necessary.
+        limit: number of rows to show, 0 for all rows; by default as many as fit on one or two screens.
+        count: function that returns the number of rows without reading them, or None if that is not possible.
     """
     rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
     looked_at = ROWS_OF_TABLE if limit is None else limit
@@ -66,7 +66,7 @@ def show_rows(
 
 
 def show_plan(console: Console, batches: Iterable[pa.RecordBatch]) -> None:
-    """Prints the plans of a query, with their lines as they are."""
+    """Print the plans of a query, with unchanged lines."""
     for batch in batches:
         for kind, plan in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             console.print(Text(kind, "bold"))
@@ -75,15 +75,15 @@ def show_plan(console: Console, batches: Iterable[pa.RecordBatch]) -> None:
 
 @dataclass(frozen=True)
 class _Column:
-    """How a column of a table looks."""
+    """Layout of a column in a table."""
 
     name: str
     type_name: str
     is_number: bool
     width: int
-    """Characters that it takes, unfolded."""
+    """Width in characters, without folding."""
     is_prose: bool
-    """Whether its long values have words, and so may be folded; a UID or path may not."""
+    """Whether every long value consists of words, and so may be folded; a UID or a path may not be folded."""
 
     @classmethod
     def of(cls, field: pa.Field, values: Sequence[str | None], longest: int) -> "_Column":
@@ -96,7 +96,7 @@ class _Column:
 
     @property
     def least_width(self) -> int:
-        """Characters that it takes at least."""
+        """Least width in characters."""
         return max(_FOLDED_WIDTH, cell_len(self.name)) if self.is_prose and self.width > _FOLDED_WIDTH else self.width
 
 
@@ -105,7 +105,7 @@ def _measure(schema: pa.Schema, rows: Sequence[Sequence[str | None]], longest: i
 
 
 def _total(widths: Iterable[int]) -> int:
-    """Characters that a table takes."""
+    """Return the width of a table in characters, from the widths of its columns."""
     return sum(width + _BORDERS for width in widths) + 1
 
 
@@ -158,7 +158,7 @@ def _cell(value: str | None, longest: int) -> Text:
 
 
 def _clean(text: str) -> str:
-    """The text without characters that would move the cursor or change colours, as names with escapes in them do."""
+    """Return a text with control characters escaped, such as terminal escapes that move the cursor or set colours."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -167,5 +167,5 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _type_name(kind: pa.DataType) -> str:
-    """The type as the documentation names it."""
+    """Return the name of a type in the documentation, or Arrow's name if the documentation has none."""
     return next((name for name, known in type_names.items() if known == kind), str(kind))

@@ -1,4 +1,4 @@
-"""Rows as CSV, JSON, JSON Lines or Parquet, written while they come, to a file or to standard output."""
+"""Output of rows as CSV, JSON, JSON Lines or Parquet, as a stream to a file or to standard output."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from dicom_assets.core.errors import LakeQueryError, SettingsError
 from dicom_assets.reading.formats import Format
 
 _BYTES_PER_GROUP = 64 * 2**20
-"""Rows in memory that make a row group of Parquet."""
+"""Size in memory from which on rows are written as a row group of Parquet."""
 
 
 class _Writer(Protocol):
@@ -27,7 +27,10 @@ class _Writer(Protocol):
 
 @contextmanager
 def open_output(path: Path | None) -> Iterator[IO[bytes]]:
-    """Where bytes go: standard output, or a file that appears, or is replaced, when the block has ended well.
+    """Open standard output, or a file that is created or replaced only if the block ends without an error.
+
+    Args:
+        path: path of the file; None for standard output.
 
     Raises:
         SettingsError: the file cannot be written.
@@ -54,20 +57,20 @@ def open_output(path: Path | None) -> Iterator[IO[bytes]]:
 def write_rows(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, kind: Format, sink: IO[bytes], *, count_by: str | None = None
 ) -> "Counter[str]":
-    """Writes rows as they come.
+    """Write rows as a stream, and count them.
 
     Args:
-        batches: the rows.
-        schema: theirs.
-        kind: of the output; not `table`.
-        sink: open, and left open.
-        count_by: a column of text whose values are counted; by default rows are, under "rows".
+        batches: rows.
+        schema: schema of the rows.
+        kind: output format; not `table`.
+        sink: open binary stream, which stays open.
+        count_by: name of a text column; rows are counted by its values. By default all rows count under "rows".
 
     Returns:
-        How many rows there were, by value of that column.
+        The number of rows, by value of `count_by`.
 
     Raises:
-        LakeQueryError: the format has no place for such columns.
+        LakeQueryError: the format cannot represent the columns.
     """
     names = schema.names
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -88,7 +91,7 @@ def write_rows(
 
 
 def to_json(value: object) -> str:
-    """A value as JSON: times in ISO 8601, bytes in base64."""
+    """Return a value as JSON: times in ISO 8601, bytes in base64."""
     return msgspec.json.encode(value).decode()
 
 
@@ -109,7 +112,7 @@ class _Csv:
 
 
 class _Json:
-    """One array, one row on a line."""
+    """Writer of JSON, one row per line: the items of an array, or JSON Lines."""
 
     def __init__(self, sink: IO[bytes], *, lines: bool) -> None:
         self._sink, self._between, self._lines = sink, b"\n", lines
@@ -178,5 +181,5 @@ _WRITERS: dict[Format, Callable[[IO[bytes], pa.Schema], AbstractContextManager[_
 
 
 def _is_odd(kind: pa.DataType) -> bool:
-    """Whether CSV has no form for the type, so that JSON's is taken."""
+    """Return whether CSV cannot represent a type, so that JSON text is written instead."""
     return bool(pa.types.is_nested(kind) or pa.types.is_interval(kind))
