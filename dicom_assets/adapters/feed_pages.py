@@ -96,7 +96,7 @@ class Answer(Generic[T]):
     value: T
     query: Query[T]
     trouble: Trouble | None = None
-    """Kind of the wanted query's last failure before this answer, except passing troubles; None if there was none."""
+    """Kind of the wanted query's last failure before this answer, except `PASSING`; None if there was none."""
 
 
 class FeedPages:
