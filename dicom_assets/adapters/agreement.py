@@ -1,7 +1,7 @@
-"""The lake's tables held against one another: for the studies that a run touched, or for all of them.
+"""Comparison of the lake's tables with their sources: for the studies that a run touched, or for all studies.
 
-Only keys and counts are read, file by file, from the files that hold the studies in question. So the check of a run
-costs what the run touched, however large the lake is.
+Only keys and counts are read, file by file, from the files that hold the studies. So the cost of a run's check depends
+on the studies that the run touched, and not on the size of the lake.
 """
 
 from collections import Counter
@@ -28,24 +28,25 @@ from dicom_assets.core.merge import Desired, key_ids
 from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
 
 FILES_AT_ONCE = 25
-"""Files whose studies an audit holds together, of which it reads the keys."""
+"""Files whose studies an audit compares together."""
 ROWS_AT_ONCE = FILES_AT_ONCE * ROWS_PER_FILE
+"""Greatest number of rows whose keys an audit holds in memory, unless one study has more."""
 
 _UID = "studyInstanceUid"
 _DECIDING = (*INSTANCE.key, "sequence", "timestamp", "ingestedAt", "action", "state")
 
 
 def compare_touched(lake: Lake, keys: pa.Table, table: Table) -> tuple[Agreement, Agreement]:
-    """How a table agrees with `instance`, for the studies of some of its keys.
+    """Compare a table with `instance`, for the studies of some keys.
 
     Args:
-        lake: the tables.
-        keys: of the table, such as those that changed in some hours.
+        lake: the lake of both tables.
+        keys: keys of the table, such as the keys that changed in some hours.
         table: `series`, `study` or `file_index`.
 
     Returns:
-        The agreement of the rows of these keys, and that of all rows of the same studies: others may belong to hours
-        that have not been run.
+        The agreement of the rows of these keys, then the agreement of all rows of the keys' studies. The second may be
+        worse, since other rows may belong to hours that have not been run.
     """
     own = key_ids(keys, table.key)
 
@@ -62,7 +63,7 @@ def compare_touched(lake: Lake, keys: pa.Table, table: Table) -> tuple[Agreement
 
 
 def compare_instances(lake: Lake, derived: Desired, table: Table = INSTANCE) -> Agreement:
-    """How `instance`, or another table of live instances, agrees with what was derived for some of its keys."""
+    """Compare `instance`, or another table of live instances, with the rows that were derived for some keys."""
     own = key_ids(derived.keys, table.key)
     columns = tuple(derived.keys.column_names)
     stored = _read_table(lake, table, columns, pc.unique(derived.keys[table.study]))
@@ -71,15 +72,18 @@ def compare_instances(lake: Lake, derived: Desired, table: Table = INSTANCE) -> 
 
 
 def audit(lake: Lake, tables: Sequence[Table] = TABLES) -> dict[str, Agreement]:
-    """How all rows agree, by table: those of live instances with `change_feed`, the others with `instance`.
+    """Compare all rows of each table: tables of live instances with `change_feed`, other tables with `instance`.
 
-    Of `change_feed` itself it is found whether a sequence has more than one row. Studies are looked at together that
-    lie in the same files, so that each file is read a few times at most, and memory holds the keys of some files at a
-    time, whatever the size of the lake.
+    In `change_feed` itself, sequences with more than one row are counted. Studies of one group of files are compared
+    together. So each file is read only a few times, and memory holds the keys of some files at a time, whatever the
+    size of the lake.
 
     Args:
-        lake: where they lie.
-        tables: all that are kept.
+        lake: the lake of the tables.
+        tables: all tables that the lake has.
+
+    Returns:
+        The agreement by name of table.
     """
     found = {table.name: Agreement() for table in tables}
     for studies in _groups_of_studies(lake, tables):
@@ -92,10 +96,10 @@ def audit(lake: Lake, tables: Sequence[Table] = TABLES) -> dict[str, Agreement]:
 
 
 def find_disagreeing(lake: Lake, tables: Sequence[Table] = TABLES) -> dict[str, pa.Array]:
-    """UIDs of the studies in which a table does not agree with what it is made from, by table.
+    """Return the UIDs of the studies in which a table disagrees with its source, by name of table.
 
-    Of `change_feed` those with an entry that has more than one row. What an audit counts, told by study; it costs the
-    same.
+    For `change_feed`, these are the studies with an entry that has more than one row. The comparison is that of
+    `audit`, and costs as much.
     """
     found: dict[str, list[pa.Array]] = {table.name: [pa.array([], pa.string())] for table in tables}
     for studies in _groups_of_studies(lake, tables):
@@ -105,7 +109,7 @@ def find_disagreeing(lake: Lake, tables: Sequence[Table] = TABLES) -> dict[str, 
 
 
 def _groups_of_studies(lake: Lake, tables: Sequence[Table]) -> Iterator[pa.Array]:
-    """Every study of any table once, in groups that lie in the same files."""
+    """Yield the UIDs of all studies of all tables, each once, in groups of studies that share files."""
     done: set[str] = set()
     for snapshot in filter(None, map(lake.open, tables)):
         uid = snapshot.table.study
@@ -121,7 +125,13 @@ def _groups_of_studies(lake: Lake, tables: Sequence[Table]) -> Iterator[pa.Array
 
 
 def _group_by_size(sizes: dict[str, int]) -> Iterator[pa.Array]:
-    """Yield studies in groups whose rows may be held together: a file of another engine may have more of them."""
+    """Yield studies in groups of at most `ROWS_AT_ONCE` rows; a study with more rows is a group by itself.
+
+    A file that another engine wrote may have more rows than files of this project.
+
+    Args:
+        sizes: number of rows by study.
+    """
     held: list[str] = []
     rows = 0
     for study in sorted(sizes):
@@ -135,10 +145,10 @@ def _group_by_size(sizes: dict[str, int]) -> Iterator[pa.Array]:
 
 
 def _read_pairs(lake: Lake, tables: Sequence[Table], studies: pa.Array) -> Iterator[tuple[Table, pa.Table, pa.Table]]:
-    """For some studies, of each table what it ought to hold, and what it holds.
+    """Yield each table with its expected and its stored rows, for some studies.
 
-    The law itself for those of live instances: of each the newest entry decides whether there is a row, and of which
-    sequence, or of which time where a layout has none.
+    For tables of live instances, the newest entry of each instance decides whether a row is expected, and with which
+    sequence; or with which time, if the table has no sequence.
     """
     entries = _read_table(lake, CHANGE_FEED, _DECIDING, studies)
     names = [*INSTANCE.key, "sequence"]
@@ -160,7 +170,7 @@ def _read_pairs(lake: Lake, tables: Sequence[Table], studies: pa.Array) -> Itera
 
 
 def _read_counts(lake: Lake, table: Table, studies: pa.Array) -> tuple[pa.Table, pa.Table]:
-    """For some studies the keys and counts that `series` or `study` ought to hold, and those that it holds."""
+    """Return the expected and the stored keys and counts of `series` or `study`, for some studies."""
     counts = add_up(map(count_by_series, _read(lake, INSTANCE, (*SERIES.key, "sequence"), studies)))
     expected = expect_series(counts) if table.name == SERIES.name else expect_studies(counts)
     return expected, _read_table(lake, table, tuple(expected.column_names), studies)
@@ -169,7 +179,7 @@ def _read_counts(lake: Lake, table: Table, studies: pa.Array) -> tuple[pa.Table,
 def _count_files(
     lake: Lake, studies: pa.Array, is_own: Callable[[pa.Table], pa.ChunkedArray]
 ) -> tuple[tuple[pa.Table, pa.Table], tuple[pa.Table, pa.Table]]:
-    """Files by series that `file_index` ought to hold for some studies, and that it holds: own ones, and all."""
+    """Return the expected and the stored numbers of files by series, each first for own rows, then for all rows."""
 
     def count(table: Table, columns: tuple[str, ...]) -> tuple[pa.Table, pa.Table]:
         own, whole = [], []
@@ -184,7 +194,7 @@ def _count_files(
 
 
 def _read_files(lake: Lake, studies: pa.Array) -> tuple[pa.Table, pa.Table]:
-    """For some studies the files by series that `file_index` ought to hold, and those that it holds."""
+    """Return the expected and the stored numbers of files by series of `file_index`, for some studies."""
     columns = (*SERIES.key, "sequence")
     instances = _read(lake, INSTANCE, (*columns, "filePath"), studies)
     expected = add_up(count_by_series(rows.filter(pc.is_valid(rows["filePath"]))) for rows in instances)
@@ -199,7 +209,7 @@ def _read_table(lake: Lake, table: Table, columns: tuple[str, ...], studies: pa.
 
 
 def _read(lake: Lake, table: Table, columns: tuple[str, ...], studies: pa.Array) -> Iterator[pa.Table]:
-    """The rows of some studies, file by file; none where the table does not exist."""
+    """Yield the rows of some studies, file by file; no rows if the table does not exist."""
     snapshot = lake.open(table)
     if snapshot is not None:
         files = snapshot.files_of_studies(studies)

@@ -1,4 +1,4 @@
-"""Which tables a lake has, and which columns these have, as tables."""
+"""Tables that list a lake's tables, and a table's columns."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,10 @@ from dicom_assets.core.schema import SERVICE, Table, type_names
 
 
 def list_tables(lakes: Mapping[str, Lake], tables: Iterable[Mapping[str, Snapshot]]) -> pa.Table:
-    """One row for each table, of several services `SERVICE.TABLE`: its name, rows, version and place."""
+    """Return a table with one row per table: its name, number of rows, version and location.
+
+    A table of one of several services has the name `SERVICE.TABLE`.
+    """
     rows = [
         (
             ".".join(filter(None, [service, each.table.name])),
@@ -28,7 +31,7 @@ def list_tables(lakes: Mapping[str, Lake], tables: Iterable[Mapping[str, Snapsho
 
 
 def list_columns(by_service: Mapping[str, Snapshot], table: Table) -> pa.Table:
-    """One row for each stored column: its name, type, DICOM tag and meaning."""
+    """Return a table with one row per stored column: its name, type, DICOM tag and meaning."""
     declared = {column.name: column for column in (SERVICE, *table.columns)}
     stored = pa.unify_schemas([each.schema.remove_metadata() for each in by_service.values()])
     rows = []

@@ -13,10 +13,10 @@ Columns = tuple[tuple[Column, Grain], ...]
 
 
 def load_columns(path: Path) -> Columns:
-    """The columns that a TOML or YAML file lists.
+    """Return the columns that a TOML or YAML file lists.
 
     Raises:
-        SettingsError: the file cannot be read, or not used; its text shows every line at fault.
+        SettingsError: the file cannot be read, or is invalid; the message shows every invalid line.
     """
     return load_document(path, _parse, help_page="docs/columns.md")
 

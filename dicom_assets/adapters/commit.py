@@ -1,4 +1,4 @@
-"""Commits: the JSON files of a table's log, which say what the commit did, as other Delta writers' do.
+"""Commits: the JSON files of a table's log, with the provenance that other Delta writers record too.
 
 Source: Delta's protocol (actions, commit provenance) and the metrics that Delta on Spark writes.
 """
@@ -20,30 +20,30 @@ from deltalake.transaction import AddAction, RemoveAction
 MERGE, OPTIMIZE, SET_PROPERTIES, ADD_COLUMNS, CREATE = (
     "MERGE", "OPTIMIZE", "SET TBLPROPERTIES", "ADD COLUMN", "CREATE TABLE"
 )  # fmt: skip
-"""Operations, as the history names them."""
+"""Names of operations in a table's history."""
 PROTOCOL = {"minReaderVersion": 1, "minWriterVersion": 2}
-"""Of the tables that are created here."""
+"""Delta protocol of the tables that this project creates."""
 _ENGINE = f"dicom-assets/{version('dicom_assets')}"
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One version's actions, and what the history tells about them."""
+    """Actions of one version, and their description in the table's history."""
 
     operation: str
     adds: Sequence[AddAction] = ()
     removes: Sequence[RemoveAction] = ()
-    """Their paths are those of the log, which are encoded."""
+    """Removed files; their paths are URI-encoded, as in the log."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, int] = field(default_factory=dict)
     others: Sequence[Mapping[str, Any]] = ()
     """Actions that change the table's metadata or protocol."""
 
     def encode(self, read_version: int | None = None) -> bytes:
-        """Return the content of the log's file, which no other commit has.
+        """Return the content of the commit's log file; a random `txnId` makes it unique.
 
         Args:
-            read_version: that the commit was planned on; None for a table's first.
+            read_version: version that the commit was planned on; None for a table's first commit.
         """
         info = {
             "timestamp": int(time.time() * 1000),
@@ -85,7 +85,7 @@ def describe_table(
 def redescribe_table(
     delta: DeltaTable, *, columns: pa.Schema | None = None, configuration: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the action that adds columns or properties to a table's metadata; all else stays as it is."""
+    """Return the action that adds columns or properties to a table's metadata and keeps everything else."""
     old, fields = delta.metadata(), delta.schema().fields
     if columns is not None:
         fields = [*fields, *Schema.from_arrow(columns).fields]
@@ -105,7 +105,7 @@ def _metadata(**described: object) -> dict[str, Any]:
 
 
 def encode_path(name: str) -> str:
-    """Return a file's name as the log has it: as a relative URI."""
+    """Return a file's name in the form of the log: a relative URI."""
     return quote(name, safe="/=-_.~!$&'()*+,;:@")
 
 

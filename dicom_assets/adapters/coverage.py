@@ -1,4 +1,4 @@
-"""Which hours of the feed the lake holds, as the service itself counts them."""
+"""Hours of the feed that the lake holds completely, by the service's own count of entries."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,30 +15,31 @@ from dicom_assets.core.change_feed import Entry, Window, parse_timestamps
 from dicom_assets.core.errors import OtherServiceError
 
 PART = timedelta(days=1)
-"""What is counted at once; only where a day's count differs are its hours counted one by one."""
+"""Time range that is counted at once; only if a day's count differs, its hours are counted one by one."""
 
 
 class CountedFeed(Protocol):
     """A service whose change feed can be counted."""
 
     def fetch_end(self, entries: int, window: Window) -> list[Entry]:
-        """The last entry of a window that has that many; two or none where it has more or fewer."""
+        """Return the last entry of a window that has `entries` entries; two entries if it has more, none if fewer."""
         ...
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What `change_feed` holds of an hour."""
+    """Entries of an hour in `change_feed`."""
 
     entries: int
+    """Number of entries."""
     last: datetime
-    """Time of its last entry."""
+    """Time of the last entry."""
 
 
 def count_stored(feed: Snapshot, window: Window) -> dict[datetime, Stored]:
-    """What the table holds of each of the window's hours, by their start; hours without a row are left out.
+    """Return the stored entries of each hour of the window, by the hour's start; hours without rows are left out.
 
-    Each file is read once, two columns of it.
+    Two columns of each file are read, once.
     """
     stored: dict[datetime, Stored] = {}
     files = feed.files_of_hours(window.start, window.end)
@@ -54,14 +55,14 @@ def count_stored(feed: Snapshot, window: Window) -> dict[datetime, Stored]:
 
 
 def find_complete(service: CountedFeed, stored: Mapping[datetime, Stored], window: Window) -> Iterator[Window]:
-    """Those of the window's hours of which the lake holds as many entries as the service; empty ones among them.
+    """Yield the hours of the window for which the lake has as many entries as the service, including empty hours.
 
-    Entries never leave an hour, so none is missing in these. One small request for a day, and one for each hour of a
-    day that the service has more of.
+    Entries never leave an hour, so none is missing in these hours. This costs one small request per day, and one per
+    hour of each day for which the service has more entries.
 
     Raises:
-        OtherServiceError: the service has fewer entries of an hour than the lake, or others.
-        ServiceError: it cannot be asked.
+        OtherServiceError: the service has fewer entries of an hour than the lake, or other entries.
+        ServiceError: the service cannot be reached, or refuses.
     """
     start = window.start
     while start < window.end:
@@ -74,7 +75,7 @@ def find_complete(service: CountedFeed, stored: Mapping[datetime, Stored], windo
 
 
 def find_hours(feed: Snapshot, studies: pa.Array) -> set[datetime]:
-    """The starts of the hours in which something of these studies changed."""
+    """Return the starts of the hours in which the studies changed."""
     if not len(studies):
         return set()
     columns = ("studyInstanceUid", "windowStart")
@@ -97,7 +98,7 @@ def _holds_all(service: CountedFeed, stored: Mapping[datetime, Stored], window: 
         if end:
             return False
         raise _unknown(window, f"it has fewer than the {entries:,} entries that the lake holds")
-    # As many entries, but are they the same? Times of two services never agree to the microsecond.
+    # The counts agree, so the last entries are compared: times of two services never agree to the microsecond.
     if end and parse_timestamps(end)[0].as_py() != max(hour.last for hour in hours):
         raise _unknown(window, "its last entry is not that of the lake")
     return True

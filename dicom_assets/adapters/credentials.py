@@ -1,6 +1,6 @@
-"""Azure tokens: whose identity to use, and one token for all who want it at the same time.
+"""Azure tokens: the choice of an identity, and one token for all threads that need one at the same time.
 
-Tokens live in memory alone; no message, log or representation holds one.
+Tokens are kept in memory only; no message, log or representation contains one.
 """
 
 import base64
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DICOM_SCOPE = "https://dicom.healthcareapis.azure.com/.default"
-"""The audience of every instance of Azure's DICOM service."""
+"""Token scope of every instance of Azure's DICOM service."""
 
 REFRESH_BEFORE_EXPIRY_SECONDS = 300
-"""The life that is left of a token when a new one is asked for."""
+"""Seconds before a token's expiry from which on a new token is requested."""
 PAUSE_SECONDS = 30
-"""Between two attempts to renew a token that is good for a while yet."""
+"""Seconds between two attempts to renew a token that is still valid."""
 _RETRY = RetryPolicy(tries=4)
-"""Of a token request without which nothing goes on: it waits 3.5 seconds in all at most, unless `Retry-After` asks for
-more. Longer troubles are for whoever asked."""
+"""Retry policy of a token request that the caller must wait for. It waits at most 3.5 seconds in all, unless a
+`Retry-After` demands more; if the failure lasts longer, the caller gets an error."""
 
 
 class Authentication(StrEnum):
-    """Whose identity asks the service; the values of `DICOM_AUTHENTICATION`."""
+    """Kind of identity that signs in to the service; the values of `DICOM_AUTHENTICATION`."""
 
     DEFAULT = "default"
     MANAGED_IDENTITY = "managed_identity"
@@ -48,21 +48,21 @@ class Authentication(StrEnum):
 
 
 class Host(StrEnum):
-    """The machine's kind, as far as it decides which identity fits."""
+    """Kind of machine, as far as it decides which identity fits."""
 
     AZURE = "azure"
     """A virtual machine, App Service, Container Apps and others that may have a managed identity."""
     KUBERNETES = "kubernetes"
     TERMINAL = "terminal"
-    """Somebody sits at the machine, and can sign in."""
+    """An interactive session, in which a person can sign in."""
     UNKNOWN = "unknown"
 
 
 class Credential(Protocol):
-    """Whatever hands out tokens: any synchronous credential of azure-identity."""
+    """Source of tokens, such as any synchronous credential of azure-identity."""
 
     def get_token(self, *scopes: str, claims: str | None = None, **kwargs: Any) -> "AccessToken":
-        """A token for the scopes; with claims, one that does not come from a cache."""
+        """Return a token for the scopes; with claims, a token that does not come from a cache."""
 
 
 def build_credential(
@@ -73,25 +73,25 @@ def build_credential(
     client_secret: str | None = None,
     authority: str | None = None,
 ) -> Credential | None:
-    """The credential of the identity that asks; None where requests go out without a token.
+    """Return the credential of an identity; None if requests are sent without a token.
 
     Args:
-        authentication: Which kind of identity.
-        tenant_id: The Entra tenant, for a client secret or a workload identity.
-        client_id: The application, or the user-assigned managed identity; without it the system-assigned one.
-        client_secret: The application's secret.
-        authority: Where Entra is asked, such as `https://login.microsoftonline.us`; without it the public cloud's.
+        authentication: kind of identity.
+        tenant_id: the Entra tenant, for a client secret or a workload identity.
+        client_id: ID of the application or of the user-assigned managed identity; None for the system-assigned one.
+        client_secret: the application's secret.
+        authority: URL of Entra, such as `https://login.microsoftonline.us`; None for the public cloud's.
 
     Raises:
         SettingsError: the machine or the arguments lack what this kind of identity needs.
     """
     if authentication is Authentication.NONE:
         return None
-    from azure import identity  # 0.3 s that runs without a token need not spend
+    from azure import identity  # takes 0.3 s, which runs without a token save
 
     from dicom_assets.adapters.token_transport import build_options
 
-    # An authority that is named is trusted: clouds of one's own cannot be looked up in the public cloud's directory.
+    # A configured authority is trusted: the public cloud's directory does not list private clouds.
     options = build_options()
     entra = options if authority is None else {**options, "authority": authority, "disable_instance_discovery": True}
     try:
@@ -136,7 +136,7 @@ _WHAT_FITS_THE_HOST = {
     "AZURE_CLIENT_SECRET.",
 }
 _OF_PEOPLE = (Authentication.DEFAULT, Authentication.AZURE_CLI)
-"""Identities that may be a person's, who is not there to sign in on every host."""
+"""Kinds of identity that may be a person's. Not on every host a person can sign in."""
 _ENTRA_WAS_ASKED = (
     "Check the network and the proxy between here and Microsoft Entra, and that this machine trusts the certificates "
     "on the way."
@@ -148,15 +148,15 @@ _MACHINE_WAS_ASKED = (
 
 
 def _advise(authentication: Authentication, host: Host) -> str:
-    """Return what gives this kind of identity a token on this host, or which other kind fits it."""
+    """Return advice how this kind of identity gets a token on this host, or which other kind fits the host."""
     fits = _WHAT_FITS_THE_HOST.get(host) if authentication in _OF_PEOPLE else None
     return fits or _WHAT_IT_NEEDS[authentication]
 
 
 class Tokens:
-    """The tokens of one identity for one scope: each asked for once, however many want it, and renewed before its end.
+    """Tokens of one identity for one scope, shared by all threads: requested once, and renewed before they expire.
 
-    Azure's credentials keep tokens too, but most of them let every thread ask at once.
+    Azure's credentials cache tokens too, but most of them let every thread send its own request at the same time.
     """
 
     def __init__(
@@ -170,16 +170,16 @@ class Tokens:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        """Nobody is asked before a token is wanted.
+        """Create the tokens' holder; the first request is sent when a token is needed.
 
         Args:
-            credential: hands out tokens.
-            scope: of the tokens.
+            credential: source of the tokens.
+            scope: scope of the tokens.
             authentication: the credential's kind.
-            host: the machine's kind, for advice.
-            retry: when a request without which nothing goes on is sent again, where not as usual.
-            clock: gives seconds since 1970.
-            sleep: waits so many seconds, where that is not to be done as usual.
+            host: the machine's kind, for advice in errors.
+            retry: when to retry a request that the caller must wait for; None for the default policy.
+            clock: returns seconds since 1970.
+            sleep: waits for some seconds; None for the default wait.
         """
         self._credential = credential
         self._scope = scope
@@ -197,13 +197,13 @@ class Tokens:
         return f"Tokens(scope={self._scope!r}, authentication={self._authentication.value!r})"
 
     def current(self) -> "AccessToken":
-        """Return a token that is good for the next request.
+        """Return a token that is valid for the next request.
 
-        If a new one cannot be had, for whatever reason, that is the last one, as long as it lives.
+        If a new token cannot be obtained, for whatever reason, the last token is returned until it expires.
 
         Raises:
             ServiceRefusedError: the identity gets no token.
-            ServiceUnreachableError: who hands out tokens cannot be reached, or is in trouble that passes.
+            ServiceUnreachableError: the source of tokens cannot be reached, or fails temporarily.
         """
         with self._lock:
             now = self._clock()
@@ -215,19 +215,19 @@ class Tokens:
             return token
 
     def renewed(self, refused: "AccessToken", claims: str) -> "AccessToken":
-        """Return a token instead of one that was refused, from no cache, with the claims that are asked for.
+        """Return a token in place of a refused token, with the requested claims, and not from a cache.
 
         Raises:
             ServiceError: as `current`.
         """
         with self._lock:
             token = self._token
-            if token is None or token is refused:  # else another request has renewed it meanwhile
+            if token is None or token is refused:  # else another thread has renewed it meanwhile
                 return self._fetch(claims)
             return token
 
     def _renew_early(self, living: "AccessToken") -> "AccessToken":
-        """Return a new token, or the living one: nobody waits for further tries while there is one."""
+        """Return a new token after one try, or else the still valid token, so that no caller waits for retries."""
         wait = float(PAUSE_SECONDS)
         try:
             self._token = self._ask(None)
@@ -246,7 +246,7 @@ class Tokens:
         return living
 
     def _fetch(self, claims: str | None) -> "AccessToken":
-        """Return a new token, which is kept; what passes by itself is tried again."""
+        """Return a new token and keep it; retry after temporary failures."""
 
         def log(state: "tenacity.RetryCallState") -> None:
             logger.warning(
@@ -264,11 +264,11 @@ class Tokens:
         return token
 
     def _ask(self, claims: str | None) -> "AccessToken":
-        """Return a new token, asked for once.
+        """Return a new token, by one request.
 
         Raises:
-            _TransientError: asking again may help.
-            ServiceRefusedError: it would not.
+            _TransientError: a retry may succeed.
+            ServiceRefusedError: a retry would not succeed.
         """
         from azure.core.exceptions import AzureError
 
@@ -278,7 +278,7 @@ class Tokens:
                     token = self._credential.get_token(self._scope)
                 else:
                     token = self._credential.get_token(self._scope, claims=claims)
-            # OSError: the file of a workload identity's token; ValueError: an answer that is no JSON.
+            # OSError: the token file of a workload identity; ValueError: an answer that is not JSON.
             except (AzureError, OSError, ValueError) as error:
                 host = Host.AZURE if record.is_in_azure and self._host is not Host.KUBERNETES else self._host
                 code = find_code(error)
@@ -299,7 +299,10 @@ class Tokens:
 
     @property
     def _is_chain_that_worked(self) -> bool:
-        """Whether the identity is found by trying, and was found: its failures seldom tell their reason."""
+        """Whether DefaultAzureCredential, which tries identities in turn, has worked before.
+
+        Its failures seldom show their reason.
+        """
         return self._has_given and self._authentication is Authentication.DEFAULT
 
     def _advise_patience(self, error: "_TransientError") -> str:
@@ -316,7 +319,7 @@ class Tokens:
 
 
 class _TransientError(WorthAnotherTryError):
-    """A token request that may succeed another time."""
+    """A failed token request that may succeed on a retry."""
 
     def __init__(self, transient: Transient, host: Host) -> None:
         super().__init__(transient.reason, transient.retry_after_seconds)
@@ -325,7 +328,7 @@ class _TransientError(WorthAnotherTryError):
 
 
 def read_claims(token: str) -> Mapping[str, Any] | None:
-    """The token's claims, its signature unchecked: that is the service's business. None where it is no JWT."""
+    """Return the token's claims, with the signature unchecked (the service checks it); None if it is not a JWT."""
     parts = token.split(".")
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
@@ -335,7 +338,7 @@ def read_claims(token: str) -> Mapping[str, Any] | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to the host stays on this machine."""
+    """Return whether requests to the host stay on this machine."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

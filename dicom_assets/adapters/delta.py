@@ -1,14 +1,14 @@
-"""Delta tables: opened, created, read file by file, and brought to hold what is desired, one commit at a time.
+"""Delta tables: open them, create them, read them file by file, and merge desired rows into them commit by commit.
 
-Delta's log is read by delta-rs. Parquet files and commits are written here, so that a merge costs the files it touches
-and nothing else: the files that hold a touched key are found by the study UIDs in them (or by the range of the key),
-rewritten one by one, and exchanged in one commit. Inserted rows go into files of their own, so that files stay in order
-of ingestion.
+delta-rs reads the Delta log. This module writes Parquet files and commits itself, so that a merge costs only the files
+that it touches. The merge finds the files that hold a touched key by their study UIDs (or by the range of the key),
+rewrites these files one by one, and exchanges them in one commit. Inserted rows go into new files, so that files stay
+in order of ingestion.
 
-A commit succeeds the version it was planned on, or fails: its file is put only if there is none of that version. Of two
-writers that started from one version the second starts again from the new one. Whatever else keeps a commit from being
-made is a refusal, and is not tried again. Readers see whole commits only; a writer that dies leaves nothing but files
-that no commit names.
+A commit creates the version after the version that it was planned on, or fails: storage creates the commit's file only
+if no file of that version exists. If two writers start from one version, the slower writer retries from the new
+version. Any other reason why a commit cannot be made is a refusal, and is not retried. Readers see only whole commits.
+A writer that dies leaves only files that no commit names.
 """
 
 import json
@@ -59,59 +59,61 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 30
 COMMITS_PER_CHECKPOINT = 10
-"""Whoever opens a table reads its log from the last checkpoint on, and every run opens each table once."""
+"""Commits between two checkpoints. Opening a table reads the log from the last checkpoint on, and every run opens each
+table once."""
 SAFE_RETENTION_HOURS = 48
-"""Two days, since a run may take one (`max_runtime_seconds` in dagster.yaml): what no commit names may be about to be
-committed, and nothing but its age says so."""
+"""Shortest retention of files and log entries. A run may take one day (`max_runtime_seconds` in dagster.yaml), so two
+days are safe: a file that no commit names may still be committed, and only its age shows that it will not be."""
 
 ISOLATION = {"delta.isolationLevel": "Serializable"}
-"""Of a table that Spark merges: under the weaker level that Databricks has by default, two may insert one key."""
+"""Properties of a table that Spark merges. Databricks has a weaker isolation level by default, under which two writers
+may insert one key."""
 _FENCE = "dicomAssets.fence"
 _TRIMMED = "dicomAssets.trimmed"
 
 
 class Derivation(Protocol):
-    """What a table must hold, as a function of other tables."""
+    """The desired rows of a table, as a function of source tables."""
 
     def build(self) -> Desired:
-        """What the sources, as they are now, make of the table."""
+        """Return the desired rows from the current versions of the sources."""
         ...
 
     def is_current(self) -> bool:
-        """Whether the sources are still as they were at the last `build`."""
+        """Return whether the sources are unchanged since the last `build`."""
         ...
 
 
 @dataclass(frozen=True)
 class Given:
-    """A derivation from nothing: rows that are known."""
+    """A derivation without sources: its rows are given."""
 
     rows: pa.Table
     table: Table
     attributes: pa.Table | None = None
-    """What the rows' metadata says, row beside row, where it was decoded already."""
+    """Attributes from the rows' metadata, one row for each of `rows` in the same order; None if not decoded yet."""
 
     def build(self) -> Desired:
-        """The rows, each key once, in the table's columns and types."""
+        """Return the rows, each key once, in the table's columns and types."""
         rows = align_rows(self.rows, self.table.schema)
         names = [*self.table.key, *([self.table.fence] if self.table.fence else [])]
         return Desired(rows.select(names), rows, self.attributes)
 
     def is_current(self) -> bool:
-        """Always: there is no source that could move."""
+        """Return True: a derivation without sources cannot become outdated."""
         return True
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What attempts did to a table's rows."""
+    """Result of some attempts to write a table."""
 
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     commits: int = 0
     conflicts: int = 0
-    """Commits lost to other writers, each tried again."""
+    """Commits that other writers won; each was retried."""
     bytes_written: int = 0
 
     def __add__(self, other: "Effect") -> "Effect":
@@ -120,7 +122,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Written(Effect):
-    """What a write did to a table."""
+    """Result of a write, and the size of the table after it."""
 
     version: int = 0
     row_count: int = 0
@@ -129,24 +131,24 @@ class Written(Effect):
     """Size of the table's live files."""
     file_count: int = 0
     seconds: "Counter[str]" = field(default_factory=Counter)
-    """By stage: derive, merge, commit, join (of small files). Lost attempts count too."""
+    """Seconds by stage: derive, merge, commit, join (of small files). Lost attempts count too."""
     table_id: str = ""
-    """Of the table, given to it when it was created."""
+    """ID that the table got when it was created."""
 
 
 class Lake:
-    """The tables of one lake; where several services share them, the rows of one, as if there were no others."""
+    """The tables of one lake. If several services share the tables, this lake shows the rows of one service only."""
 
     def __init__(
         self, storage: Storage, paths: dict[str, str], *, retention_hours: int = 720, service: str | None = None
     ) -> None:
-        """A lake.
+        """Create a lake.
 
         Args:
-            storage: where it lies.
+            storage: the storage of the tables.
             paths: folder by table name.
-            retention_hours: for how long deleted files and the log's entries are kept; `SAFE_RETENTION_HOURS` at least.
-            service: whose rows are meant, where several services share the tables.
+            retention_hours: hours for which deleted files and log entries are kept; at least `SAFE_RETENTION_HOURS`.
+            service: the service whose rows are read and written, if several services share the tables; else None.
         """
         self.storage = storage
         self._paths = paths
@@ -158,18 +160,18 @@ class Lake:
         self._newest = {name: Newest(storage, path, self._decoded, service) for name, path in paths.items()}
 
     def forget_metadata(self) -> None:
-        """Frees what the metadata of entries said, which is kept for the tables that are made from them next."""
+        """Free the decoded attributes, which are kept for the tables that are derived next."""
         self._decoded.forget()
 
     def uri(self, table: Table) -> str:
-        """Location of a table."""
+        """Return the location of a table."""
         return self.storage.uri(self._paths[table.name])
 
     def open(self, table: Table, version: int | None = None) -> Snapshot | None:
-        """A version of the table, by default the newest; None where it does not exist yet.
+        """Open a version of the table, by default the newest; return None if the table does not exist yet.
 
         Raises:
-            ForeignTableError: what lies there is no table of ours.
+            ForeignTableError: another kind of table is at the table's place.
             LakeUnavailableError: storage refuses.
         """
         try:
@@ -193,10 +195,11 @@ class Lake:
         return Snapshot(table, logged, self._newest[table.name].folder, self._studies, connect)
 
     def open_or_create(self, table: Table) -> Snapshot:
-        """Return the table's newest version, after creating it or adding the columns it lacks, as need be.
+        """Return the table's newest version; create the table or add its missing columns first where needed.
 
         Raises:
-            ForeignTableError: what lies there is no table of ours, or asks of its writers what is not done here.
+            ForeignTableError: another kind of table is at the table's place, or the table demands of its writers
+                something that this project does not do.
             CommitConflictError: other writers won every attempt.
             LakeUnavailableError: storage refuses.
         """
@@ -215,35 +218,35 @@ class Lake:
                 else:
                     return snapshot
             except CommitFailedError:
-                wait_for_others(attempt)  # one of them has probably done it
+                wait_for_others(attempt)  # another writer has probably prepared the table
         raise self._beaten(table, "prepare")
 
     def version(self, table: Table) -> int | None:
-        """The table's newest version; None where it does not exist yet."""
+        """Return the table's newest version; None if the table does not exist yet."""
         snapshot = self.open(table)
         return None if snapshot is None else snapshot.version
 
     def has_version(self, table: Table, version: int | Logged | None) -> bool:
-        """Return whether that is the table's newest version still; of None, whether it does still not exist.
+        """Return whether `version` is still the table's newest version; for None, whether the table still is absent.
 
-        A version of a table that was created anew since is not, whatever its number. A commit of another service, in a
-        table that several share, does not count.
+        A table that was created anew has another history, so the answer is False even if the numbers agree. In a table
+        that several services share, commits of the other services do not count.
         """
         return self.open(table) is None if version is None else self._newest[table.name].is_newest(version)
 
     def write(self, table: Table, derivation: Derivation) -> Written:
-        """Brings the table to hold what the derivation says; no commit where it does already.
+        """Merge the desired rows of a derivation into the table; commit nothing if the table holds them already.
 
-        The target is opened before the sources are read, a lost commit starts again from there, and sources that moved
-        meanwhile are read again. Hence of any number of concurrent writers the last one has seen all that any of them
-        saw: whichever commits first, the table ends as the sources say.
+        Each attempt opens the target before it reads the sources. A lost commit starts a new attempt, and so do sources
+        that changed meanwhile. Hence the last of any number of concurrent writers has read everything that the others
+        read: whichever writer commits first, the table finally agrees with its sources.
 
-        A writer on Spark that was killed left a staged file, and maybe a MERGE with nobody to look after it. That is
-        locked out, whichever engine comes next, and then the sources are looked at once more.
+        A Spark writer that was killed leaves a staged file, and perhaps a MERGE that is still running. The next writer,
+        on any engine, locks that MERGE out and then checks the sources once more.
 
         Raises:
             CommitConflictError: other writers won every attempt.
-            ForeignTableError: what lies there is no table of ours.
+            ForeignTableError: another kind of table is at the table's place.
             LakeUnavailableError: storage refuses.
         """
         snapshot = self.open_or_create(table)
@@ -251,14 +254,17 @@ class Lake:
         written = self._write(snapshot, derivation, Effect(), Counter())
         if not others:
             return written
-        marker = staging.mark()  # until all is done: who comes after a writer that is killed here begins with it
+        marker = staging.mark()  # stays until the write is complete: if this writer is killed, the next writer finds it
         self.lock_out(table, others)
         written = self._write(self.open_or_create(table), derivation, written, written.seconds)
         staging.delete([marker])
         return written
 
     def _write(self, snapshot: Snapshot, derivation: Derivation, done: Effect, seconds: "Counter[str]") -> Written:
-        """The same, after what was done and spent before."""
+        """Retry until the sources are current; `done` and `seconds` carry the totals of an earlier pass.
+
+        `seconds` is changed in place.
+        """
         table = snapshot.table
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -283,7 +289,7 @@ class Lake:
         )
 
     def _bring(self, snapshot: Snapshot, derivation: Derivation, seconds: "Counter[str]") -> Effect:
-        """One attempt at it: all of what the derivation says in one commit, or a CommitFailedError and nothing."""
+        """Make one attempt: merge all desired rows in one commit, or raise CommitFailedError and change nothing."""
         plan = Plan(snapshot)
         try:
             with timed(seconds, "derive"):
@@ -294,17 +300,17 @@ class Lake:
             if plan.is_empty:
                 return Effect()
             with timed(seconds, "commit"):
-                self._commit_in_turn(snapshot, plan.as_merge())
+                self._commit_rebasing(snapshot, plan.as_merge())
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
             raise
         return Effect(plan.inserted, plan.updated, plan.deleted, 1, bytes_written=plan.bytes_written)
 
     def _join_small_files(self, snapshot: Snapshot) -> Snapshot:
-        """Joins some small files where there are enough; returns the table's newest version.
+        """Join some small files if there are enough of them, and return the table's newest version.
 
-        So the number of files, and with it the cost of a run, does not grow with the number of runs. Where another
-        writer is quicker, the files wait for the next time.
+        Joining keeps the number of files, and so the cost of a run, from growing with the number of runs. If another
+        writer commits first, the files are joined at a later write.
         """
         groups = group_small_files(snapshot.files)
         if not groups:
@@ -313,10 +319,10 @@ class Lake:
         return self._look(snapshot.table)
 
     def join(self, snapshot: Snapshot, groups: Iterable[Sequence[DataFile]]) -> bool:
-        """Joins each group of files, in one commit that changes no row.
+        """Join each group of files into larger files, in one commit that changes no row.
 
         Returns:
-            Whether it was committed: where another writer was quicker, the table is as that one left it.
+            Whether the commit was made. If another writer committed first, nothing is joined.
         """
         plan = Plan(snapshot)
         for group in groups:
@@ -324,20 +330,20 @@ class Lake:
             plan.adds.extend(snapshot.folder.write_each(parts, data_change=False))
             plan.removes.extend(file.removal(data_change=False) for file in group)
         try:
-            self._commit_in_turn(snapshot, plan.as_optimize())
+            self._commit_rebasing(snapshot, plan.as_optimize())
         except CommitFailedError:
             self._discard(snapshot.table, plan.adds)
             return False
         return True
 
     def keep_retention(self, snapshot: Snapshot) -> bool:
-        """Tells the table how long old files and the log are kept, for whoever else cleans it.
+        """Record in the table's properties how long old files and log entries are kept, for other engines' upkeep.
 
         Returns:
-            Whether that had to be committed, since it was told otherwise before.
+            Whether a commit was needed, since the properties had other values.
 
         Raises:
-            CommitFailedError: another writer was quicker.
+            CommitFailedError: another writer committed first.
         """
         if snapshot.logged.configuration.items() >= self._retention.items():
             return False
@@ -349,10 +355,10 @@ class Lake:
         interval = f"interval {self.retention_hours} hours"
         return {"delta.deletedFileRetentionDuration": interval, "delta.logRetentionDuration": interval}
 
-    def _commit_in_turn(self, snapshot: Snapshot, commit: Commit) -> None:
-        """Commits; in a table that several services share, behind what the others commit meanwhile.
+    def _commit_rebasing(self, snapshot: Snapshot, commit: Commit) -> None:
+        """Commit; in a table that several services share, retry the commit on top of the other services' commits.
 
-        They touch no file of this one's, so what was planned is right still, and only the commit is made again.
+        The other services touch no file of this service. So the plan stays valid, and only the commit is made again.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -369,11 +375,11 @@ class Lake:
         raise CommitFailedError(f"other services won {ATTEMPTS} times")
 
     def _commit(self, snapshot: Snapshot, commit: Commit) -> None:
-        """Make the successor of a version.
+        """Commit the version after the snapshot's version.
 
         Raises:
-            CommitFailedError: another writer has made it.
-            LakeUnavailableError: storage refuses, or the table was created anew since.
+            CommitFailedError: another writer has committed that version.
+            LakeUnavailableError: storage refuses, or the table was created anew since the snapshot.
         """
         logged, newest = snapshot.logged, self._newest[snapshot.table.name]
         newest.check_is_there(logged)
@@ -394,15 +400,16 @@ class Lake:
         return (version + 1) % COMMITS_PER_CHECKPOINT == 0
 
     def _cleans_after(self, logged: Logged) -> bool:
-        """Whether old entries of the log are deleted after the commit that succeeds a version.
+        """Return whether old log entries are deleted after the commit that follows the version in `logged`.
 
-        To look for them costs more the more there are, and two who delete them disturb each other. Upkeep does it too.
+        Finding old entries costs more the more of them there are, and two writers that delete at one time disturb each
+        other. Upkeep deletes them too.
         """
         is_due = self.service is None and logged.version % COMMITS_PER_CHECKPOINT == 0
         return is_due and not is_log_protected(logged.protocol)
 
     def _tidy_log(self, newest: Newest, before: Logged) -> None:
-        """Write a checkpoint and delete old entries of the log, as is due; the commit is made, whatever comes of it."""
+        """Write a checkpoint and delete old log entries, if due; a failure is only logged, since the commit is made."""
         try:
             delta, options = newest.take(newest.look())
             with newest.folder.explained("tidy the log of"):
@@ -411,12 +418,12 @@ class Lake:
                 if self._cleans_after(before):
                     delta.cleanup_metadata()
             newest.give_back(delta, options)
-        except Exception as error:  # whatever it is: only time is lost
+        except Exception as error:  # any failure here costs only time later
             told = error if isinstance(error, LakeUnavailableError) else type(error).__name__
             logger.info("The log was left as it is, until a later commit or upkeep: %s", told)
 
     def _staged(self, snapshot: Snapshot) -> list[str]:
-        """What is staged for a table: by writers that are at work, or were killed."""
+        """Return the names of the files staged for a table, by writers that are running or were killed."""
         has_spark = snapshot.logged.configuration.items() >= ISOLATION.items()
         return self._staging(snapshot.table).names() if has_spark else []
 
@@ -424,15 +431,16 @@ class Lake:
         return Staging(self.storage, "/".join(filter(None, [self._paths[table.name], self.service])))
 
     def lock_out(self, table: Table, names: list[str]) -> None:
-        """Has no MERGE of these staged files committed any more.
+        """Prevent every MERGE of these staged files from committing.
 
-        One that has not begun finds no rows; with a change of the table's metadata none can be committed that has.
+        A MERGE that has not begun finds no rows, since the files are deleted. A MERGE that has begun cannot commit,
+        since the table's metadata changes.
         """
         self._staging(table).delete(names)
         self.set_properties(table, {_FENCE: str(uuid.uuid4())})
 
     def set_properties(self, table: Table, properties: dict[str, str]) -> None:
-        """Set properties of a table, in a commit of its own."""
+        """Set properties of a table, in a separate commit."""
         for attempt in range(ATTEMPTS):
             try:
                 self._set_properties(self.open_or_create(table), properties)
@@ -453,9 +461,9 @@ class Lake:
         )
 
     def _discard(self, table: Table, adds: list[AddAction]) -> None:
-        """Deletes the files of a lost commit.
+        """Delete the files of a lost commit, except files that the table has.
 
-        Not those that the table has: where the answer to a commit got lost, the commit looks lost, and is not.
+        If only the answer to a commit got lost, the commit looks lost although it was made.
         """
         snapshot = self.open_or_create(table)
         live = {file.name for file in snapshot.files}
@@ -482,18 +490,22 @@ class Lake:
 
 
 def trimmed_property(service: str | None) -> str:
-    """Return the property of a table in which no row of an earlier version is left, of a service or of all."""
+    """Return the property that marks a table without rows written by an earlier version of this project.
+
+    Args:
+        service: the service whose rows the property covers; None for a table of one service.
+    """
     return ".".join(filter(None, [_TRIMMED, service]))
 
 
 def wait_for_others(attempt: int) -> None:
-    """Lets other writers finish, the longer the more attempts were lost."""
+    """Wait for other writers, the longer the more attempts were lost."""
     time.sleep(secrets.randbelow(50 * min(2**attempt, 64)) / 1000)
 
 
 @contextmanager
 def timed(seconds: "Counter[str]", stage: str) -> Iterator[None]:
-    """Adds the time that the block takes to the stage's."""
+    """Time the block, and add its seconds to the stage's seconds in place."""
     began = time.perf_counter()
     try:
         yield

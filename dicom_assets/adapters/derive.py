@@ -1,4 +1,4 @@
-"""What each table must hold for the instances that changed in a window, read from the tables before it."""
+"""Derivations: the rows that each table must hold for the keys that changed in a window, built from its sources."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,24 +25,24 @@ from dicom_assets.core.study import build_studies
 _OWN = (*INSTANCE.key, "sequence", "windowStart")
 _DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
 _SUMMED_UP = ("seriesInstanceUid", "sequence", "modality", METADATA_UNREADABLE.name)
-"""What makes series and studies of instances, beside the columns that both have."""
+"""Columns of `instance` from which series and studies are built, beside the columns that both tables have."""
 _ENDLESS = 2**63 - 1
 _FILE = "_file"
 
 
 @dataclass(frozen=True)
 class HoursOf:
-    """A table of the lake as of some hours: the keys that changed in them. Nothing is read before it is asked for."""
+    """Changes of some hours: the keys that changed in them. A method call reads the lake; nothing is read before."""
 
     lake: Lake
     window: Window
     studies: pa.Array | None = None
-    """UIDs: only the changes in these are meant; without, all."""
+    """UIDs of the studies whose changes are meant; None for all studies."""
 
     def in_parts(self, entries: int) -> Iterator["HoursOf"]:
-        """The same hours study by study, so that each part has about so many entries; a study is never split.
+        """Split the changes by study into parts of about `entries` entries; a study is never split.
 
-        A study that turns up only now is in none of the parts: whoever stored its entries will ask for it.
+        A study whose entries are stored after this call is in no part: the writer of these entries derives it.
         """
         feed = self.lake.open(CHANGE_FEED)
         files = [] if feed is None else feed.files_of_hours(self.window.start, self.window.end)
@@ -65,7 +65,7 @@ class HoursOf:
             yield HoursOf(self.lake, self.window, pa.array(held))
 
     def changed_keys(self, key: tuple[str, ...]) -> pa.Table:
-        """The keys that the feed's entries of these hours are about, each once."""
+        """Return the keys of the feed's entries in these hours, each once."""
         feed = self.lake.open(CHANGE_FEED)
         if feed is None:
             return pa.schema([CHANGE_FEED.schema.field(name) for name in key]).empty_table()
@@ -76,7 +76,14 @@ class HoursOf:
 def read_window(
     feed: Snapshot, window: Window, columns: tuple[str, ...] | None = None, studies: pa.Array | None = None
 ) -> pa.Table:
-    """The window's rows of `change_feed`, of all studies or of some; `windowStart` must be among the columns."""
+    """Return the window's rows of `change_feed`.
+
+    Args:
+        feed: a version of `change_feed`.
+        window: the hours.
+        columns: names, with `windowStart` among them; None for all columns.
+        studies: UIDs of the studies whose rows are read; None for all studies.
+    """
     files = feed.files_of_hours(window.start, window.end)
     return feed.read_table(columns, files=files, where=partial(_concerns, window=window, studies=studies))
 
@@ -87,7 +94,7 @@ def _concerns(rows: pa.Table, window: Window, studies: pa.Array | None) -> pa.Ch
 
 
 def is_within(times: pa.ChunkedArray, window: Window) -> pa.ChunkedArray:
-    """For each time whether it lies in the window."""
+    """Return for each time whether it lies in the window."""
     start, end = (pa.scalar(time, times.type) for time in (window.start, window.end))
     return pc.and_(pc.greater_equal(times, start), pc.less(times, end))
 
@@ -97,39 +104,38 @@ def _holds(rows: pa.Table, column: str, values: pa.Array) -> pa.ChunkedArray:
 
 
 BuildInstances = Callable[[pa.Table, pa.Table, Table], tuple[pa.Table, "Counter[str]"]]
-"""Gives a table's rows from entries and what their metadata says, and the values that could not be converted."""
+"""Function from entries and their attributes to a table's rows, and to the number of unconverted values per column."""
 
 
 class InstancesOfWindow:
-    """`instance`, or another table of live instances, for the keys that changed in a window.
+    """Derivation of `instance`, or of another table of live instances, for the keys that changed in a window.
 
-    Of each key the newest entry ever extracted decides, from any window.
-
-    Entries outside the window are looked up from its least sequence on. So an old window that runs again
-    neither brings back what was deleted since, nor an older path; in the hourly run there is nothing to look up.
+    For each key the newest extracted entry of any window decides. Entries outside the window are read from the window's
+    least sequence on. So a repeated run of an old window restores neither a deleted instance nor an older path. An
+    hourly run finds no such entries.
     """
 
     def __init__(self, hours: HoursOf, table: Table = INSTANCE, build_rows: BuildInstances = build_instances) -> None:
-        """A derivation.
+        """Create a derivation.
 
         Args:
-            hours: of `change_feed`.
-            table: `instance`, with the users' columns if they have any; or another that has a row for each instance.
-            build_rows: gives the table's rows.
+            hours: the changes to derive from.
+            table: `instance`, with the users' columns if they have any; or another table with one row per instance.
+            build_rows: builds the table's rows.
         """
         self._hours = hours
         self._table = table
         self._build = build_rows
         self._version: Logged | None = None
         self.failures: Counter[str] = Counter()
-        """Values per column that could not be converted, at the last `build`."""
+        """Number of unconverted values per column, in the last `build`."""
 
     def in_parts(self, entries: int) -> "Iterator[InstancesOfWindow]":
-        """The same in parts, each of about so many entries of the feed."""
+        """Split the derivation by study into parts of about `entries` entries of the feed."""
         return (InstancesOfWindow(part, self._table, self._build) for part in self._hours.in_parts(entries))
 
     def build(self) -> Desired:
-        """The window's keys and their live rows."""
+        """Return the window's keys, and the rows of the keys whose instance is live."""
         feed = self._hours.lake.open(CHANGE_FEED)
         self._version = None if feed is None else feed.logged
         self.failures = Counter()
@@ -140,7 +146,7 @@ class InstancesOfWindow:
         if not len(own):
             return none
         least, studies, ids = pc.min(own["sequence"]), pc.unique(own["studyInstanceUid"]), key_ids(own, INSTANCE.key)
-        del own  # of an hour of a million changes, this and what follows are not held at once
+        del own  # an hour may have a million changes: these rows and the rows below must not be in memory together
 
         def concerns(rows: pa.Table) -> pa.ChunkedArray:
             recent = pc.greater_equal(rows["sequence"], least)
@@ -157,11 +163,11 @@ class InstancesOfWindow:
         return Desired(self._keys_of(newest), self._build_rows(feed, files, live))
 
     def is_current(self) -> bool:
-        """Whether no entry was stored since the last `build`."""
+        """Return whether no entry was stored since the last `build`."""
         return self._hours.lake.has_version(CHANGE_FEED, self._version)
 
     def _keys_of(self, entries: pa.Table) -> pa.Table:
-        """The instances that entries are about, under the table's names."""
+        """Return the keys of the entries' instances, with the table's names of the key's columns."""
         fence = [self._table.fence] if self._table.fence else []
         return entries.select([*INSTANCE.key, *fence]).rename_columns([*self._table.key, *fence])
 
@@ -178,7 +184,7 @@ class InstancesOfWindow:
         return pa.concat_tables(built)
 
     def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Yield a file's entries of these sequences and what their metadata says, read only where that is not known."""
+        """Yield a file's entries of some sequences, with attributes; metadata is read only if they are not cached."""
         wanted = partial(_holds, column="sequence", values=sequences)
         attributes = feed.folder.attributes_of(file, attributes_schema(self._table.attributes))
         if attributes is None:
@@ -192,15 +198,15 @@ class InstancesOfWindow:
 
 
 class AggregateOfWindow:
-    """A table that is a function of `instance`, for the keys that changed in a window."""
+    """Derivation of a table that is a function of `instance`, for the keys that changed in a window."""
 
     def __init__(self, hours: HoursOf, table: Table, build_rows: Callable[[pa.Table], pa.Table]) -> None:
-        """A derivation.
+        """Create a derivation.
 
         Args:
-            hours: of `instance`.
+            hours: the changes to derive from.
             table: `series`, `study` or `file_index`.
-            build_rows: gives the table's rows from all rows of `instance` of some of its keys.
+            build_rows: builds the table's rows for some keys from all rows of `instance` with these keys.
         """
         self._hours = hours
         self._table = table
@@ -208,11 +214,11 @@ class AggregateOfWindow:
         self._version: Logged | None = None
 
     def in_parts(self, entries: int) -> "Iterator[AggregateOfWindow]":
-        """The same in parts, each of about so many entries of the feed."""
+        """Split the derivation by study into parts of about `entries` entries of the feed."""
         return (AggregateOfWindow(part, self._table, self._build_rows) for part in self._hours.in_parts(entries))
 
     def build(self) -> Desired:
-        """The window's keys and their rows."""
+        """Return the window's keys, and their rows."""
         keys = self._hours.changed_keys(self._table.key)
         instance = self._hours.lake.open(INSTANCE)
         self._version = None if instance is None else instance.logged
@@ -226,7 +232,7 @@ class AggregateOfWindow:
         return Desired(keys, self._build_rows(instances.filter(concerned)))
 
     def is_current(self) -> bool:
-        """Whether no instance changed since the last `build`."""
+        """Return whether no instance changed since the last `build`."""
         return self._hours.lake.has_version(INSTANCE, self._version)
 
 
@@ -234,9 +240,9 @@ def build_derivation(table: Table, hours: HoursOf, file_system: str | None) -> "
     """Return the derivation of a table, for the keys that changed in some hours.
 
     Args:
-        table: any but `change_feed`, with the users' columns.
-        hours: of the feed.
-        file_system: what stands before a `filePath` to make its full location; None where it is not known.
+        table: any table except `change_feed`, with the users' columns.
+        hours: the changes to derive from.
+        file_system: prefix that makes a `filePath` a full location; None if unknown.
     """
     if table.name == INSTANCE.name:
         return InstancesOfWindow(hours, table)

@@ -1,8 +1,8 @@
-"""DICOM files in a folder or in Data Lake Storage, as raw file objects that fetch what is read of them.
+"""DICOM files in a folder or in Data Lake Storage, as raw file objects that fetch only the bytes that are read.
 
-Whoever wants a header reads some kilobytes of a file of many megabytes, and nobody knows beforehand how many. So the
-first request brings the first bytes, the file's size and its ETag; what lies beyond is fetched when it is read, in
-ever larger pieces, and only as long as the file is still the same.
+A reader of a header needs some kilobytes of a file of many megabytes, and cannot know beforehand how many. So the first
+request fetches the first bytes, the file's size and its ETag. Later bytes are fetched when they are read, in ever
+larger pieces, and only while the file is unchanged.
 """
 
 import io
@@ -20,34 +20,34 @@ from dicom_assets.adapters.storage_errors import FILES
 from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError, LakeUnavailableError
 
 FIRST_BYTES = 16 * 2**10
-"""Holds the header of most files."""
+"""Size of the first request; it covers the header of most files."""
 LEAST_BYTES = 64 * 2**10
 MOST_BYTES = 4 * 2**20
-"""Pieces beyond the first bytes: each twice the one before, between these."""
+"""Greatest size of a piece behind the first bytes. The first piece has `LEAST_BYTES`, each next piece twice as many."""
 
 
 class FileSystem:
-    """Where DICOM files lie; may be used by many threads."""
+    """File system of DICOM files; may be used by many threads."""
 
     def __init__(self, storage: Storage) -> None:
-        """A file system.
+        """Create a file system.
 
         Args:
-            storage: a folder, or a file system of an account.
+            storage: a folder, or a file system of a storage account.
         """
         self._storage = storage
         self._lock = threading.Lock()
         self._opened: ObjectStore | None = None
 
     def url(self, path: str) -> str:
-        """Full location of a file."""
+        """Return the full location of a file."""
         return self._storage.uri(path)
 
     def open(self, path: str) -> io.RawIOBase:
-        """The file, after its first bytes were read.
+        """Open a file; from an account, this fetches the file's first bytes.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the file does not exist.
             LakeUnavailableError: storage refuses, or the path leads out of the file system.
         """
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -65,14 +65,14 @@ class FileSystem:
             raise self._refused(path, error) from None
 
     def _store(self) -> ObjectStore:
-        """One store for all files, so that connections are used again; it signs in anew as often as need be."""
+        """Return the store of all files; it reuses connections, and signs in anew when needed."""
         with self._lock:
             if self._opened is None:
                 self._opened = self._storage.open_store("")
             return self._opened
 
     def _refused(self, path: str, error: Exception) -> LakeUnavailableError:
-        """What storage's refusal means. The native error may hold requests: only its kind and code are told."""
+        """Return the error for a refusal; with its kind and code only, since the native error may hold requests."""
         doing = f"Could not read the DICOM file {self.url(path)}"
         if self._storage.is_local:
             return LakeUnavailableError(
@@ -84,15 +84,15 @@ class FileSystem:
 
 
 class RangedFile(io.RawIOBase):
-    """A file of a store. Everything read of it is of the version that was opened.
+    """A file of a store. All bytes that are read belong to the version that was opened.
 
     Args:
-        store: where it lies.
-        path: in the store.
-        explain: what a refusal means that comes later on.
+        store: the file's store.
+        path: the file's path in the store.
+        explain: returns the error to raise for a later refusal.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         obstore.exceptions.BaseError: storage refuses.
     """
 
@@ -102,32 +102,32 @@ class RangedFile(io.RawIOBase):
         self._path = path
         self._explain = explain
         self.name = path
-        """As other files have; pydicom asks for it."""
+        """Name of the file, as other file objects have it; pydicom reads this attribute."""
         self._place = self._start = 0
         self._piece_bytes = LEAST_BYTES
         self.requests = 1
-        """Sent so far."""
+        """Number of requests sent so far."""
         try:
             answer = obstore.get(store, path, options={"range": (0, FIRST_BYTES)})
             self._size, self._etag = answer.meta["size"], answer.meta["e_tag"]
             self._bytes = memoryview(answer.bytes().to_bytes())
         except (FileNotFoundError, PermissionDeniedError, UnauthenticatedError):
-            raise  # with the reason, which the answer to a HEAD has not
+            raise  # this error has the reason, which the answer to a HEAD lacks
         except BaseError:
-            if obstore.head(store, path)["size"]:  # a range of an empty file is refused
+            if obstore.head(store, path)["size"]:  # storage refuses a range of an empty file
                 raise
             self._size, self._etag, self._bytes = 0, None, memoryview(b"")
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves to a place, as files do."""
+        """Move to a position, as in any file, and return the new position in bytes from the start."""
         place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         if place < 0:
             raise ValueError(f"negative seek position {place}")
@@ -135,11 +135,14 @@ class RangedFile(io.RawIOBase):
         return place
 
     def tell(self) -> int:
-        """The place."""
+        """Return the current position in bytes from the start."""
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Fills the buffer, or what of it is at hand; with one request where nothing is.
+        """Fill the buffer with the next bytes that are in memory; if there are none, fetch more with one request.
+
+        Returns:
+            The number of bytes read, which may be less than the buffer's size; 0 at the end of the file.
 
         Raises:
             InstanceFileGoneError: the file was replaced or deleted since it was opened.

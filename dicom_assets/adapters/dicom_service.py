@@ -1,6 +1,6 @@
-"""The change feed of a DICOM service: the pages of a window, complete even while entries arrive.
+"""Client of a DICOM service's change feed: the pages of a window, complete even while entries arrive.
 
-Source: API v2 and later of the DICOM service; see `core/change_feed.py` for what an entry is.
+Source: API v2 and later of the DICOM service; `core/change_feed.py` describes entries.
 """
 
 import threading
@@ -29,27 +29,27 @@ from dicom_assets.core.errors import FeedMovedError
 logger = getLogger(__name__)
 
 MAXIMUM_BATCH_SIZE = 200
-"""The greatest page the service gives."""
+"""Greatest number of entries on one page of the service."""
 
 DEFAULT_TIMEOUT = httpx.Timeout(60, connect=10, pool=None)
-"""Seconds; a request waits for its turn as long as it takes."""
+"""Timeout in seconds; without a limit for the wait for a free connection."""
 
 AHEAD_BYTES = 64 * 2**20
-"""Size of the pages that are read ahead, about, if they are like the last one: there are instances whose metadata alone
-has megabytes, and pages of 200 of them."""
+"""Approximate size of the pages that are read ahead, if they are as large as the last page. One instance's metadata may
+have megabytes, and a page may have 200 such instances."""
 
 READINGS = 5
-"""How often a window is read before its entries are declared restless."""
+"""Number of readings of a window after which FeedMovedError is raised, if entries arrive during each reading."""
 
 PAGES_PER_PART = 50
-"""Pages after which the rest of a window is asked for as a window of its own: the service counts through all entries
-before an offset, and would do so five thousand times in a window of a million."""
+"""Pages after which the rest of a window is read as a separate window. The service counts through all entries before an
+offset; in a window of a million entries it would do so five thousand times."""
 
 NAMED_ENTRIES = 20
-"""Entries that a warning names."""
+"""Greatest number of entries that a warning names."""
 
 LOOK_TRIES = 2
-"""Failures of an entry that was asked for again, after which it stays without metadata until the next look."""
+"""Failures of an entry that is requested again, after which it stays without metadata until it is requested next."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -58,16 +58,16 @@ class DicomService:
     """A client of one DICOM service; may be used by many threads. Close it, or use it as a context manager.
 
     Args:
-        base_url: Of the service, without `/v2`.
-        auth: Puts a token on every request; None sends none.
-        api_version: 2 or later.
-        batch_size: Entries per page, 1 to 200.
-        max_concurrent_requests: Pages that are requested at the same time, and read ahead of whoever consumes them.
-        timeout: Of connecting and of each read, in seconds.
-        retry: When to send a request again.
-        page_bytes: Greatest decoded size of an answer with metadata. A page that is larger comes in parts, and an entry
-            without its metadata.
-        clock: Seconds since 1970.
+        base_url: URL of the service, without `/v2`.
+        auth: adds a token to every request; None sends no token.
+        api_version: version of the service's API, 2 or later.
+        batch_size: entries per page, 1 to 200.
+        max_concurrent_requests: greatest number of pages that are requested at one time, and read ahead.
+        timeout: seconds to connect, and seconds for each read.
+        retry: when to send a request again; None for the default policy.
+        page_bytes: greatest decoded size of an answer with metadata. A larger page is read in parts, and a larger entry
+            is read without its metadata.
+        clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class DicomService:
         self.close()
 
     def close(self) -> None:
-        """Ends what is under way and gives the connections back."""
+        """End the requests under way, and close the connections."""
         with self._lock:
             for stop in self._readings:
                 stop.set()
@@ -118,14 +118,14 @@ class DicomService:
 
     @property
     def statistics(self) -> Statistics:
-        """What the requests cost so far."""
+        """Costs of all requests so far."""
         return self._requests.statistics
 
     def fetch_latest(self, *, include_metadata: bool = False) -> Entry | None:
-        """The newest entry of the whole feed; None for an empty feed.
+        """Return the newest entry of the whole feed; None for an empty feed.
 
         Raises:
-            ServiceError: as `fetch_pages`, but for FeedMovedError.
+            ServiceError: as `fetch_pages`, except FeedMovedError.
         """
         without = self._query_latest(False)
         with self._reading() as stop:
@@ -136,36 +136,37 @@ class DicomService:
         return entry
 
     def has_more_than(self, entries: int, window: Window) -> bool:
-        """Whether the window holds more entries than that many: one small request, however many they are.
+        """Return whether the window has more than `entries` entries, by one small request.
 
-        Entries never leave a window, so this tells whether any is missing from a copy that holds `entries` of them.
+        Entries never leave a window. So the answer shows whether a copy with `entries` entries is incomplete.
 
         Raises:
-            ServiceError: as `fetch_pages`, but for FeedMovedError.
+            ServiceError: as `fetch_pages`, except FeedMovedError.
         """
         with self._reading() as stop:
             return bool(self._pages.fetch_few(Piece(window, entries, 1, include_metadata=False), stop))
 
     def fetch_pages(self, window: Window, *, include_metadata: bool = True) -> Generator[list[Entry], None, None]:
-        """Every entry of the window, each once, in pages that are not empty.
+        """Yield every entry of the window, each once, in pages that are not empty.
 
-        Pages come in the feed's order, by time and sequence. Where entries arrived between two requests, those that
-        were missed follow at the end.
+        Pages come in the feed's order, by time and sequence. If entries arrive between two requests, missed entries
+        follow at the end.
 
-        Pages are read at different moments, so an entry that arrives in between moves others across a page's edge,
-        where they are missed. But entries never leave a window: if as many were seen as there are in the end, none is
-        missing. One small request behind the last page proves it; else the window is read again. A single page was
-        read at one moment and needs no proof. A window of very many entries is read, and proved, part by part.
+        Pages are read at different moments. An entry that arrives between two requests moves other entries across a
+        page's edge, where they are missed. But entries never leave a window: if as many entries were read as the window
+        has in the end, none is missing. One small request behind the last page proves this; without the proof the
+        window is read again. A single page was read at one moment and needs no proof. A window of very many entries is
+        read, and proved complete, part by part.
 
         Args:
-            window: The times of the changes.
-            include_metadata: Whether entries bring their DICOM JSON.
+            window: time range of the changes.
+            include_metadata: whether entries include their DICOM JSON.
 
         Raises:
             ServiceRefusedError: the service refuses the request.
             ServiceUnreachableError: no usable answer after every retry.
-            UnreadablePageError: an answer that is no page of this window.
-            FeedMovedError: entries kept arriving through every reading of the window.
+            UnreadablePageError: an answer is not a page of this window.
+            FeedMovedError: entries arrived during every reading of the window.
         """
         start, pace = window.start, _Pace()
         seen: dict[int, datetime] = {}
@@ -176,35 +177,37 @@ class DicomService:
                 del seen[sequence]
 
     def holds_exactly(self, entries: int, window: Window) -> bool:
-        """Whether the window has that many entries now; one request for two entries at most, whatever their number.
+        """Return whether the window now has exactly `entries` entries, by one request for at most two entries.
 
         Raises:
-            ServiceError: as `fetch_pages`, but for FeedMovedError.
+            ServiceError: as `fetch_pages`, except FeedMovedError.
         """
         return len(self.fetch_end(entries, window)) == min(entries, 1)
 
     def fetch_end(self, entries: int, window: Window) -> list[Entry]:
-        """The last entry of a window that has that many entries; two or none where it has more or fewer.
+        """Return the last entry of a window that has `entries` entries, by one small request.
 
-        Of a window that must be empty: nothing, or what it has, two entries at most. One request in any case.
+        Returns:
+            One entry if the window has exactly `entries` entries, two entries if it has more, none if it has fewer.
+            For `entries` of 0: the window's first two entries at most, so none if the window is empty.
 
         Raises:
-            ServiceError: as `fetch_pages`, but for FeedMovedError.
+            ServiceError: as `fetch_pages`, except FeedMovedError.
         """
         with self._reading() as stop:
             return self._pages.fetch_few(Piece(window, max(0, entries - 1), 2, include_metadata=False), stop)
 
     def fetch_entries(self, entries: Iterable[tuple[int, datetime]]) -> list[Entry]:
-        """Return entries that are in the feed, as the service gives them now; few requests for each, and few retries.
+        """Return entries of the feed in their current state, in the given order, with few requests and retries each.
 
-        An entry whose metadata cannot be had comes without it. An entry that the service does not know is left out.
+        An entry with unreadable metadata comes without metadata. An entry that the service does not know is left out.
 
         Args:
-            entries: sequence and time, with a zone, in microseconds: its seventh digit is cut. The metadata of all of
-                them is held at once.
+            entries: sequence and time of each entry. Times have a zone, and microseconds: the feed's seventh decimal
+                digit is cut. The metadata of all entries is held in memory at once.
 
         Raises:
-            ServiceError: as `fetch_pages`, but for FeedMovedError.
+            ServiceError: as `fetch_pages`, except FeedMovedError.
         """
         wanted = list(entries)
         sequences: dict[datetime, set[int]] = {}
@@ -215,13 +218,13 @@ class DicomService:
             try:
                 found = {entry.sequence: entry for job in jobs for entry in job.result()}
             finally:
-                stop.set()  # after a failure the others give up
+                stop.set()  # after a failure the other jobs end
         return [found[sequence] for sequence, _ in wanted if sequence in found]
 
     def _fetch_at(self, time_: datetime, sequences: set[int], stop: threading.Event) -> list[Entry]:
-        """Return the entries of these sequences, which all have that time."""
+        """Return the entries of some sequences that share one time."""
         window = Window(time_, time_ + _MICROSECOND)
-        if len(sequences) == 1:  # mostly the only entry of that time
+        if len(sequences) == 1:  # mostly, only one entry has this time
             (sequence,) = sequences
             entries, _ = self._pages.fetch_entry(Piece(window, 0, 1), stop, tries=LOOK_TRIES)
             if not entries or entries[0].sequence == sequence:
@@ -240,9 +243,10 @@ class DicomService:
     def _fetch_part(
         self, window: Window, seen: dict[int, datetime], pace: "_Pace", *, include_metadata: bool
     ) -> Generator[list[Entry], None, datetime]:
-        """The window's first pages. Returns the time up to which none is missing: its end, or that of the last entry.
+        """Yield the window's first pages, and return the time before which no entry is missing.
 
-        In the second case other entries of that very time may follow: `seen` tells the rest which were given out.
+        That time is the window's end, or the time of the last entry. In the second case further entries of exactly this
+        time may follow; `seen`, changed in place, keeps the next part from yielding an entry twice.
         """
         for _ in range(READINGS):
             end, is_one_answer = window.end, True
@@ -268,11 +272,11 @@ class DicomService:
         )
 
     def _read(self, window: Window, pace: "_Pace", *, include_metadata: bool) -> Generator[Page, None, None]:
-        """The window's pages in order, as served: the first alone, then the more at once the more there were.
+        """Yield the window's pages in order: request the first page alone, then the more at once the more pages came.
 
-        So a window of one page costs one request, and there are never more requests behind the window's end than pages
-        in it, nor more pages in memory than `max_concurrent_requests` and the one given out, or of very large ones than
-        one beside it. What `pace` tells of parts before this one counts too.
+        So a window of one page costs one request, and never more pages are requested behind the window's end than the
+        window has. Memory holds at most `max_concurrent_requests` pages beside the yielded page, and of very large
+        pages only one beside it. `pace`, changed in place, carries the count over from earlier parts of the window.
         """
         ahead: deque[tuple[Piece, Future[Page]]] = deque()
         offsets = count(0, self._batch_size)
@@ -286,7 +290,7 @@ class DicomService:
                 while True:
                     while len(ahead) <= min(pace.pages, self._read_ahead - 1, AHEAD_BYTES // max(pace.page_bytes, 1)):
                         if ahead and number + len(ahead) >= PAGES_PER_PART:
-                            break  # what comes after the part is asked for as a window of its own
+                            break  # the rest after this part is read as a separate window
                         ahead.append(submit(Piece(window, next(offsets), self._batch_size, include_metadata)))
                     piece, job = ahead.popleft()
                     page = job.result()
@@ -298,13 +302,13 @@ class DicomService:
                     )
                     yield page
                     if is_last or sequences == before:
-                        return  # the same as before: a whole page arrived, or offsets are ignored, which has no end
+                        return  # a repeated page: as many entries arrived meanwhile, or offsets are ignored
                     if came < piece.limit:  # the page was too large for memory
                         ahead.appendleft(submit(piece.part(came, piece.limit - came)))
                     before = sequences
-                    del page, job  # its metadata is not held any longer
+                    del page, job  # frees the page's metadata
             finally:
-                stop.set()  # pages ahead that wait for their turn, or for another try, give up
+                stop.set()  # ends requests ahead that wait for their turn or for a retry
 
     def _query_latest(self, include_metadata: bool) -> Query[Entry | None]:
         params = {"includeMetadata": format_flag(include_metadata)}
@@ -312,7 +316,7 @@ class DicomService:
         return Query(f"{self._path}/latest", params, parse_latest, "the newest entry", limit_bytes)
 
     def _count_unreadable(self, entries: Iterable[Entry], subject: str) -> None:
-        """Count and name live instances' entries whose metadata cannot be used."""
+        """Count entries of live instances without usable metadata, and name them in a warning."""
         found = [entry.sequence for entry in entries if not has_metadata(entry) and _is_live(entry)]
         if found:
             more = f" and {len(found) - NAMED_ENTRIES} more" if len(found) > NAMED_ENTRIES else ""
@@ -325,7 +329,7 @@ class DicomService:
 
     @contextmanager
     def _reading(self) -> Iterator[threading.Event]:
-        """An event that stops what is under way, set at the latest when the client closes."""
+        """Open a reading: yield an event that stops its requests; `close` sets the event."""
         stop = threading.Event()
         with self._lock:
             self._readings.add(stop)
@@ -338,13 +342,13 @@ class DicomService:
 
 @dataclass
 class _Pace:
-    """What is known of a window's pages from those that came."""
+    """Number and size of a window's pages that have arrived so far."""
 
     pages: int = 0
     page_bytes: int = 0
-    """Of the last one, about."""
+    """Approximate size of the last page."""
 
 
 def _is_live(entry: Entry) -> bool:
-    """Return whether the entry's instance has metadata."""
+    """Return whether the entry's instance is live, so that it must have metadata."""
     return entry.action.lower() != "delete" and entry.state.lower() != "deleted"

@@ -1,7 +1,7 @@
-"""The DICOM data dictionary from the file that comes with the project.
+"""The DICOM data dictionary, read from a file of this package.
 
-`dictionary.tsv` has the elements of pydicom's dictionary, which a test compares it with: reading it takes
-milliseconds, importing pydicom some tenths of a second at the start of every run.
+`dictionary.tsv` has the elements of pydicom's dictionary; a test compares the two. Reading the file takes milliseconds,
+while importing pydicom takes some tenths of a second at the start of every run.
 """
 
 from functools import cache
@@ -14,6 +14,6 @@ FILE = "dictionary.tsv"
 
 @cache
 def load_dictionary() -> Dictionary:
-    """The dictionary, read once."""
+    """Return the dictionary; the file is read once."""
     lines = (resources.files("dicom_assets.adapters") / FILE).read_text(encoding="utf-8").splitlines()
     return Dictionary(Element(*line.split("\t")) for line in lines)

@@ -1,7 +1,8 @@
-"""A file of the user's in TOML or YAML: read, and what is wrong with it told with its lines.
+"""Files that users write in TOML or YAML: read them, and report every problem with its line.
 
-TOML has no reader that tells where a value stands. But every start of a file that ends between two statements is a
-file too, so the first start that has a value ends with its line. That is tried only when there is something to tell.
+No TOML parser reports the line of a value. But if a TOML file is cut between two statements, the part before the cut is
+valid TOML too. So the shortest part that has a value ends with the value's line. These parts are parsed only if there
+is a problem to report.
 """
 
 import re
@@ -20,7 +21,7 @@ _SHOWN_CHARACTERS = 100
 _TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 Lines = dict[Place, int]
-"""The line, from 1, on which each value of the file begins."""
+"""Line, counted from 1, on which each value of a file begins."""
 
 
 def load_document(
@@ -30,16 +31,16 @@ def load_document(
     help_page: str,
     show: Callable[[str], str] = str,
 ) -> T:
-    """What a TOML or YAML file says.
+    """Return the parsed content of a TOML or YAML file.
 
     Args:
-        path: of the file.
-        parse: gives what the file's values say, and all that is wrong with them.
-        help_page: where it is described what can stand in the file.
-        show: gives the part of a line that may stand in a message.
+        path: path of the file.
+        parse: returns the content that the file's values describe, and all problems with the values.
+        help_page: the page of the docs that describes the file.
+        show: returns the part of a line that a message may show.
 
     Raises:
-        SettingsError: the file cannot be read, or not used; its text shows every line at fault.
+        SettingsError: the file cannot be read, or is invalid; the message shows every invalid line.
     """
     readers = {".toml": (_read_toml, _find_toml), ".yaml": (_read_yaml, _find_yaml), ".yml": (_read_yaml, _find_yaml)}
     if path.suffix.lower() not in readers:
@@ -71,7 +72,7 @@ def _with_lines(problems: Sequence[Problem], lines: Lines) -> Iterator[tuple[int
 
 
 def _line(place: Place, lines: Lines) -> int | None:
-    """The value's line; of a value that is not there, that of what it should be in."""
+    """Return the value's line; for a missing value, the line of the nearest enclosing value; None if there is none."""
     while place and place not in lines:
         place = place[:-1]
     return lines.get(place)
@@ -80,7 +81,7 @@ def _line(place: Place, lines: Lines) -> int | None:
 def _explain(
     path: Path, text: str, problems: list[tuple[int | None, str]], help_page: str, show: Callable[[str], str]
 ) -> str:
-    """The problems in the order of their lines, each below the line that it is in."""
+    """Return a message with the problems in the order of their lines, each below its line."""
     lines = text.split("\n")
     count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
     told = [f"{path} has {count}. Correct the file; {help_page} says what can stand in it."]
@@ -96,7 +97,7 @@ def _explain(
 
 
 class _SyntaxFoundError(Exception):
-    """The text is not in the file's format."""
+    """Text with a syntax error."""
 
     def __init__(self, line: int | None, column: int | None, text: str) -> None:
         super().__init__(text)
@@ -120,14 +121,14 @@ def _read_toml(text: str) -> object:
 
 
 def _find_toml(text: str) -> Lines:
-    """The line of every value of a valid text."""
+    """Return the line of every value of a valid text."""
     found: Lines = {}
     lines = text.split("\n")
     begin = 1
     for end in range(1, len(lines) + 1):
         start = "\n".join(lines[:end])
         is_whole = False
-        for closing in ("", "]"):  # a list may go over lines, and its values stand on lines of their own
+        for closing in ("", "]"):  # a list may span lines, with each of its values on a separate line
             with suppress(tomllib.TOMLDecodeError):
                 document = tomllib.loads(start + closing)
                 is_whole = not closing
@@ -148,14 +149,14 @@ def _places(value: object, place: Place = ()) -> Iterator[Place]:
 
 
 def _read_yaml(text: str) -> object:
-    """The text's values; all of them are texts, so that 00100020 is a tag and no octal number."""
+    """Return the text's values. Every scalar is a string, so that 00100020 is a tag and not an octal number."""
     import yaml
 
     try:
         first: Lines = {}
         for place, node in _yaml_nodes(yaml.compose(text, yaml.CBaseLoader)):
             line = node.start_mark.line + 1
-            if place in first:  # the reader would take the last without a word
+            if place in first:  # the parser would silently take the last value
                 raise _SyntaxFoundError(line, None, f"{place[-1]} stands in line {first[place]} already. Take one out.")
             first[place] = line
         return yaml.load(text, yaml.CBaseLoader)  # noqa: S506 — it makes texts, lists and mappings, nothing else
@@ -169,21 +170,21 @@ def _read_yaml(text: str) -> object:
 
 
 def _find_yaml(text: str) -> Lines:
-    """The line of every value of a valid text."""
+    """Return the line of every value of a valid text."""
     import yaml
 
     return {place: node.start_mark.line + 1 for place, node in _yaml_nodes(yaml.compose(text, yaml.CBaseLoader))}
 
 
 def _yaml_nodes(root: Any) -> Iterator[tuple[Place, Any]]:
-    """Every value's place with the node at which it begins: of a mapping's value its key."""
+    """Yield the place of every value with the node at which it begins; a mapping's value begins at its key."""
     waiting: list[tuple[Place, Any]] = [((), root)]
     seen: set[int] = set()
     while waiting:
         place, node = waiting.pop()
         if (
             node is None or isinstance(node.value, str) or id(node) in seen
-        ):  # an alias is walked once: it may hold itself
+        ):  # an alias is walked once: it may contain itself
             continue
         seen.add(id(node))
         for position, member in enumerate(node.value):

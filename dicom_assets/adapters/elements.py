@@ -1,11 +1,11 @@
-"""The texts of some elements of DICOM JSON metadata, found by tag in many texts at a time.
+"""Texts of some elements of DICOM JSON metadata, found by tag in many metadata texts at a time.
 
-An hour's metadata is more text than all else of the hour, and most elements are in no column. So metadata is not
-decoded: DuckDB, a database in this process, finds the elements in one pass over each text, and without Python's lock,
-so that pages of the feed arrive meanwhile.
+An hour's metadata is more text than everything else of the hour, and most elements are in no column. So the metadata is
+not decoded. Instead DuckDB, a database in this process, finds the elements in one pass over each text. It works without
+Python's global lock, so that pages of the feed arrive meanwhile.
 
-One rule for all columns: a text counts if DuckDB reads it as a JSON object, and of a tag that occurs twice, which DICOM
-JSON does not allow, the first occurrence counts.
+One rule holds for all columns: a text is valid if DuckDB reads it as a JSON object. If a tag occurs twice, which DICOM
+JSON does not allow, the first occurrence is used.
 
 Source: DICOM PS3.18 Annex F (the JSON model), PS3.5 section 7.8 (private data elements).
 """
@@ -30,40 +30,40 @@ if TYPE_CHECKING:
 
 _TAG = re.compile(r"[0-9A-F]{8}")
 _ANY_TAG = "00080018"
-"""A tag to look for where no column wants one: the texts are still checked."""
+"""Tag to search for if no column needs a tag, so that the texts are still checked."""
 
 
 def read_attributes(entries: pa.Table, table: Table = INSTANCE) -> pa.Table:
-    """Return what the metadata of each entry says, row beside row: see `core.dicom_json.build_attributes`.
+    """Return the attributes of each entry's metadata, in the entries' order: see `core.dicom_json.build_attributes`.
 
     Args:
-        entries: rows of `change_feed`, at least its `metadata`.
+        entries: rows of `change_feed`, at least the column `metadata`.
         table: `instance`, with the users' columns if they have any.
     """
     return build_attributes(split_metadata(entries["metadata"], table.attributes), table.attributes)
 
 
 def split_metadata(metadata: pa.ChunkedArray, columns: Sequence[Column]) -> pa.Table:
-    """Return one row per metadata text: the texts of the elements that the columns are made from.
+    """Return the texts of the elements that the columns are built from, with one row per metadata text.
 
     Args:
-        metadata: DICOM JSON objects as strings; null where the service gave none.
-        columns: with a path.
+        metadata: DICOM JSON objects as strings; null if the service gave no metadata.
+        columns: columns with a path.
 
     Returns:
-        A table with a column for each top-level element, named as its step is written, and `_unreadable`.
+        A table with a column for each top-level element, named like the text of its step, and `_unreadable`.
     """
     import duckdb
 
     steps = first_steps(columns)
     try:
         return _find_elements(metadata, steps)
-    except duckdb.Error:  # only wrong bytes lead here, which the service's pages never have
+    except duckdb.Error:  # only invalid UTF-8 leads here, which pages of the service never have
         return _find_elements(_without_wrong_bytes(metadata), steps)
 
 
 def _without_wrong_bytes(metadata: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the texts with null for each that is no UTF-8."""
+    """Return the texts, with null for each text that is not valid UTF-8."""
 
     def decode(text: bytes | None) -> str | None:
         with suppress(UnicodeDecodeError):
@@ -92,7 +92,7 @@ def _find_elements(metadata: pa.ChunkedArray, steps: Sequence[Step]) -> pa.Table
 
 
 def _pick_private(texts: dict[str, pa.ChunkedArray], step: Step, absent: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the texts of a private element: in each data set it lies in the first block that its creator reserved."""
+    """Return the texts of a private element, from the first block that its creator reserved in each data set."""
     group, number = step.tag[:4], step.tag[6:]
     picked, is_open = absent, pc.is_null(absent)
     for tag in sorted(tag for tag in texts if is_reservation(tag, group)):
@@ -113,7 +113,7 @@ def _decode_creator(text: str) -> str | None:
 
 _IS_OBJECT = "starts_with(ltrim(metadata, ' \t\r\n'), '{')"
 _TAGS = "SELECT DISTINCT unnest(try(json_keys(metadata))) FROM rows"
-"""The tags of all texts."""
+"""Query for the tags of all texts."""
 
 
 @lru_cache
@@ -126,10 +126,10 @@ def _build_query(tags: tuple[str, ...]) -> str:
 
 @cache
 def _engine() -> "duckdb.DuckDBPyConnection":
-    """Return a database without files or network, which works in its caller's thread and keeps rows in their order.
+    """Return a database without files or network, which runs in the caller's thread and keeps the order of rows.
 
-    Memory that is free is given back to the system beside the work, within a second or two: else each of many threads
-    keeps its part, and a process that decodes hour after hour would seem to grow by some 100 MiB.
+    A background thread returns free memory to the system within a second or two. Without it, each of many threads keeps
+    free memory, and a process that decodes hour after hour would seem to grow by some 100 MiB.
     """
     import duckdb
 

@@ -1,4 +1,4 @@
-"""The change feed of a window, hour by hour, as rows for the lake."""
+"""Extraction: the change feed of a window, read hour by hour, as rows of `change_feed`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,14 +21,15 @@ from dicom_assets.core.merge import Desired
 from dicom_assets.core.schema import CHANGE_FEED, Table
 
 BATCH_TIME = timedelta(minutes=1)
-"""Time of reading, about, after which rows are given out however few they are: a run that is stopped loses no more."""
+"""Approximate time of reading after which a batch is yielded, however small. A run that is stopped loses no more."""
 ENCODED_ROWS = 2_000
+"""Approximate number of entries that are encoded at a time."""
 ENCODED_BYTES = 16 * 2**20
-"""Size of entries that are encoded at a time, about, however few they are."""
+"""Approximate size of entries that are encoded at a time, however few they are."""
 
 
 NAMED = 20
-"""Entries without usable metadata that are named of an hour, at most."""
+"""Greatest number of entries without usable metadata that are named for an hour."""
 
 Named: TypeAlias = tuple[int, datetime]
 """Sequence and time of an entry."""
@@ -38,36 +39,36 @@ class Feed(Protocol):
     """A service whose change feed can be read."""
 
     def fetch_pages(self, window: Window) -> Iterable[list[Entry]]:
-        """The window's entries, page by page, each sequence once."""
+        """Return the window's entries, page by page, each sequence once."""
         ...
 
 
 @dataclass(frozen=True)
 class HourRead:
-    """What an hour of the feed held."""
+    """Summary of the entries that were read of one hour."""
 
     hour: Window
     actions: Counter[str]
-    """Entries by action."""
+    """Number of entries by action."""
     states: Counter[str]
-    """Entries by state."""
+    """Number of entries by state."""
     pages: int
     unreadable: int = 0
-    """Entries of live instances whose metadata could not be had."""
+    """Number of entries of live instances without usable metadata."""
     named: tuple[Named, ...] = ()
-    """Sequence and time of some of these, `NAMED` at most."""
+    """Sequence and time of some entries without usable metadata, at most `NAMED`."""
 
     @property
     def entries(self) -> int:
-        """Entries of the hour."""
+        """Number of entries of the hour."""
         return self.actions.total()
 
     def with_page(self, entries: list[Entry], rows: pa.Table) -> "HourRead":
-        """Return the numbers with those of one more page.
+        """Return a summary that includes one more page.
 
         Args:
-            entries: of the page.
-            rows: of `change_feed`, one for each entry.
+            entries: the page's entries.
+            rows: rows of `change_feed`, one for each entry.
         """
         actions = Counter(entry.action for entry in entries)
         states = Counter(entry.state for entry in entries)
@@ -82,30 +83,33 @@ class HourRead:
 
 @dataclass(frozen=True)
 class Extraction:
-    """The entries of a window, read as they are iterated: batches of whole hours, or of parts of one; at least one."""
+    """The entries of a window, as an iterable that reads the feed.
+
+    It yields at least one batch. A batch has whole hours, or a part of one large hour.
+    """
 
     feed: Feed
     window: Window
     now: Callable[[], datetime]
-    """The time, with a zone."""
+    """Clock that returns the current time, with a zone."""
     report: Callable[[HourRead], None]
-    """Told of every hour that was read."""
+    """Callback for every hour that was read."""
     instance: Table | None = None
-    """`instance`, where its attributes are wanted next: they are decoded while pages arrive."""
+    """The table `instance` if its attributes are needed next, else None. They are decoded while pages arrive."""
     batch_bytes: int = MemoryLimit().batch_bytes
-    """Size of the rows that are held before they are given out. They are given out by whole hours; an hour larger than
-    this comes in parts, so that memory does not grow with it."""
+    """Size of the rows that are held before they are yielded. A batch has whole hours; an hour that is larger than this
+    size is yielded in parts, so that memory does not grow with the hour."""
     advance: Callable[[HourRead, datetime], None] | None = None
-    """Told of every page: what was read of its hour so far, and the time that was reached."""
+    """Callback for every page, with the summary of its hour so far, and the time of the page's last entry."""
     encoded_rows: int = ENCODED_ROWS
-    """Entries, about, that are encoded at a time, beside the reading of pages; hours of fewer are held as they are."""
+    """Approximate number of entries that are encoded at a time, while pages are read. Fewer entries are not encoded."""
 
     def __iter__(self) -> "Iterator[Given | EncodedEntries]":
-        """Rows of `change_feed`, each sequence once, in the order of the hours.
+        """Yield rows of `change_feed` in batches, each sequence once, in the order of the hours.
 
         Raises:
-            FeedEntryError: an entry has no place in the tables.
-            ServiceError: the service refused, was not reached, or answered with something else than pages.
+            FeedEntryError: an entry cannot be stored in the tables.
+            ServiceError: the service refused, was not reached, or answered with something other than pages.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
             yield from self._read(_Held(self.instance, encoder, self.encoded_rows))
@@ -129,7 +133,7 @@ class Extraction:
                         rows_before = bytes_before = 0
             except (ServiceError, FeedEntryError):
                 if held.since:
-                    yield held.take(rows_before)  # the hours before are whole, and need not be read again
+                    yield held.take(rows_before)  # the earlier hours are complete, and need not be read again
                 raise
             held.since = held.since or read_at
             self.report(read)
@@ -140,26 +144,30 @@ class Extraction:
 
 @dataclass(frozen=True)
 class EncodedEntries:
-    """A derivation from nothing: entries of the feed, encoded as the files of `change_feed` that they are to be."""
+    """A derivation without sources: entries of the feed, encoded already as files of `change_feed`."""
 
     rows: pa.Table
-    """All of them, without `metadata`."""
+    """All entries, without `metadata`."""
     encoded: Sequence[pa.Buffer]
+    """Contents of the Parquet files."""
     attributes: pa.Table | None = None
-    """What their metadata says, row beside row, where that is wanted next."""
+    """Attributes from the metadata, one row for each of `rows` in the same order; None if not needed next."""
 
     def build(self) -> Desired:
-        """The entries, each once."""
+        """Return the entries, each once."""
         keys = self.rows.select(["sequence", "ingestedAt"])
         return Desired(keys, self.rows, self.attributes, self.encoded)
 
     def is_current(self) -> bool:
-        """Always: there is no source that could move."""
+        """Return True: a derivation without sources cannot become outdated."""
         return True
 
 
 class _Held:
-    """Entries that wait to be written: the last pages as they came, those before encoded, without their metadata."""
+    """Entries that wait to be written: the last pages as received, earlier pages encoded.
+
+    Of encoded pages only the other columns are kept as rows, without `metadata`.
+    """
 
     def __init__(self, instance: Table | None, encoder: ThreadPoolExecutor, encoded_rows: int) -> None:
         self._instance = instance
@@ -175,9 +183,9 @@ class _Held:
         self._spool = Spool(CHANGE_FEED.schema)
         self.rows = 0
         self.size_bytes = 0
-        """Before they were encoded."""
+        """Size of the entries before encoding."""
         self.since: datetime | None = None
-        """Time at which the first whole hour among them was read."""
+        """Time at which the first whole hour among the entries was read; None if there is no whole hour."""
 
     def add(self, page: pa.Table) -> None:
         self._pages.append(page)
@@ -189,7 +197,7 @@ class _Held:
             self._encode()
 
     def take(self, rows: int | None = None) -> Given | EncodedEntries:
-        """Gives out so many of the rows, all by default, and forgets the others."""
+        """Return the first `rows` rows, by default all rows, and discard the rest."""
         given: Given | EncodedEntries
         if self._narrow:
             self._encode()
@@ -211,7 +219,7 @@ class _Held:
         )
 
     def _encode(self) -> None:
-        """Has the pages encoded, while more are read."""
+        """Start to encode the pages in the encoder's thread, while further pages are read."""
         if self._page_rows:
             rows = pa.concat_tables(self._pages)
             self._narrow.append(rows.drop_columns(["metadata"]))
@@ -226,5 +234,5 @@ def _encode(rows: pa.Table, spool: Spool, instance: Table | None) -> pa.Table | 
 
 
 def _split(rows: pa.Table, instance: Table | None) -> pa.Table | None:
-    """The elements that `instance` is made from, where it is wanted."""
+    """Return the elements that `instance` is built from; None if `instance` is None."""
     return None if instance is None else split_metadata(rows["metadata"], instance.attributes)

@@ -1,12 +1,13 @@
-"""The shortcuts of a Fabric lakehouse: listed, compared with those that are wanted, and written where they differ.
+"""Shortcuts of a Fabric lakehouse: list them, compare them with the wanted shortcuts, and write the ones that differ.
 
-A shortcut is written under a policy that fits what was seen before: one that was absent is created or the request
-fails, one that was there is overwritten or the request fails. So a request may be sent again, and whoever was quicker
-is not overwritten unseen.
+A shortcut is written under a conflict policy that fits its listed state: a request for an absent shortcut creates it or
+fails, and a request for an existing shortcut overwrites it or fails. So a request may be retried, and a shortcut that
+another writer made meanwhile is not overwritten unseen.
 
 Source: "OneLake Shortcuts" in Microsoft's description of the Fabric REST API,
-https://github.com/microsoft/fabric-rest-api-specs. Beyond it, seen of the service by others: the list gives paths with
-a slash before them, the other answers do not; a name that is taken answers 409 whether a shortcut has it or a table.
+https://github.com/microsoft/fabric-rest-api-specs. Not in this source, but seen by other users of the service: paths
+begin with a slash in the list, and without a slash in other answers; a taken name answers 409, whether a shortcut or a
+table has the name.
 """
 
 import time
@@ -58,7 +59,7 @@ class _Page(msgspec.Struct, rename="camel"):
 
 
 class _RefusedError(FabricError):
-    """An answer that asking again would not change."""
+    """A refusal that a retry would not change."""
 
     def __init__(self, message: str, *, told: str, is_absent: bool, is_conflict: bool) -> None:
         super().__init__(message)
@@ -71,13 +72,14 @@ class Lakehouse:
     """The shortcuts of one lakehouse, over HTTP.
 
     Args:
-        workspace_id: The workspace that the lakehouse lies in.
-        lakehouse_id: The lakehouse.
-        auth: Puts a token on every request; None sends none.
-        base_url: Of the Fabric REST API, without `/v1`.
-        timeout_seconds: Of connecting, and of each read: a shortcut is checked against its target before the answer.
-        retry: When to send a request again.
-        clock: Seconds since 1970; measures `Retry-After` given as a date.
+        workspace_id: ID of the lakehouse's workspace.
+        lakehouse_id: ID of the lakehouse.
+        auth: adds a token to every request; None sends no token.
+        base_url: URL of the Fabric REST API, without `/v1`.
+        timeout_seconds: seconds to connect, and seconds for each read. Fabric checks a shortcut's target before it
+            answers.
+        retry: when to send a request again; None for the default policy.
+        clock: returns seconds since 1970, to evaluate a `Retry-After` that is a date.
     """
 
     def __init__(
@@ -103,10 +105,10 @@ class Lakehouse:
         self._client.close()
 
     def find_all(self) -> dict[str, Found]:
-        """Every shortcut by its path.
+        """Return all shortcuts by path.
 
         Raises:
-            FabricError: Fabric refuses, cannot be reached, or answers something else.
+            FabricError: Fabric refuses, cannot be reached, or gives an unknown answer.
         """
         found: dict[str, Found] = {}
         token: str | None = None
@@ -115,7 +117,7 @@ class Lakehouse:
             content = self._send("GET", self._path, params={"continuationToken": token} if token else None)
             page = _parse(content, _Page, "the list of shortcuts")
             found.update({f"{each.path.strip('/')}/{each.name}": each.target.read() for each in page.value})
-            # The token is given as it stands in a URL.
+            # Fabric gives the token URL-encoded.
             token = unquote(page.continuation_token) if page.continuation_token else None
             if token is None:
                 return found
@@ -126,10 +128,10 @@ class Lakehouse:
             seen.add(token)
 
     def get(self, path: str) -> Found | None:
-        """What the shortcut at the path points to; None where no shortcut is there.
+        """Return the type and target of the shortcut at the path; None if no shortcut is there.
 
         Raises:
-            FabricError: Fabric refuses, cannot be reached, or answers something else.
+            FabricError: Fabric refuses, cannot be reached, or gives an unknown answer.
         """
         try:
             content = self._send("GET", f"{self._path}/{quote(path)}")
@@ -140,10 +142,10 @@ class Lakehouse:
         return _parse(content, _Shortcut, "a shortcut").target.read()
 
     def write(self, shortcut: Shortcut, policy: Literal["Abort", "OverwriteOnly"]) -> None:
-        """Creates the shortcut (`Abort` where one is there), or overwrites it (`OverwriteOnly`).
+        """Create the shortcut (`Abort`: fail if one exists) or overwrite it (`OverwriteOnly`).
 
         Raises:
-            FabricError: Fabric refuses, or cannot be reached; or the name is taken by something else.
+            FabricError: Fabric refuses, or cannot be reached; or another item has the name.
         """
         target = shortcut.target
         body = {
@@ -166,7 +168,11 @@ class Lakehouse:
             self._settle_conflict(shortcut, error)
 
     def _settle_conflict(self, shortcut: Shortcut, error: _RefusedError) -> None:
-        """Passes where the shortcut is as wanted: an earlier try went through, and only its answer was lost."""
+        """Return if the shortcut is as wanted, since an earlier try succeeded and only its answer was lost.
+
+        Raises:
+            FabricError: the shortcut is not as wanted.
+        """
         found = self.get(shortcut.path)
         if found is None:
             raise FabricError(
@@ -234,16 +240,19 @@ class Lakehouse:
 
 
 def bring(lakehouse: Lakehouse, wanted: Iterable[Shortcut], *, replace: bool, dry_run: bool) -> list[Outcome]:
-    """Makes the lakehouse have the shortcuts; one that cannot be written does not keep the others from it.
+    """Create wanted shortcuts that are absent, and replace ones that differ; a failure does not stop the others.
 
     Args:
-        lakehouse: where they are to lie.
-        wanted: the shortcuts.
-        replace: whether shortcuts that point elsewhere are changed.
-        dry_run: whether to tell only what would be done.
+        lakehouse: the lakehouse of the shortcuts.
+        wanted: the wanted shortcuts.
+        replace: whether shortcuts with another target are changed.
+        dry_run: whether to report the changes without making them.
+
+    Returns:
+        The outcome of each wanted shortcut, in order.
 
     Raises:
-        FabricError: The lakehouse's shortcuts cannot be listed.
+        FabricError: the lakehouse's shortcuts cannot be listed.
     """
     found = lakehouse.find_all()
     steps = [
@@ -262,7 +271,7 @@ def _refusal(step: Step) -> str | None:
 
 
 def _take(lakehouse: Lakehouse, step: Step) -> str | None:
-    """Takes the step; returns what went wrong."""
+    """Make the step's change; return the error's text, or None on success."""
     if step.change is Change.NOTHING:
         return None
     try:

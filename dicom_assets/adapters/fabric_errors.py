@@ -1,4 +1,4 @@
-"""What a refusal of the Fabric REST API says: its own words without secrets, why it probably came, and what to do."""
+"""Refusals of the Fabric REST API: their text without secrets, the probable cause, and advice."""
 
 import re
 from http import HTTPStatus
@@ -38,14 +38,14 @@ class _Detail(msgspec.Struct, rename="camel"):
 
 
 class FabricAnswer(_Detail, rename="camel"):
-    """The body of a refusal; empty where there is none that can be read."""
+    """Body of a refusal; empty if the body cannot be read."""
 
     request_id: str = ""
     more_details: list[_Detail] | None = None
     is_retriable: bool | None = None
 
     def __str__(self) -> str:
-        """Fabric's own words in one line, without what may be secret in them."""
+        """Return Fabric's text in one line, without possible secrets."""
         parts = [self, *(self.more_details or ())]
         told = "; ".join(": ".join(filter(None, (part.error_code, part.message.rstrip(". ")))) for part in parts)
         for pattern, replacement in _SECRETS:
@@ -53,18 +53,18 @@ class FabricAnswer(_Detail, rename="camel"):
         told = " ".join(told.split())
         if len(told) > _LONGEST_TEXT:
             told = f"{told[:_LONGEST_TEXT]}…"
-        # Only what looks like an id: it comes from a header, too.
+        # Only text in the form of an ID is shown, since the value may come from a header.
         request = f"requestId {self.request_id}" if re.fullmatch(r"[0-9A-Fa-f-]{8,64}", self.request_id) else ""
         return ", ".join(filter(None, (told, request)))
 
     @property
     def says_name_is_taken(self) -> bool:
-        """Whether something of the shortcut's name is there already."""
+        """Whether another item has the shortcut's name already."""
         return any(detail.error_code == _NAME_IS_TAKEN for detail in (self, *(self.more_details or ())))
 
 
 def read_answer(response: httpx.Response) -> FabricAnswer:
-    """The body of a refusal."""
+    """Return the body of a refusal."""
     try:
         return msgspec.json.decode(response.content, type=FabricAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -72,17 +72,17 @@ def read_answer(response: httpx.Response) -> FabricAnswer:
 
 
 def explain(status: int, shortcut: Shortcut | None) -> str:
-    """Why a request was refused, probably, and what to do.
+    """Return the probable cause of a refusal, and advice.
 
     Args:
-        status: of the answer.
-        shortcut: the one that was to be written; None where shortcuts were to be read.
+        status: HTTP status of the answer.
+        shortcut: the shortcut that the request should write; None if it should read shortcuts.
     """
     known = {each.value: each for each in HTTPStatus}
     if shortcut is None or status not in {400, 403, 404}:
         return _HINTS.get(known[status], _OTHER_HINT) if status in known else _OTHER_HINT
     target = shortcut.target
-    # Shortcuts could be listed, so workspace and lakehouse are right: the role and the target are left.
+    # Shortcuts could be listed, so workspace and lakehouse are right. The role and the target remain as causes.
     causes = [
         f"this identity has {_ROLE}",
         f"the connection {target.connection_id} exists (Manage connections and gateways → its settings show the id), "

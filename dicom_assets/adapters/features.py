@@ -1,8 +1,8 @@
-"""What of Delta's protocol a table may make use of to be read, and to be written, by this project: an allow-list.
+"""Allow-list of the parts of Delta's protocol that a table may use so that this project can read and write the table.
 
-The tables are of reader version 1 and writer version 2, and make use of nothing. Somebody may have switched on more by
-another engine. What only could be used and is not asks nothing of a writer, by the protocol; what is used, and whatever
-is not known here, is an obstacle, with the command that takes it off.
+The project's tables have reader version 1 and writer version 2, and use no table feature. Another engine may have
+enabled features. By the protocol, a feature that is supported but not in use demands nothing of a writer. A feature in
+use, and anything that this module does not know, is an obstacle; an obstacle names the command that removes it.
 
 Source: `PROTOCOL.md` of delta-io/delta at commit bb1057f, and the properties that Delta on Spark, Databricks and Fabric
 set.
@@ -17,12 +17,12 @@ import pyarrow as pa
 from dicom_assets.core.errors import ForeignTableError
 
 READER_VERSION, WRITER_VERSION = 3, 7
-"""The last versions whose meaning is known: from there on features have names."""
+"""Newest protocol versions that this module knows; from these versions on, features have names."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a table asks of its readers and writers."""
+    """Demands of a table on its readers and writers."""
 
     reader_version: int
     writer_version: int
@@ -33,27 +33,30 @@ class Protocol:
 
     @property
     def features(self) -> frozenset[str]:
-        """Of readers and writers."""
+        """Features of readers and of writers."""
         return self.reader_features | self.writer_features
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Something in the way of this project."""
+    """A part of the protocol that keeps this project from writing a table, or from reading it."""
 
     found: str
-    """What, and why that is in the way."""
+    """Description of the obstacle, with the reason."""
     commands: tuple[str, ...] = ()
-    """Spark SQL that takes it off; without, none does."""
+    """Spark SQL commands that remove the obstacle; empty if no command does."""
     hinders_readers: bool = False
 
 
 def explain_unknown(error: str, uri: str) -> ForeignTableError | None:
-    """Return what to say of a table that delta-rs does not open since it does not know what it uses.
+    """Return the error for a table that delta-rs does not open since it does not know one of the table's features.
 
     Args:
-        error: of delta-rs.
-        uri: where the table lies.
+        error: text of delta-rs's error.
+        uri: location of the table.
+
+    Returns:
+        The error to raise; None if delta-rs's error has another cause.
     """
     if not (found := _UNKNOWN.search(error)):
         return None
@@ -69,17 +72,17 @@ _UNKNOWN = re.compile(r"Feature '(?P<feature>[\w.-]+)' is not supported|catalog-
 
 
 def is_log_protected(protocol: Protocol) -> bool:
-    """Return whether old entries of the log are to stay, which is all that such a table asks."""
+    """Return whether the table demands that old log entries are kept. Such a table demands nothing else by this."""
     kept = protocol.properties.get("delta.enableExpiredLogCleanup", "true").lower() == "false"
     return kept or "checkpointProtection" in protocol.features
 
 
 def find_obstacles(protocol: Protocol, table: str) -> list[Obstacle]:
-    """Return what is in the way of writing a table.
+    """Return the obstacles to writing a table.
 
     Args:
-        protocol: of the table.
-        table: its name in Spark SQL.
+        protocol: the table's protocol.
+        table: the table's name in Spark SQL.
     """
     alter = f"ALTER TABLE {table}"
     return [
@@ -96,7 +99,7 @@ def _of_versions(protocol: Protocol) -> Iterator[Obstacle]:
         yield Obstacle(f"{found}, which are not known here", hinders_readers=protocol.reader_version > READER_VERSION)
 
 
-# Listed, they ask nothing by themselves: whether they are used is seen in properties and columns.
+# A listed feature of these demands nothing by itself: properties and columns show whether it is in use.
 _USED_ELSEWHERE = frozenset(
     {
         "allowColumnDefaults", "appendOnly", "changeDataFeed", "checkConstraints", "checkpointProtection",
@@ -122,12 +125,12 @@ _UNDROPPABLE = (
     "clustering", "icebergCompatV1", "icebergCompatV2", "icebergCompatV3", "variantType", "variantType-preview"
 )  # fmt: skip
 _READERS_NEED_NOTHING = ("v2Checkpoint", "vacuumProtocolCheck")
-"""Readers' features that delta-rs reads, or that ask nothing of a reader."""
+"""Reader features that delta-rs can read, or that demand nothing of a reader."""
 
 
 def _of_features(protocol: Protocol, alter: str) -> Iterator[Obstacle]:
     features = protocol.features
-    # Others need domain metadata, so it goes last; with clustering, which stays, it cannot go.
+    # Other features need domainMetadata, so it is dropped last. Clustering cannot be dropped, and keeps it.
     for name in sorted(features - _USED_ELSEWHERE, key=lambda name: (name == "domainMetadata", name)):
         if name == "domainMetadata" and "clustering" in features:
             continue
@@ -153,7 +156,7 @@ _HARMLESS = frozenset(
         "tuneFileSizesForRewrites",
     )
 )  # fmt: skip
-"""Properties that ask nothing of a writer, or nothing that changes what the table holds."""
+"""Properties that demand nothing of a writer, or nothing that changes the table's rows."""
 _HARMLESS_VALUES = {
     "delta.appendonly": ("false", "it is append-only, and rows must change and go"),
     "delta.checkpoint.writestatsasjson": ("true", "its checkpoints are to have no statistics as JSON"),
@@ -169,7 +172,7 @@ _HARMLESS_VALUES = {
     "delta.enablevariantshredding": ("false", "it has the type VARIANT"),
     "delta.writepartitioncolumnstoparquet": ("false", "its files must have the partition's columns"),
 }
-"""By name in lower case: the value with which it asks nothing, and what any other does."""
+"""By property name in lower case: the value that demands nothing, and the obstacle that any other value is."""
 _BY_FEATURE = {
     "delta.checkpointpolicy": ("classic", "v2Checkpoint", "its checkpoints are of version 2 (V2)"),
     "delta.columnmapping.mode": ("none", "columnMapping", "its columns have other names in its files (column mapping)"),
@@ -177,7 +180,9 @@ _BY_FEATURE = {
     "delta.enablerowtracking": ("false", "rowTracking", "it has row tracking"),
     "delta.enabletypewidening": ("false", "typeWidening", "types of its columns may widen (type widening)"),
 }
-"""Likewise, of properties that go with a feature, which leaves files behind that the property alone does not undo."""
+"""By property name in lower case, for properties that enable a feature: the value that demands nothing, the feature's
+name, and the obstacle that any other value is. A feature leaves files behind that resetting the property does not undo.
+"""
 _CONSTRAINT = "delta.constraints."
 
 
@@ -233,7 +238,7 @@ _KNOWN_KEYS = ("delta.columnMapping.", "delta.identity.", "delta.typeChanges")
 
 
 def _walk(fields: Iterable[pa.Field], inside: str = "") -> Iterator[tuple[str, pa.Field]]:
-    """Yield all fields, nested ones too, with their whole names."""
+    """Yield all fields, including nested fields, with their full names."""
     for field in fields:
         name = f"{inside}{field.name}"
         yield name, field

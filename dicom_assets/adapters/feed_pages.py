@@ -1,14 +1,15 @@
-"""A page of the change feed with all its entries, also where the service cannot give the page out as a whole.
+"""Pages of the change feed with all their entries, even if the service cannot send a page as a whole.
 
-One instance whose metadata is broken spoils every page that should hold it: the service answers 500 or 400, or sends a
-body that nobody can read. And a page may be too heavy for what lies between, or for this process's memory. Such a page
-is cut in halves, and these again, until the pieces come. An entry that does not come by itself either is taken without
-its metadata, for which the service needs nothing but its database.
+One instance with broken metadata spoils every page that should hold it: the service answers 500 or 400, or sends a body
+that cannot be read. A page may also be too large for a proxy on the way, or for this process's memory. Such a page is
+cut in halves, and the halves again, until the pieces arrive. An entry that fails even alone is requested without its
+metadata: for that, the service needs only its database.
 
-Before a page is cut, a request without metadata, the *control*, shows that the service works: of the same page, or of
-its first entry alone. Each half is asked for as a whole once, also where the other half came: that the trouble must lie
-in this one would be wrong of pages that are too heavy, and of faults that pass. So a single broken entry among 200
-costs about 25 requests, and a fault that passes hardly ever costs an entry its metadata.
+Before a page is cut, a request without metadata shows that the service works. This request is called the *control*; it
+asks for all entries of the page, or for the first entry alone. Each half is requested once as a whole, even if the
+other half arrived: one cannot conclude that the fault lies in the second half, since a page may be too large, or the
+fault may be temporary. So a single broken entry among 200 costs about 25 requests, and a temporary fault hardly ever
+costs an entry its metadata.
 """
 
 import threading
@@ -29,27 +30,28 @@ logger = getLogger(__name__)
 T = TypeVar("T")
 
 _OF_SIZE = (Trouble.SLOW, Trouble.TOO_LARGE)
-"""Failures that smaller pages avoid; any other may be chance."""
+"""Failures that smaller pages avoid; any other failure may be chance."""
 
 PAGE_TRIES = 3
-"""Failures of a page after which it is cut, the last of them after the control. Of answers that do not come in time
-about half are enough, since each takes a minute."""
+"""Failures of a page after which the page is cut; the last failure comes after the control. About half as many timeouts
+are enough, since each timeout takes a minute."""
 ENTRY_TRIES = 7
-"""Failures of a single entry after which it is taken without metadata: so many in a row say more than chance."""
+"""Failures of a single entry after which it is taken without metadata: this many failures in a row are not chance."""
 ENTRY_WAIT_SECONDS = 2
-"""Greatest wait between these."""
+"""Longest wait between two tries of a single entry."""
 LOST_ENTRIES = 8
-"""Entries taken without metadata, since the last one that came with it, after which each is asked for only once."""
+"""Number of entries taken without metadata in a row, after which each further entry is requested with metadata once."""
 LEAST_SIZE = 8
-"""Entries below which pages are not made smaller after errors that may be chance."""
+"""Smallest page size, in entries, after errors that may be chance."""
 FIRST_PATIENCE = 8
 LAST_PATIENCE = 64
-"""Answers of a smaller size that come before a larger one is tried; twice as many after each time that it failed."""
+"""Number of smaller pages that must arrive before a larger page is tried: first `FIRST_PATIENCE`, twice as many after
+each larger page that failed, at most `LAST_PATIENCE`."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Entries of a window, by their places in it."""
+    """A range of a window's entries, by their offsets in the window."""
 
     window: Window
     offset: int
@@ -61,7 +63,7 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """Place behind the last entry."""
+        """Offset behind the last entry."""
         return self.offset + self.limit
 
     def part(self, start: int, limit: int) -> "Piece":
@@ -69,42 +71,42 @@ class Piece:
         return replace(self, offset=self.offset + start, limit=limit)
 
     def halves(self) -> "list[Piece]":
-        """Return the two halves, the later one first; those of no or one entry are fewer."""
+        """Return the two halves, the later half first; a piece of one entry gives one half, an empty piece none."""
         half = (self.limit + 1) // 2
         return [part for part in (self.part(half, self.limit - half), self.part(0, half)) if part.limit]
 
 
 @dataclass(frozen=True)
 class Page:
-    """Entries that follow one another in a window; fewer than were asked for where they are very large."""
+    """Consecutive entries of a window; fewer than requested if the entries are very large."""
 
     entries: list[Entry]
     size_bytes: int
-    """Memory that they take, about."""
+    """Approximate memory of the entries."""
     is_last: bool
     """Whether no entry followed in the window."""
     is_one_answer: bool
-    """Whether they were read at one moment."""
+    """Whether all entries came in one answer, so that they were read at one moment."""
 
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """What the service gave, and to which question."""
+    """An answer of the service, with the query that it answers."""
 
     value: T
     query: Query[T]
     trouble: Trouble | None = None
-    """Of the question that was asked before."""
+    """Kind of the wanted query's last failure before this answer, except `PASSING`; None if there was none."""
 
 
 class FeedPages:
     """Pages of one service's change feed; may be used by many threads.
 
     Args:
-        requests: to the service.
-        path: of the feed, below the service's URL.
-        batch_size: greatest number of entries that are asked for at once.
-        page_bytes: greatest decoded size of an answer with metadata; up to twice that is held of a page.
+        requests: sends requests to the service.
+        path: path of the feed, below the service's URL.
+        batch_size: greatest number of entries in one request.
+        page_bytes: greatest decoded size of an answer with metadata; a page holds up to twice as many bytes.
     """
 
     def __init__(self, requests: ServiceRequests, path: str, batch_size: int, page_bytes: int) -> None:
@@ -115,10 +117,10 @@ class FeedPages:
         self._lost = 0
 
     def fetch(self, piece: Piece, stop: threading.Event) -> Page:
-        """Return the page, in as many requests as it takes; entries whose metadata cannot be had come without it.
+        """Return the page, with as many requests as needed; entries with unreadable metadata come without metadata.
 
         Raises:
-            ServiceError: the service is in trouble altogether, or what answers is no DICOM service.
+            ServiceError: the service fails as a whole, or the URL does not lead to a DICOM service.
             CancelledError: `stop` was set.
         """
         size, came = self._sizes[piece.include_metadata], _Came(piece)
@@ -127,7 +129,7 @@ class FeedPages:
         return came.page()
 
     def fetch_few(self, piece: Piece, stop: threading.Event) -> list[Entry]:
-        """Return the entries of a small piece, which is asked for as a whole.
+        """Return the entries of a small piece, requested as a whole.
 
         Raises:
             ServiceError: as `fetch`.
@@ -137,14 +139,14 @@ class FeedPages:
     def fetch_entry(
         self, piece: Piece, stop: threading.Event, *, tries: int = ENTRY_TRIES, expected: int | None = None
     ) -> tuple[list[Entry], bool]:
-        """Return a single entry, or none where there is none, and whether its metadata cannot be had.
+        """Return a list of one entry (empty if no entry is there), and whether its metadata is unreadable.
 
         Args:
-            piece: of one entry.
+            piece: a piece of one entry.
             stop: ends the tries.
-            tries: failures after which it is taken without metadata.
-            expected: its sequence, where that is known. Where others have moved it, the entry in its place is asked for
-                anew: that one did not fail.
+            tries: failures after which the entry is taken without metadata.
+            expected: sequence of the entry; None if unknown. If newer entries have moved it, another entry is at its
+                offset. That entry did not fail, so it is requested anew.
 
         Raises:
             ServiceError: as `fetch`.
@@ -176,15 +178,16 @@ class FeedPages:
         most: int | None = None,
         longest_wait_seconds: float = inf,
     ) -> Answer[T]:
-        """Return the answer to a query; or to a control, once that shows that the service works and the query fails.
+        """Return the answer to the query; or to a control, once it shows that the service works but the query fails.
 
         Args:
-            query: what is wanted.
-            controls: what needs less of the service; they are asked for in turns.
+            query: the wanted query.
+            controls: queries that demand less of the service; they are sent in turns.
             stop: ends the tries.
-            before: failures of the query that are enough, the last of them after the control.
-            most: failures, of both, after which the service is in trouble; as the policy says where None.
-            longest_wait_seconds: upper bound of waits that the service does not ask for.
+            before: failures of the query after which the control's answer is returned; the last failure comes after
+                the control.
+            most: failures of query and controls after which an error is raised; None for the retry policy's number.
+            longest_wait_seconds: upper bound of waits, except for waits that the service asks for.
 
         Raises:
             ServiceError: as `fetch`.
@@ -199,7 +202,7 @@ class FeedPages:
                 answer = Answer(self._requests.ask(asked, stop), asked, trouble)
             except FailedTryError as error:
                 if is_control:
-                    before = failures + 1  # once a control comes, the trouble may be over
+                    before = failures + 1  # when a control succeeds later, the fault may be over
                 elif error.trouble is not Trouble.PASSING:
                     failures, trouble = failures + 1, error.trouble
                     if error.is_final:
@@ -211,7 +214,7 @@ class FeedPages:
                     if control is not None and failures >= before:
                         return control
                     if error.is_final and controls:
-                        continue  # the control tells whether any question fails
+                        continue  # the control shows whether every query fails
                 tries.failed(error)
             else:
                 if not is_control or failures >= before:
@@ -219,7 +222,7 @@ class FeedPages:
                 control = answer
 
     def _fetch_part(self, part: Piece, size: "_PageSize", came: "_Came", stop: threading.Event) -> None:
-        """Add the part's entries, or some of them; or nothing, where a smaller part is to be asked for."""
+        """Add the part's entries, or some of them, to `came`; add nothing if a smaller part must be requested next."""
         if part.limit == 1:
             entries, _ = self.fetch_entry(part, stop)
         elif size.is_trial(part.limit):
@@ -252,26 +255,26 @@ class FeedPages:
         came: "_Came",
         stop: threading.Event,
     ) -> None:
-        """Add the entries of a part that does not come as a whole, by halves.
+        """Add the entries of a part that fails as a whole to `came`, half by half.
 
         Args:
-            part: with two entries at least.
-            control: its entries without metadata, or the first of them.
-            size: learns which size came.
-            came: takes the entries.
+            part: a part of at least two entries.
+            control: the part's entries without metadata, or the first entry alone.
+            size: reduced in place if only smaller pages arrive.
+            came: collects the entries, in place.
             stop: ends the tries.
         """
         is_first_alone = int(control.query.params["limit"]) < part.limit
         sequences = [] if is_first_alone else [entry.sequence for entry in control.value]
         whole = part.part(0, part.limit if is_first_alone and control.value else min(len(sequences), part.limit))
         logger.warning("The change feed's page does not come as a whole (%s): it is asked for in parts.", part)
-        came.answers += 1  # the control, which was read at another moment
+        came.answers += 1  # counts the control, which was read at another moment
         pending, failed = whole.halves(), [whole]
         most, largest = size.current, 0
         lost: list[int] = []
 
         def is_too_large(piece: Piece) -> bool:
-            """Return whether all entries of a piece that failed came, though fewer at once."""
+            """Return whether all entries of a failed piece arrived in smaller pieces."""
             return piece.limit > largest and not any(piece.offset <= place < piece.end for place in lost)
 
         while pending and not came.is_last and came.size_bytes < self._page_bytes:
@@ -293,13 +296,13 @@ class FeedPages:
                 found, largest = answer, max(largest, piece.limit)
             came.add(found, piece.limit)
             if any(each.end == piece.end and is_too_large(each) for each in failed):
-                most = largest  # nor will the others come at once
+                most = largest  # other pieces of the failed size would fail too
         came.is_last |= not pending and whole.limit < part.limit
         if any(each.end <= came.rest.offset and is_too_large(each) for each in failed):
             size.shrink(largest if control.trouble in _OF_SIZE else max(largest, LEAST_SIZE))
 
     def _ask_once(self, piece: Piece, stop: threading.Event) -> list[Entry] | Trouble:
-        """Return the piece's entries, or why they do not come. Only throttling is waited for.
+        """Return the piece's entries, or the kind of failure. Only passing failures, such as throttling, are retried.
 
         Raises:
             ServiceError: as `fetch`.
@@ -336,14 +339,14 @@ class FeedPages:
         return Query(self._path, params, parse, str(piece), limit_bytes)
 
     def _notice(self, entries: list[Entry]) -> None:
-        """Forget how many entries came without metadata, once one came with it."""
+        """Reset the count of entries without metadata when an entry with metadata arrives."""
         if self._lost and any(memoryview(entry.metadata).nbytes for entry in entries):
             self._lost = 0
 
 
 @dataclass
 class _Came:
-    """The entries of a piece that came so far."""
+    """Entries of a piece that have arrived so far."""
 
     piece: Piece
     entries: list[Entry] = field(default_factory=list)
@@ -366,7 +369,7 @@ class _Came:
 
 
 class _PageSize:
-    """Number of entries to ask for at once: fewer where larger pages do not come, and more again after a while."""
+    """Number of entries per request: reduced when larger pages fail, increased again after some success."""
 
     def __init__(self, greatest: int) -> None:
         self.current = greatest
@@ -377,11 +380,11 @@ class _PageSize:
         self._lock = threading.Lock()
 
     def is_trial(self, limit: int) -> bool:
-        """Return whether pages of this size failed before."""
+        """Return whether this size is a trial, since pages of this size failed before."""
         return limit == self.current > self._proven
 
     def came(self, limit: int) -> None:
-        """Count a page that came, of so many entries that were asked for."""
+        """Count a page that arrived, for which `limit` entries were requested."""
         if limit != self.current or limit == self._greatest == self._proven:
             return
         with self._lock:
@@ -391,14 +394,14 @@ class _PageSize:
                 self.current, self._came = min(2 * limit, self._greatest), 0
 
     def give_up(self, limit: int) -> None:
-        """Go back to the size that came, after a trial of a larger one."""
+        """Return to the proven size after a trial of a larger size has failed."""
         with self._lock:
             if self.is_trial(limit):
                 self.current, self._came = self._proven, 0
                 self._patience = min(2 * self._patience, LAST_PATIENCE)
 
     def shrink(self, limit: int) -> None:
-        """Ask for so many entries from now on."""
+        """Reduce the size to `limit` entries from now on."""
         with self._lock:
             if limit >= self.current:
                 return
@@ -412,12 +415,12 @@ class _PageSize:
 
 
 def read_time(entry: Entry) -> datetime:
-    """Return the entry's time; its seventh digit is cut."""
+    """Return the entry's time with its zone; the seventh decimal digit of the seconds is cut."""
     return datetime.fromisoformat(entry.timestamp)
 
 
 def format_flag(value: bool) -> str:
-    """Return a boolean as the service reads it in a query."""
+    """Return a boolean in the form that the service reads in a query."""
     return "true" if value else "false"
 
 

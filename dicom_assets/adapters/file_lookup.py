@@ -1,9 +1,9 @@
-"""Rows of `file_index` by UID, without reading the whole table.
+"""Look-up of rows of `file_index` by UID, without reading the whole table.
 
-The log's ranges of UIDs leave out what they can: nearly all, where UIDs grow with time. Random UIDs are everywhere in
-the range of every file; then the study's UID helps, since it is known which files hold a study (`study_index.py`). Of
-the files that remain the column of SOP instance UIDs alone is read; of all of them, since the same UID may be in
-several data partitions.
+The log has the range of UIDs of each file, by which files are skipped. If UIDs grow with time, the ranges exclude
+nearly all files. If UIDs are random, every file's range may contain them; then the study's UID helps, since the files
+that hold a study are known (`study_index.py`). From each remaining file, the column of SOP instance UIDs is read first.
+The search never stops at the first match, since a UID may occur in several data partitions.
 """
 
 from bisect import bisect_left
@@ -21,41 +21,42 @@ from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.schema import FILE_INDEX, KEY
 
 CONCURRENT_FILES = 8
-"""Files of the table that are read at the same time."""
+"""Number of files of the table that are read at the same time."""
 FEW_FILES = 16
-"""Files that are sooner looked into than the index of studies is read."""
+"""Number of files up to which reading the files is faster than reading the index of studies."""
 SOP_INSTANCE = "sopInstanceUid"
 STUDY = "studyInstanceUid"
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What was found in a version of `file_index`."""
+    """Result of a search in one version of `file_index`."""
 
     rows: pa.Table
-    """In the table's columns, in no order."""
+    """Found rows, with the table's columns, in no order."""
     version: int
     files: int
-    """The table's."""
+    """Number of the table's files."""
     files_read: int
+    """Number of files that were read for the search."""
 
 
 def find_files(lake: Lake, keys: pa.Table) -> Lookup | None:
-    """The rows of `file_index` that match one of the keys; None where the table does not exist.
+    """Return the rows of `file_index` that match one of the keys; None if the table does not exist.
 
     Args:
-        lake: of the table.
-        keys: some of the four columns of an instance's key, the SOP instance UID among them; without nulls.
+        lake: the lake of the table.
+        keys: `sopInstanceUid`, with or without the other three columns of an instance's key; without nulls.
 
     Raises:
-        LakeError: storage refuses, or the table is not ours.
+        LakeError: storage refuses, or another kind of table is at the table's place.
     """
     snapshot = lake.open(FILE_INDEX)
     if snapshot is None:
         return None
     names = [column.name for column in KEY if column.name in keys.column_names]
     uids = pc.unique(keys[SOP_INSTANCE]).cast(pa.string())
-    candidates = _candidates(snapshot, keys, uids)
+    candidates = _files_possibly_holding(snapshot, keys, uids)
     with ThreadPoolExecutor(CONCURRENT_FILES) as pool:
         parts = pool.map(lambda file: _read(snapshot, file, uids), candidates)
         found = pa.concat_tables([FILE_INDEX.schema.empty_table(), *parts])
@@ -65,8 +66,8 @@ def find_files(lake: Lake, keys: pa.Table) -> Lookup | None:
     return Lookup(found, snapshot.version, len(snapshot.files), len(candidates))
 
 
-def _candidates(snapshot: Snapshot, keys: pa.Table, uids: pa.Array) -> Sequence[DataFile]:
-    """The files that may hold one of the keys, as far as that is known without opening them, or for less."""
+def _files_possibly_holding(snapshot: Snapshot, keys: pa.Table, uids: pa.Array) -> Sequence[DataFile]:
+    """Return the files that may hold one of the keys, by the log's ranges and the index of studies."""
     actions = snapshot.logged.actions
     names = set(map(unquote, actions["path"].to_pylist()))
     for column, values in ((SOP_INSTANCE, uids), (STUDY, keys[STUDY] if STUDY in keys.column_names else None)):
@@ -80,7 +81,7 @@ def _candidates(snapshot: Snapshot, keys: pa.Table, uids: pa.Array) -> Sequence[
 
 
 def _any_between(ordered: Sequence[str], least: str | None, greatest: str | None) -> bool:
-    """Whether one of the UIDs lies in a range, both ends included; true where the range is not known."""
+    """Return whether one of the sorted UIDs is in a range that includes both ends; True if the range is unknown."""
     if least is None or greatest is None:
         return True
     place = bisect_left(ordered, least)
@@ -88,7 +89,7 @@ def _any_between(ordered: Sequence[str], least: str | None, greatest: str | None
 
 
 def _read(snapshot: Snapshot, file: DataFile, uids: pa.Array) -> pa.Table:
-    """The file's rows with one of the UIDs; the other columns are read only where there is one."""
+    """Return the file's rows with one of the UIDs; the other columns are read only if there is such a row."""
 
     def is_wanted(rows: pa.Table) -> pa.ChunkedArray:
         return pc.is_in(rows[SOP_INSTANCE], value_set=uids)

@@ -1,4 +1,4 @@
-"""Whether what lies at the place of a table is a table of ours, and one that this project may read and write."""
+"""Checks that the table at a place belongs to this project, and that this project may read and write it."""
 
 from dicom_assets.adapters.features import Obstacle, find_obstacles
 from dicom_assets.adapters.snapshot import Logged
@@ -8,16 +8,16 @@ from dicom_assets.core.schema import CHANGE_FEED, SERVICE, Table
 
 
 def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -> None:
-    """Check that a table can be read as one of ours.
+    """Check that a stored table can be read as a table of this project.
 
     Args:
-        table: that it ought to be.
-        logged: what its log says.
-        uri: where it lies.
-        service: whose rows are meant, where several services share it.
+        table: the expected table.
+        logged: log state of the stored table.
+        uri: location of the stored table.
+        service: the service whose rows are read, if several services share the table; else None.
 
     Raises:
-        ForeignTableError: it cannot; it, or its users' columns, are of another kind.
+        ForeignTableError: the stored table, or its users' columns, do not fit the expected table.
     """
     stored = logged.schema
     check_users_columns(table, stored, uri)
@@ -32,7 +32,7 @@ def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -
             found = stored.field(column.name).type
             problem = problem or f"its column {column.name} is of type {found}, not {column.type}"
         elif stored.field(column.name).nullable and not column.nullable:
-            # As in any table that Spark made. Rows that others left would stay in it unseen.
+            # Any table that Spark created is like this. Rows that another writer left would stay in it unnoticed.
             problem = problem or f"its column {column.name} may be null, and ours may not"
     for name in stored.names:
         if not stored.field(name).nullable and name not in table.schema.names:
@@ -49,10 +49,10 @@ def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -
 
 
 def check_can_be_written(table: Table, logged: Logged, uri: str) -> None:
-    """Check that a table of ours asks nothing of its writers that this project does not do.
+    """Check that a table of this project demands nothing of its writers that this project does not do.
 
     Raises:
-        ForeignTableError: it does. The message has the commands that take it off.
+        ForeignTableError: the table demands more. The message has the commands that remove the demands.
     """
     obstacles = find_obstacles(logged.protocol, _sql_name(uri))
     if obstacles:
@@ -106,7 +106,7 @@ def _explain_files(logged: Logged) -> str | None:
 
 
 def _explain_partitions(found: tuple[str, ...], service: str | None) -> str:
-    """Why a table that is not partitioned as ours are is not ours."""
+    """Return the reason why the partitions of a table do not fit."""
     if service is not None and not found:
         return (
             f"it has the rows of one service, and no partitions by {SERVICE.name}, as tables have that several "

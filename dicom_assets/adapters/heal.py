@@ -1,7 +1,8 @@
-"""Instances whose metadata could not be had, asked for again.
+"""Healing: request the metadata of instances again that are stored without usable metadata.
 
-The service may have lost a metadata file, or give what is no JSON. The entry is stored without it then, and `instance`
-marks the row. Whatever the service gives later is stored as if the hour had been read again.
+The service may have lost a metadata file, or may send metadata that is not JSON. Then the entry is stored without
+usable metadata, and `instance` marks the row. If the service gives the metadata later, it is stored as if the hour had
+been read again.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,38 +21,38 @@ from dicom_assets.core.change_feed import HOUR, Entry, Window, build_change_feed
 from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, METADATA_UNREADABLE
 
 ASKED_AT_ONCE = 200
-"""Entries whose metadata is held at a time."""
+"""Number of entries whose metadata is held in memory at a time."""
 ASKED = 2_000
-"""Entries that are asked for at a time of healing, at most: the newest."""
+"""Greatest number of entries that one call of `heal` requests: the newest entries."""
 
 _GONE = ("deleted", "delete")
 
 
 class Feed(Protocol):
-    """A service whose entries can be asked for one by one."""
+    """A service from which single entries can be requested."""
 
     def fetch_entries(self, entries: Sequence[Named]) -> list[Entry]:
-        """Return entries as the service gives them now."""
+        """Return entries in their current state at the service."""
         ...
 
 
 @dataclass(frozen=True)
 class Healed:
-    """What asking again gave."""
+    """Result of a call of `heal`."""
 
     healed: int = 0
-    """Entries that have metadata now, or are of instances that were deleted."""
+    """Number of entries that have metadata now, or whose instance was deleted."""
     unreadable: tuple[int, ...] = ()
-    """Sequences of entries that still have none, newest first."""
+    """Sequences of the entries that are still without usable metadata, newest first."""
 
 
 def has_news(entry: Entry) -> bool:
-    """Return whether an entry says more than that its instance is there."""
+    """Return whether an entry has metadata, or shows that its instance was deleted."""
     return has_metadata(entry) or entry.state.strip().lower() in _GONE
 
 
 def find_unreadable(repair: Repair) -> list[Named]:
-    """Return the entries that left an instance without metadata, newest first."""
+    """Return sequence and time of the entries that left an instance without usable metadata, newest first."""
     snapshot = repair.lake.open(INSTANCE)
     if snapshot is None or METADATA_UNREADABLE.name not in snapshot.schema.names:
         return []
@@ -63,15 +64,15 @@ def find_unreadable(repair: Repair) -> list[Named]:
 def heal(
     repair: Repair, open_service: Callable[[], AbstractContextManager[Feed]], now: Callable[[], datetime]
 ) -> Healed:
-    """Ask again for the metadata of instances that have none, and bring what comes into all tables.
+    """Request the metadata of instances without usable metadata again, and update all tables.
 
     Args:
-        repair: of the lake.
-        open_service: gives the service's client; not called where there is nothing to ask for.
-        now: the time, with a zone.
+        repair: repair of the lake.
+        open_service: opens the service's client; not called if there is nothing to request.
+        now: returns the current time, with a zone.
 
     Raises:
-        ServiceError: the service cannot be asked.
+        ServiceError: the service cannot be reached, or refuses.
         LakeError: as `Lake.write`.
     """
     wanted = find_unreadable(repair)
@@ -87,7 +88,7 @@ def heal(
 
 
 def _store(repair: Repair, entries: Sequence[Entry], read_at: datetime) -> None:
-    """Store entries that were read again, and derive the rows of their instances, series and studies."""
+    """Store the entries that were read again, and derive the rows of their instances, series and studies."""
     if not entries:
         return
     rows = build_change_feed(entries, read_at)

@@ -1,4 +1,4 @@
-"""Which instances a query over the lake's tables names: SQL by delta-rs's own engine, or a pyarrow expression."""
+"""Keys of the instances that a query selects: SQL over the lake's tables, or a pyarrow expression."""
 
 import re
 from typing import TypeAlias
@@ -12,7 +12,10 @@ from dicom_assets.core.errors import LakeQueryError
 from dicom_assets.core.schema import INSTANCE, KEY
 
 Query: TypeAlias = "str | pc.Expression"
-"""A whole SELECT, the text after WHERE, or a pyarrow filter expression; the last two over the columns of `instance`."""
+"""A whole SELECT, the text after WHERE, or a pyarrow filter expression.
+
+The text after WHERE and the filter expression use the columns of `instance`.
+"""
 
 _NAMES = [column.name for column in KEY]
 _SOP_INSTANCE = KEY[3].name
@@ -20,11 +23,14 @@ _WHOLE_QUERY = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 
 
 def query_instances(lake: Lake, query: Query) -> pa.Table:
-    """The keys of the instances that the query gives, in its order: `sopInstanceUid`, and what else it has of the key.
+    """Return the keys of the instances that the query selects, in the query's order.
+
+    Returns:
+        `sopInstanceUid`, and the other columns of the key that the query selects without nulls.
 
     Raises:
-        LakeQueryError: the query cannot be understood, or gives no `sopInstanceUid`.
-        LakeError: storage refuses, or a table is not ours.
+        LakeQueryError: the query cannot be understood, or selects no `sopInstanceUid`.
+        LakeError: storage refuses, or another kind of table is at a table's place.
     """
     if isinstance(query, pc.Expression):
         return _filter(lake, query)

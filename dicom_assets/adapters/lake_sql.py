@@ -1,4 +1,4 @@
-"""SQL over the lake's tables, by delta-rs's own engine (Apache DataFusion); answers stream."""
+"""SQL over the lake's tables, with delta-rs's query engine (Apache DataFusion); answers are streamed."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,25 +24,26 @@ _ENGINE = {"datafusion.catalog.information_schema": "true"}
 _FAILURES = (DeltaError, pa.ArrowInvalid, ValueError, OSError)
 _SERVICE = SERVICE.name
 _SHARED = "all_services"
-"""Schema of the tables whose rows of one service are asked alone."""
+"""Schema of the whole shared tables, if a query sees the rows of one service only."""
 _OF_STORAGE = re.compile(r"Object Store error|ObjectStore|Generic (MicrosoftAzure|LocalFileSystem)")
 
 
 @dataclass(frozen=True)
 class AsOf:
-    """Which versions of the tables are asked: the newest, unless said otherwise."""
+    """Versions of the tables that a query reads; by default the newest versions."""
 
     time: datetime | None = None
+    """Time, with a zone, at which the versions were the newest; None for now."""
     versions: Mapping[str, int] = field(default_factory=dict)
-    """By table; these go before the time."""
+    """Version by name of table; a version here takes precedence over `time`."""
 
     def of(self, table: Table) -> int | datetime | None:
-        """The version or time of a table."""
+        """Return the version or time for a table; None for its newest version."""
         return self.versions.get(table.name, self.time)
 
 
 class Answer:
-    """What a statement gives: columns, and rows that are computed while they are read, once."""
+    """Result of a statement: columns, and rows that are computed while they are read. Rows can be read once."""
 
     def __init__(self, question: "_Question", rows: pa.RecordBatchReader) -> None:
         self._question = question
@@ -50,7 +51,7 @@ class Answer:
         self.schema: pa.Schema = pa.schema([(column.name, _plain(column.type)) for column in rows.schema])
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """The rows, in batches of some thousand.
+        """Yield the rows, in batches of some thousand rows.
 
         Raises:
             LakeQueryError: the query fails at a row.
@@ -74,27 +75,27 @@ class Answer:
 
     @property
     def is_plan(self) -> bool:
-        """Whether it is how a query would be answered: texts of many lines."""
+        """Whether the answer is the plan of a query, which has texts of many lines."""
         return self._question.statement.keyword == "EXPLAIN"
 
     def count(self) -> int | None:
-        """How many rows there are in all, by another query that reads little; None where that cannot be said so."""
+        """Return the number of all rows, by a further query that reads little; None if it cannot be found like this."""
         return self._question.count()
 
 
 @dataclass(frozen=True)
 class _Question:
     lakes: Mapping[str, Lake]
-    """By service; by nothing where there is one."""
+    """Lakes by name of service; the name is empty if there is only one service."""
     statement: Statement
     tables: Sequence[Table]
     snapshots: Mapping[str, Mapping[str, Snapshot]]
-    """By table, and by service."""
+    """Snapshots by name of table, then by name of service."""
     memory: MemoryLimit
 
     def execute(self, sql: str) -> pa.RecordBatchReader:
         builder = QueryBuilder(_ENGINE)
-        # Its configuration does not take this one. Without it all rows of a sorted answer would be in memory.
+        # QueryBuilder's configuration does not accept this limit. Without it a sorted answer is held in memory whole.
         _do(builder, f"SET datafusion.runtime.memory_limit = '{self.memory.work_bytes // 2**20}M'")
         for service in filter(None, self.lakes):
             _do(builder, f"CREATE SCHEMA {service}")
@@ -111,7 +112,7 @@ class _Question:
 
     @property
     def columns(self) -> dict[str, list[str]]:
-        """Those of every table, as far as it is there."""
+        """Column names by existing table."""
         return {
             name: list(dict.fromkeys(column for each in by_service.values() for column in each.schema.names))
             + ([] if "" in by_service else [_SERVICE])
@@ -128,7 +129,7 @@ class _Question:
         return int(batch.column(0)[0].as_py())
 
     def explain(self, error: Exception, *, at_rows: bool = False) -> LakeQueryError | LakeUnavailableError:
-        """The error for people. The engine's own text may hold values, so it does not travel along."""
+        """Return the error to raise; without the engine's own text, which may contain values of rows."""
         reason = str(error) or type(error).__name__
         if _OF_STORAGE.search(reason):
             if "not found" in reason or "NotFound" in reason:
@@ -153,21 +154,23 @@ def ask(
     as_of: AsOf | None = None,
     memory: MemoryLimit | None = None,
 ) -> Answer:
-    """The answer to a statement that reads.
+    """Return the answer to a statement that reads.
 
     Args:
-        lake: whose tables are asked, by their names: `SELECT … FROM instance`. Of several services by their names:
-            `instance` has the rows of all, with the service in `serviceName`, and `north.instance` those of one.
-        sql: one statement. Names of columns need no quotes, and their capitals count.
-        tables: of the lake, with the users' columns.
-        as_of: versions of the tables.
-        memory: to do with; rows that are sorted or grouped and do not fit go to disk meanwhile.
+        lake: the lake whose tables can be queried by their names: `SELECT … FROM instance`. Or several lakes by name of
+            service: then `instance` has the rows of all services, with the service in `serviceName`, and
+            `north.instance` the rows of one service.
+        sql: one statement. Names of columns need no quotes, and are case-sensitive.
+        tables: tables of the lake, with the users' columns.
+        as_of: versions of the tables; None for the newest.
+        memory: memory limit of the query; None for the default. Sorted or grouped rows beyond the limit are spilled to
+            disk.
 
     Raises:
-        LakeQueryError: it cannot be understood, would write, or names a table that there is not. The message shows the
-            place.
-        VersionGoneError: that version of a table cannot be read.
-        LakeError: storage refuses, or a table is not ours.
+        LakeQueryError: the statement cannot be understood, would write, or names a table that does not exist. The
+            message shows the place.
+        VersionGoneError: the version of a table cannot be read.
+        LakeError: storage refuses, or another kind of table is at a table's place.
     """
     statement = parse_statement(sql)
     names = statement.names()
@@ -203,7 +206,10 @@ def ask(
 
 
 def _register_shared(builder: QueryBuilder, name: str, by_service: Mapping[str, Snapshot]) -> QueryBuilder:
-    """A table that several services share: all of it by its name, and of each service a view; or the view of one."""
+    """Register a table that several services share, and a view of each service's rows.
+
+    If a query sees one service only, the table's name is the view of this service.
+    """
     whole = name
     if "" in by_service:
         _do(builder, f"CREATE SCHEMA IF NOT EXISTS {_SHARED}")
@@ -230,14 +236,14 @@ def _open(lakes: Mapping[str, Lake], table: Table, as_of: AsOf) -> dict[str, Sna
 
 
 def _defined(statement: Statement) -> set[str]:
-    """Names that the statement itself gives to something, with AS after or before it."""
+    """Return the names that the statement itself defines, with AS before or after the name."""
     pairs = list(pairwise(statement.tokens))
     before = {one.name for one, other in pairs if other.keyword == "AS"}
     return before | {other.name for one, other in pairs if one.keyword == "AS"}
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type that every reader knows: no views, and no nanoseconds, which the tables do not have."""
+    """Return a type that every reader knows: no views, and no nanoseconds, which the tables do not have."""
     if pa.types.is_list(kind):
         return pa.list_(_plain(kind.value_type))
     if pa.types.is_timestamp(kind):

@@ -1,7 +1,7 @@
-"""The MERGE that brings a table to hold what is staged: `core/merge.py`, said in SQL.
+"""The MERGE statement that writes staged rows into a table: the rules of `core/merge.py` in SQL.
 
-It is made from the table's columns alone. No value of a row is in it but hours and sequences, so that nothing about a
-patient reaches the logs and the history of whoever runs it.
+The statement is built from the table's columns only. Of the rows' values it contains only hours and sequences, so that
+no patient data reaches the logs and the history of the engine that runs it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dicom_assets.adapters.staging import LIVES
 from dicom_assets.core.schema import SERVICE, Table
 
 _PRUNING = ("windowStart", "sequence")
-"""Columns that hold a row's whole life, and by whose ranges files are left out: in `change_feed` alone."""
+"""Columns of `change_feed` whose values never change in a row; files are skipped by the ranges of these columns."""
 
 
 def build_merge(
@@ -26,19 +26,19 @@ def build_merge(
     *,
     service: str | None = None,
 ) -> str:
-    """The statement.
+    """Return the MERGE statement.
 
-    A stored row with a greater fence is newer, and stays. One that differs in nothing but the table's ignored columns
-    stays too, so that where nothing differs there is no commit. Columns that the table does not declare become null in
-    rows that change.
+    A stored row with a greater fence is newer, and stays. A stored row that differs only in the table's ignored columns
+    stays too, so that there is no commit if nothing differs. In rows that change, columns that the table does not
+    declare become null.
 
     Args:
-        table: what the rows are of.
+        table: the table of the rows.
         stored: names of the columns that the table has in the lake.
         target: location of the table.
         source: location of the Parquet file with the table's columns and `LIVES`.
-        keys: what is merged, for the ranges that the files to look into must meet.
-        service: whose rows are merged, where the table has those of several; other partitions are not looked into.
+        keys: keys of the merged rows; files outside the keys' ranges are skipped. None for no ranges.
+        service: the service whose rows are merged, if several services share the table; other partitions are skipped.
     """
     owner = {} if service is None else {quote(SERVICE.name): f"'{service}'"}
     declared = table.schema.names
@@ -62,7 +62,7 @@ def build_merge(
     return "\n".join(
         [
             f"MERGE INTO delta.{quote(target)} AS t",
-            # Of Delta's MERGE a row that is found costs its file written anew, though no clause takes it.
+            # Delta's MERGE rewrites the file of every row that it matches, even if no clause applies to the row.
             f"USING (SELECT s.* FROM parquet.{quote(source)} AS s",  # noqa: S608 — names are quoted
             f"LEFT JOIN delta.{quote(target)} AS o ON {at_key('o')}",
             f"WHERE CASE WHEN o.{quote(table.key[0])} IS NULL THEN s.{LIVES}",
@@ -77,12 +77,12 @@ def build_merge(
 
 
 def quote(name: str) -> str:
-    """An identifier."""
+    """Return a name as a quoted SQL identifier."""
     return f"`{name.replace('`', '``')}`"
 
 
 def _comparable(table: Table, row: str, name: str) -> str:
-    """A column as Spark can compare it, which compares no maps."""
+    """Return an expression for a column that Spark can compare: a map is compared as JSON."""
     column = f"{row}.{quote(name)}"
     return f"to_json({column})" if pa.types.is_map(table.schema.field(name).type) else column
 
