@@ -196,7 +196,7 @@ class Files:
     def read_each(self, files: Iterable[DataFile], schema: pa.Schema) -> Iterator[tuple[DataFile, pa.Table]]:
         """Yield the rows of several files, in the files' order.
 
-        Files of a storage account are read ahead. Large files come in parts, each with its file.
+        Files of a storage account are read ahead unless one of them is large. A large file comes in parts.
         """
         files = list(files)
         if self._storage.is_local or any(file.is_large for file in files):

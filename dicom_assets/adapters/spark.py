@@ -130,7 +130,7 @@ class SparkLake(Lake):
         if delta.version() == before:
             return Effect()
         for commit in delta.history(delta.version() - before):
-            # Sail stores no user metadata; but it cannot merge beside another writer either.
+            # Sail stores no user metadata. Its MERGE counts as ours: Sail cannot merge beside another writer.
             is_ours = commit.get("userMetadata") == tag or str(commit.get("engineInfo")).startswith("sail")
             if is_ours and commit["operation"] == "MERGE":
                 told = commit.get("operationMetrics") or {}

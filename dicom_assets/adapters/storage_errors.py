@@ -161,7 +161,7 @@ class Refusal(NamedTuple):
     reason: str
     """Short reason, without secrets."""
     advice: str
-    """Advice what to do."""
+    """Remedy, as a sentence."""
     is_final: bool
     """Whether a retry cannot help."""
 

@@ -1,4 +1,4 @@
-"""Failed token requests: transient failures, distinguished from those that last until somebody acts.
+"""Failed token requests: transient failures, distinguished from failures that last until a person acts.
 
 azure-identity reports nearly every failure as a failed sign-in, and a chain of credentials drops the errors of its
 members. So `token_transport` records the answers themselves. The errors are read only where no answer explains the
@@ -114,7 +114,7 @@ def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) ->
 
 
 def find_transient(error: BaseException, record: Record) -> Transient | None:
-    """Return the transient failure that explains a failed token request; None if somebody has to act.
+    """Return the transient failure that explains a failed token request; None if a person has to act.
 
     Args:
         error: error that the credential raised.

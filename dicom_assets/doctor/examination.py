@@ -50,7 +50,7 @@ CHECKS = (
     Check("dagster.lake", orchestration.check_lake, ("lake.reach", "dagster.storage")),
     Check("dagster.daemons", orchestration.check_daemons, ("dagster.storage",)),
 )
-"""All checks, in the order in which a person would look; a check comes after those that it needs."""
+"""All checks, in the order in which a person would look; a check comes after the checks that it needs."""
 
 
 def choose(wanted: Sequence[str]) -> list[Check]:
