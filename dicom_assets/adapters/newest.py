@@ -1,9 +1,8 @@
-"""The newest version of a table, kept between two looks at it: to open a table reads its log, and a run looks often.
+"""Cache of a table's newest version: opening a table reads its log, and one run asks for the newest version often.
 
-A look asks the log two things. Is the commit that was the newest still the same file? If the table was created anew,
-or brought back from a backup, it is another or none. And is there one after it? If not, what is kept is the newest
-version; if so, delta-rs reads on from there. Where anything else is found, the table is opened as if for the first
-time.
+A look asks the log two questions. Is the cached commit still the same file? After a table was created anew, or restored
+from a backup, its log has another file at that version, or none. Is there a later commit? If not, the cached version is
+the newest; if so, delta-rs reads on from the cached version. After any other answer the table is opened from scratch.
 """
 
 import threading
@@ -22,34 +21,33 @@ from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeUnavailableError
 
 KEPT_SECONDS = 3600
-"""Not looked at for so long, a table is opened again: no commit is cleaned from a log so soon after it was made, so one
-that is not there was never made."""
+"""Age in seconds after which a cached version is not trusted, and the table is opened again. No commit is cleaned from
+a log so soon after it was made: within this time a commit that is missing was never made."""
 
 
 @dataclass(frozen=True)
 class _Kept:
     delta: DeltaTable
     options: dict[str, str]
-    """Those that delta-rs was given; a token among them expires."""
+    """Storage options that delta-rs was given; a token among them expires."""
     logged: Logged
     looked_at: float
 
 
 class Newest:
-    """The newest version of one table; may be used by many threads.
+    """Cache of one table's newest version; may be used by many threads.
 
-    A `DeltaTable` moves on to other versions, so it has one holder: it is kept here, or was taken by somebody who then
-    has it alone.
+    A `DeltaTable` can move on to other versions, so it has exactly one holder: this cache, or the caller that took it.
     """
 
     def __init__(self, storage: Storage, path: str, decoded: Decoded, service: str | None = None) -> None:
-        """Nothing kept yet.
+        """Create an empty cache.
 
         Args:
-            storage: where the lake lies.
-            path: the table's folder.
-            decoded: what is known of its files.
-            service: whose rows are meant, where the table has those of several.
+            storage: storage of the lake.
+            path: folder of the table.
+            decoded: cache of decoded attributes of the table's files.
+            service: service whose rows are meant, where several services share the table; else None.
         """
         self._storage = storage
         self._path = path
@@ -62,16 +60,16 @@ class Newest:
 
     @property
     def folder(self) -> Files:
-        """The table's files."""
+        """Files in the table's folder."""
         if self._folder is None or self._folder[0] is not self._storage:
             self._folder = self._storage, Files(self._storage, self._path, self._decoded, self._service)
         return self._folder[1]
 
     def look(self) -> Logged:
-        """The newest version at this moment.
+        """Return the version that is the newest at this moment.
 
         Raises:
-            TableNotFoundError: there is no table.
+            TableNotFoundError: the table does not exist.
             LakeUnavailableError: storage refuses.
         """
         with self._lock:
@@ -79,7 +77,10 @@ class Newest:
             return (kept and self._look_again(kept)) or self._keep(*self.open())
 
     def take(self, logged: Logged) -> tuple[DeltaTable, dict[str, str]]:
-        """A version that was the newest, for the caller alone; and the options that it is signed in with, good now.
+        """Return a version as a `DeltaTable` that the caller alone holds, and storage options that are valid now.
+
+        Args:
+            logged: a version that `look` returned.
 
         Raises:
             LakeUnavailableError: storage refuses, or the table was created anew meanwhile.
@@ -95,10 +96,14 @@ class Newest:
         return delta, options
 
     def check_is_there(self, logged: Logged) -> None:
-        """Check that a version that was the newest is in the log still, as it was.
+        """Check that the commit of a version is still in the log, unchanged.
+
+        Args:
+            logged: a version that `look` returned.
 
         Raises:
-            LakeUnavailableError: it is not, so the table was created anew, or brought back from a backup.
+            LakeUnavailableError: the commit is absent or differs: the table was created anew, or restored from a
+                backup.
         """
         if logged.stamp is not None and self.folder.stamp(commit_name(logged.version)) != logged.stamp:
             raise self._created_anew()
@@ -109,12 +114,16 @@ class Newest:
         )
 
     def give_back(self, delta: DeltaTable, options: dict[str, str]) -> None:
-        """Keeps a table that was taken, and has committed since; its holder uses it no more."""
-        with self._lock, suppress(LakeUnavailableError):  # the commit is made; whoever looks next will be refused
+        """Cache a `DeltaTable` that was taken and has committed since; the caller must not use it any more."""
+        with self._lock, suppress(LakeUnavailableError):  # the commit is made; the next look raises the refusal
             self._read_on(delta, options)
 
     def open(self, version: int | None = None) -> tuple[DeltaTable, dict[str, str]]:
-        """A version of the table, whatever is kept; and the options that it is signed in with."""
+        """Open a version of the table without the cache; return it and its storage options.
+
+        Args:
+            version: the Delta version; None for the newest.
+        """
         address, options = self._storage.address(self._path)
         with self._storage.explained(self._path, "open"):
             try:
@@ -123,9 +132,11 @@ class Newest:
                 raise explain_unknown(str(error), self._storage.uri(self._path)) or error from None
 
     def is_newest(self, seen: int | Logged) -> bool:
-        """Return whether a version, or the files that it had, is the newest still.
+        """Return whether a version is still the newest, or all later versions have the same files.
 
-        Of a number alone it is known which table it was of, if it was the last that was looked at here.
+        Args:
+            seen: a version. A bare number does not say which table it belongs to: it is taken for a version of the
+                table that this cache looked at last.
         """
         last = self._last if isinstance(seen, int) else seen
         try:
@@ -139,7 +150,7 @@ class Newest:
         return not is_another and now.since <= version <= now.version
 
     def _look_again(self, kept: _Kept) -> Logged | None:
-        """The newest version by what is kept; None where the table is to be opened anew."""
+        """Return the newest version by means of the cached one; None where the table must be opened again."""
         version = kept.logged.version
         if time.monotonic() - kept.looked_at > KEPT_SECONDS or not self._is_signed_in(kept):
             return None
@@ -151,7 +162,7 @@ class Newest:
         return kept.logged
 
     def _read_on(self, delta: DeltaTable, options: dict[str, str]) -> Logged | None:
-        """The newest version, read on from an older one; None where the table is to be opened anew."""
+        """Read on from an older version and return the newest; None where the table must be opened again."""
         try:
             with self.folder.explained("open"):
                 delta.update_incremental()
@@ -163,7 +174,7 @@ class Newest:
         looked_at = time.monotonic()
         logged = Logged.of(delta, self._service)
         if self._service is not None and self._last is not None and logged.follows(self._last):
-            logged = replace(logged, since=self._last.since)  # other services' commits lie between the two
+            logged = replace(logged, since=self._last.since)  # only other services committed in between
         logged = self._last = replace(logged, stamp=self.folder.stamp(commit_name(logged.version)))
         self._kept = None if logged.stamp is None else _Kept(delta, options, logged, looked_at)
         return logged
@@ -173,5 +184,5 @@ class Newest:
 
 
 def commit_name(version: int) -> str:
-    """The file of a version in the log, below the table's folder."""
+    """Return the path of a version's commit file, relative to the table's folder."""
     return f"_delta_log/{version:020}.json"

@@ -1,4 +1,4 @@
-"""The Parquet files of a Delta table: written with their statistics, read with the columns that are wanted."""
+"""Parquet files of a Delta table: written together with their statistics, read column by column as requested."""
 
 import json
 import math
@@ -32,85 +32,96 @@ from dicom_assets.core.merge import Desired, align_rows
 from dicom_assets.core.schema import SERVICE
 
 ROWS_PER_FILE = 20_000
-"""About an hour of a large hospital: what a merge rewrites when it touches one row."""
+"""Rows per file, at most: about one hour of a large hospital. A merge that touches one row rewrites its whole file."""
 BYTES_PER_FILE = 64 * 2**20
-"""Size of a file's rows in memory, at most; on disk a tenth of it or so."""
+"""Size of a file's rows in memory, at most; on disk about a tenth of this."""
 
 CONCURRENT_FILES = 2
-"""Files that are written at the same time: each is a core's work, and holds its rows once more while it is."""
+"""Files that are written at the same time: each occupies one core, and holds a second copy of its rows meanwhile."""
 
 FILES_AHEAD = 4
-"""Files of an account that are read at a time: each takes some answers, one after the other."""
+"""Files of a storage account that are read at the same time: each file needs several requests, one after another."""
 BYTES_AHEAD = 4 * 2**20
-"""Their size on disk, at most, where metadata is read too, which takes ten times that in memory or more."""
+"""Size on disk of the files read at the same time, at most, where metadata is read: it takes ten times that size in
+memory, or more."""
 
 STREAMED_ROWS = 5000
-"""Of a large file that are read at once."""
+"""Rows of a large file that are read at once."""
 STREAMED_BYTES = 2**20
-"""Of each column of a large file that are held as they are stored, while it is read in parts."""
+"""Stored bytes of each column that are buffered while a large file is read in parts."""
 
 JOINED_FILES = 8
-"""Small files that are joined, at least: an hour of a small hospital is a file, and files cost every run."""
+"""Small files that are joined, at least: each hour of a small hospital is one file, and every file costs every run."""
 JOINED_AT_ONCE = 64
-"""Small files that a write joins, at most: where very many lie, each write does a part, and upkeep the rest."""
+"""Small files that one write joins, at most: of very many files each write joins a part, and upkeep joins the rest."""
 JOINED_BYTES = 4 * 2**20
-"""Size on disk of files that are joined, at most."""
+"""Size on disk of the files that are joined into one, at most."""
 MOVED_ROWS = 1000
-"""So few cost next to nothing: a file with no more is joined with whatever lies beside it."""
+"""Rows of a file that is joined with any other small file: to move so few rows costs next to nothing."""
 
 CALENDAR_KEY = "org.apache.spark.version"
 CALENDAR = {CALENDAR_KEY: "4.0.0"}
-"""Key and value in the footer of each file, by which Spark 3 knows that dates are of the proleptic Gregorian calendar.
+"""Key and value in each file's footer that tell Spark 3 that dates follow the proleptic Gregorian calendar.
 
-Spark 3.0 to 3.5 refuse dates before 1582-10-15, and times before 1900, in a file without the key, since it may be of
-Spark 2.4 and its Julian calendar. With a version from 3.0.0 on (for INT96 3.1.0; compared as text) and without the keys
-of its legacy mode, they take the values as they are; Spark 4 does so in any file. No other reader asks for the key.
+In a file without the key, Spark 3.0 to 3.5 refuse dates before 1582-10-15 and times before 1900, since Spark 2.4 may
+have written the file in its Julian calendar. Where the key's value is 3.0.0 or later (for INT96 3.1.0; compared as
+text), and the keys of the legacy mode are absent, they read the values unchanged; Spark 4 does so in any file. No other
+reader looks at the key.
 Source: `getRebaseSpec` in Spark's `org.apache.spark.sql.execution.datasources.DataSourceUtils`, release 3.5.
 """
 
 INT96_UNIT = "us"
-"""How times are read that are stored as INT96, as Spark does by itself: in nanoseconds they would end with 1677."""
+"""Unit in which INT96 timestamps are read; Spark stores times as INT96 by default. In nanoseconds the earliest time
+would lie in 1677."""
 
 
 UNCOUNTED = -1
+"""`DataFile.rows` of a file whose number of rows is not in the log."""
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A live file of a table, as its log tells."""
+    """Live file of a table, as described in the table's log."""
 
     name: str
     size_bytes: int
     rows: int
-    """`UNCOUNTED` where the log does not tell, as of files that others wrote without statistics."""
+    """Number of rows; `UNCOUNTED` where the log has none, as for files that others wrote without statistics."""
     ranges: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     """Least and greatest value by column, where the log has them."""
     written_at: int = 0
-    """Milliseconds since 1970."""
+    """Time of writing, in milliseconds since 1970."""
     partition: dict[str, str | None] = field(default_factory=dict)
-    """In a table of several services the one whose rows it has, by the column's name."""
+    """Partition value by column name: in a table that several services share, the service whose rows the file has."""
     path: str = ""
-    """Its name as the log has it: encoded, by whoever wrote it."""
+    """Name in the log, URL-encoded as its writer encoded it."""
 
     def may_hold(self, column: str, least: object, greatest: object) -> bool:
-        """Whether a value between the two, both included, can be in the file; true where the log does not tell."""
+        """Return whether the file can hold a value from `least` to `greatest`, both included.
+
+        Without a range in the log the answer is True.
+        """
         low, high = self.ranges.get(column, (None, None))
         return (low is None or low <= greatest) and (high is None or high >= least)
 
     @property
     def is_large(self) -> bool:
-        """Whether it is of another engine, and may hold more than is read at once."""
+        """Whether the file may hold more than is read at once, as files of other engines may."""
         return self.rows > 2 * ROWS_PER_FILE or self.rows == UNCOUNTED or self.size_bytes > BYTES_PER_FILE
 
     def removal(self, *, data_change: bool = True) -> RemoveAction:
-        """The log's action that takes the file out of the table; no change of data where its rows stay elsewhere."""
+        """Return the log's action that removes the file from the table.
+
+        Args:
+            data_change: False where the file's rows stay in the table, in other files.
+        """
         path = self.path or encode_path(self.name)
         return RemoveAction(path, data_change, int(time.time() * 1000), self.size_bytes, self.partition)
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in a table's folder, whoever put it there."""
+    """Any file in a table's folder, whether the table has it or not."""
 
     name: str
     size_bytes: int
@@ -118,15 +129,15 @@ class StoredFile:
 
 
 Stamp = tuple[str | None, datetime, int]
-"""Of a file: its ETag, time and size. Another file of the same name has another one."""
+"""ETag, time of storing and size of a file. Another file under the same name has another stamp."""
 
 
 class Files:
-    """The files in a table's folder; of a table of several services those of one, in a folder below."""
+    """Files in a table's folder; where several services share the table, the files of one, in a subfolder."""
 
     def __init__(self, storage: Storage, path: str, decoded: Decoded | None = None, service: str | None = None) -> None:
         self.service = service
-        """Whose files these are, where the table is of several."""
+        """Service whose files these are, where several services share the table; else None."""
         self._partition = {} if service is None else {SERVICE.name: service}
         self._below = "".join(f"{name}={value}/" for name, value in self._partition.items())
         self._storage = storage
@@ -136,15 +147,19 @@ class Files:
         self._counted: dict[str, int] = {}
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
-        """Storage's refusals inside become a LakeUnavailableError that says what was being done to the table."""
+        """Return a context that raises storage's refusals as LakeUnavailableError.
+
+        Args:
+            doing: verb phrase of the message, such as "read": what the code inside does to the table.
+        """
         return self._storage.explained(self._path, doing)
 
     def read(self, file: DataFile, schema: pa.Schema, *, dictionaries: Sequence[str] = ()) -> pa.Table:
-        """The file's rows in the schema's columns; null for a column that the file is too old to have.
+        """Return a file's rows in the schema's columns; a column that the file is too old to have is null.
 
         Args:
-            file: of the table.
-            schema: the columns wanted.
+            file: file of the table.
+            schema: columns to read.
             dictionaries: columns to leave as dictionaries, where only their distinct values matter.
         """
         with self.explained("read"):
@@ -166,7 +181,8 @@ class Files:
         """Return a file's rows in the schema's columns.
 
         Raises:
-            ForeignTableError: the file has values that do not fit. They are not told: they may be a patient's.
+            ForeignTableError: a value does not fit its column's type. The message does not quote it: it may be a
+                patient's.
         """
         try:
             return align_rows(rows, schema)
@@ -178,7 +194,10 @@ class Files:
             ) from None
 
     def read_each(self, files: Iterable[DataFile], schema: pa.Schema) -> Iterator[tuple[DataFile, pa.Table]]:
-        """Read several files, in their order; those of an account ahead, and large ones in parts."""
+        """Yield the rows of several files, in the files' order.
+
+        Files of a storage account are read ahead unless one of them is large. A large file comes in parts.
+        """
         files = list(files)
         if self._storage.is_local or any(file.is_large for file in files):
             for file in files:
@@ -203,7 +222,7 @@ class Files:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def stream(self, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Read a file's rows in tables of a bounded number: files that others compacted may be large."""
+        """Yield a file's rows in tables of a bounded number of rows: a file that others compacted may be large."""
         with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
             with pq.ParquetFile(
@@ -218,7 +237,10 @@ class Files:
                     yield self._fit(pa.Table.from_batches([batch]), file, schema)
 
     def write_each(self, tables: Iterable[pa.Table], *, data_change: bool = True) -> Iterator[AddAction]:
-        """Write rows that come in parts, as files of a bounded size, and hold those of one file at a time."""
+        """Write rows that come in parts into files of a bounded size; yield the log's action for each file.
+
+        Memory holds the rows of one file at a time.
+        """
         held: list[pa.Table] = []
         for rows in tables:
             ahead = [*held, rows]
@@ -232,11 +254,12 @@ class Files:
     def write(
         self, rows: pa.Table, *, attributes: pa.Table | None = None, data_change: bool = True
     ) -> Iterator[AddAction]:
-        """Writes the rows in their order, as files of a bounded size; gives the log's action for each.
+        """Write rows in their order into files of a bounded size; yield the log's action for each file.
 
         Args:
-            rows: any number of them.
-            attributes: what their metadata says, row beside row, kept in memory for the files' next readers.
+            rows: any number of rows.
+            attributes: attributes decoded from the rows' metadata, one row for each of `rows`; kept in memory for the
+                files' next readers.
             data_change: False for rows that the table had before.
         """
         if not len(rows):
@@ -249,7 +272,12 @@ class Files:
         yield from self._store_all(contents, attributes, data_change)
 
     def store(self, encoded: Sequence[pa.Buffer], *, attributes: pa.Table | None = None) -> Iterator[AddAction]:
-        """The same for rows that were encoded already: each content becomes a file."""
+        """Write Parquet contents that were encoded already, one file each; yield the log's action for each file.
+
+        Args:
+            encoded: contents of the files.
+            attributes: as in `write`, for the rows of all contents in order.
+        """
         yield from self._store_all([partial(_given, content) for content in encoded], attributes, True)
 
     def _store_all(
@@ -265,23 +293,23 @@ class Files:
                 yield action
 
     def attributes_of(self, file: DataFile, schema: pa.Schema) -> pa.Table | None:
-        """What the metadata of the file's rows says, row beside row; None where it has to be read for that."""
+        """Return the attributes decoded from the metadata of a file's rows, one row for each; None if not in memory."""
         return self._decoded.find(file.name, schema)
 
     def read_footer(self, file: DataFile) -> pq.FileMetaData:
-        """Return what the file says of itself."""
+        """Return a file's Parquet footer."""
         with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
             with pq.ParquetFile(source) as parquet:
                 return parquet.metadata
 
     def weigh(self, file: DataFile) -> tuple[int, int]:
-        """Rows of a file and about their size in memory, from its footer."""
+        """Return a file's number of rows and their approximate size in memory in bytes, from its footer."""
         footer = self.read_footer(file)
         return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
 
     def count_rows(self, files: Sequence[DataFile]) -> Sequence[DataFile]:
-        """Return the files, with the number of rows from the footer where the log does not tell it."""
+        """Return the files, with the number of rows taken from the footer where the log has none."""
         uncounted = [file for file in files if file.rows == UNCOUNTED and file.name not in self._counted]
         if uncounted:
             with ThreadPoolExecutor() as pool:
@@ -292,17 +320,21 @@ class Files:
         return [replace(file, rows=self._counted[file.name]) if file.rows == UNCOUNTED else file for file in files]
 
     def owns(self, name: str) -> bool:
-        """Whether a file of the table is one of these, by its name."""
+        """Return whether a file of the table belongs to this service, by its name."""
         return name.startswith(self._below)
 
     def stored(self, folder: str | None = None) -> Sequence[StoredFile]:
-        """What lies in the folder of these files, or in one of the table's; not what lies deeper."""
+        """Return the files that lie directly in a folder, subfolders not included.
+
+        Args:
+            folder: relative to the table's folder; None for the folder of these files.
+        """
         with self.explained("list"):
             found = obstore.list_with_delimiter(self._store, folder or self._below or None)["objects"]
         return [StoredFile(each["path"], each["size"], each["last_modified"]) for each in found]
 
     def stored_torn(self) -> Sequence[StoredFile]:
-        """What writers that were killed left of files they had not finished; in a local folder alone, nowhere else."""
+        """Return unfinished files that killed writers left behind; only local folders can have such files."""
         if not self._storage.is_local:
             return []
         root = Path(self._storage.uri(self._path))
@@ -317,17 +349,17 @@ class Files:
         ]
 
     def delete_torn(self, files: Sequence[StoredFile]) -> None:
-        """Deletes some of them, which obstore does not see."""
+        """Delete unfinished files from a local folder; obstore does not see them."""
         with self.explained("delete files from"):
             for file in files:
                 Path(self._storage.uri(self._path), file.name).unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
-        """Whether a file of this name lies in the folder or below."""
+        """Return whether the table's folder, or a folder below, has a file of this name."""
         return self.stamp(name) is not None
 
     def stamp(self, name: str) -> Stamp | None:
-        """What tells a file from another of the same name; None where there is none."""
+        """Return the stamp that distinguishes a file from others of the same name; None where no file is there."""
         with self.explained("read"):
             try:
                 found = obstore.head(self._store, name)
@@ -336,13 +368,17 @@ class Files:
         return found["e_tag"], found["last_modified"], found["size"]
 
     def list_names(self, below: str | None = None) -> Iterator[tuple[str, datetime]]:
-        """The files in the folder, or in one below it, whether the table has them or not; with the time of storing."""
+        """Yield name and time of storing of every file in the table's folder, whether the table has it or not.
+
+        Args:
+            below: subfolder to list instead.
+        """
         with self._storage.explained(self._path, "list"):
             for entries in obstore.list(self._store, below):
                 yield from ((entry["path"], entry["last_modified"]) for entry in entries)
 
     def read_aside(self, name: str) -> bytes | None:
-        """A file that lies beside the table's own; None where there is none."""
+        """Return the content of a file beside the table's data files; None where no file is there."""
         with self.explained("read"):
             try:
                 return obstore.get(self._store, name).bytes().to_bytes()
@@ -350,17 +386,17 @@ class Files:
                 return None
 
     def write_aside(self, name: str, content: bytes) -> None:
-        """Writes or replaces a file that lies beside the table's own."""
+        """Write or replace a file beside the table's data files."""
         with self.explained("write"):
             obstore.put(self._store, name, content)
 
     def create(self, name: str, content: bytes, *, doing: str = "commit to") -> None:
-        """Write a file of the log, unless another writer's is there.
+        """Create a file of the log, unless another writer created it first.
 
-        Where the answer to a first try got lost, the file that is there is the one to be written.
+        An existing file with equal content counts as created: the answer to an earlier try got lost.
 
         Raises:
-            CommitFailedError: another writer's is there.
+            CommitFailedError: another writer created the file.
         """
         with self.explained(doing):
             try:
@@ -370,7 +406,7 @@ class Files:
                     raise CommitFailedError(f"{name} is another writer's") from None
 
     def delete(self, names: Sequence[str]) -> None:
-        """Deletes files that the table does not need; some may be gone already."""
+        """Delete files that the table does not need; some may be gone already."""
         with self.explained("delete files from"), ThreadPoolExecutor() as pool:
             list(pool.map(self._delete_file, names))
 
@@ -379,7 +415,7 @@ class Files:
             obstore.delete(self._store, name)
 
     def _write_file(self, content: pa.Buffer, data_change: bool) -> tuple[AddAction, int]:
-        """Stores a file; the log's action for it, and its number of rows."""
+        """Store a file; return the log's action for it, and its number of rows."""
         name = f"{self._below}part-{uuid.uuid4()}.parquet"
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
@@ -392,7 +428,7 @@ class Files:
 
 
 class Spool:
-    """Rows on their way into files, encoded as they come: an hour's metadata is never held as text."""
+    """Buffer that encodes rows into Parquet files as they come, so that an hour's metadata is never held as text."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -402,7 +438,7 @@ class Spool:
         self._rows = self._bytes = 0
 
     def add(self, rows: pa.Table) -> None:
-        """Adds rows; some thousand at a time, since each call makes a group of them in a file."""
+        """Add rows; several thousand at a time, since each call makes one row group of a file."""
         if self._rows + len(rows) > ROWS_PER_FILE or self._bytes + rows.nbytes > BYTES_PER_FILE:
             self._close()
         if self._writer is None:
@@ -413,7 +449,7 @@ class Spool:
         self._bytes += rows.nbytes
 
     def take(self) -> list[pa.Buffer]:
-        """The files' contents, with all rows in the order in which they came. No more can be added."""
+        """Return the files' contents, with all rows in the order of adding. No rows can be added afterwards."""
         self._close()
         return self._contents
 
@@ -426,7 +462,7 @@ class Spool:
 
 
 def decode(desired: Desired) -> Desired:
-    """The same with rows that lack no column."""
+    """Return the desired rows with all their columns, decoded from Parquet where they were encoded."""
     if not desired.encoded:
         return desired
     rows = pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in desired.encoded])
@@ -434,7 +470,10 @@ def decode(desired: Desired) -> Desired:
 
 
 def group_small_files(files: Sequence[DataFile]) -> list[list[DataFile]]:
-    """Files to be joined, each group into about one: small ones written after one another, enough to be worth it."""
+    """Return groups of small files that were written one after another; each group is to be joined into about one file.
+
+    A group has at least JOINED_FILES files; smaller groups are not worth a commit.
+    """
     groups: list[list[DataFile]] = [[]]
     for file in sorted(files, key=lambda file: file.written_at):
         group = [*groups[-1], file]
@@ -446,10 +485,10 @@ def group_small_files(files: Sequence[DataFile]) -> list[list[DataFile]]:
 
 
 def _without_large(group: Sequence[DataFile]) -> list[DataFile]:
-    """The group without large files that are larger than all smaller ones together: many rows would move for few.
+    """Return the group without files that have more rows than all smaller ones together: many rows would move for few.
 
-    A row is moved once for each doubling of its file, and what is new, which most corrections are about, stays in small
-    files.
+    So a row is moved once for each doubling of its file, and new rows, which most corrections concern, stay in small
+    files. Files of up to MOVED_ROWS rows always remain in the group.
     """
     by_size = sorted(group, key=lambda file: file.rows)
     while by_size and by_size[-1].rows > max(MOVED_ROWS, sum(file.rows for file in by_size[:-1])):
@@ -459,9 +498,9 @@ def _without_large(group: Sequence[DataFile]) -> list[DataFile]:
 
 
 def columns_with_statistics(schema: pa.Schema) -> list[str]:
-    """The columns whose least and greatest values the log holds: UIDs, numbers and times, never another text.
+    """Return the columns whose least and greatest values the log holds: UIDs, numbers and times, never other texts.
 
-    The table must name them to its readers: some take a column without a range for one that holds nothing.
+    The table must name these columns to its readers: some take a column without a range for an empty one.
     """
     return [
         field.name
@@ -499,14 +538,14 @@ def _given(content: pa.Buffer) -> pa.Buffer:
 def open_writer(
     sink: pa.BufferOutputStream | IO[bytes], schema: pa.Schema, compression_level: int | None = None
 ) -> pq.ParquetWriter:
-    """Return a writer of a file that all readers of the lake understand."""
+    """Open a writer of a Parquet file that all readers of the lake understand."""
     writer = pq.ParquetWriter(sink, schema, compression="zstd", compression_level=compression_level)
     writer.add_key_value_metadata(CALENDAR)
     return writer
 
 
 def _find_nan(content: pa.Buffer, schema: pa.Schema) -> set[str]:
-    """Return the columns with a value that is no number, which Parquet's own ranges pass over."""
+    """Return the columns that have a NaN, which Parquet's own ranges leave out."""
     floating = [field.name for field in schema if pa.types.is_floating(field.type)]
     if not floating:
         return set()
@@ -518,9 +557,9 @@ def _statistics(metadata: pq.FileMetaData, columns: Sequence[str], unordered: Ab
     """Return the log's statistics of a file.
 
     Args:
-        metadata: of the file.
-        columns: to have them.
-        unordered: columns with values that are no numbers; engines take these for greater than any.
+        metadata: footer of the file.
+        columns: columns that get statistics.
+        unordered: columns with a NaN; engines order NaN above every number.
     """
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
@@ -544,5 +583,5 @@ def _statistic(value: object) -> object:
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     if isinstance(value, float) and math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"  # as Delta on Spark writes it: JSON has no infinity
+        return "Infinity" if value > 0 else "-Infinity"  # Delta on Spark writes these texts: JSON has no infinity
     return value if isinstance(value, int | float | str) else str(value)

@@ -1,4 +1,4 @@
-"""What a write does to a table's files: which are written anew, and which they replace."""
+"""Plan of a commit: which files a write adds to a table, and which files it removes."""
 
 import json
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from dicom_assets.core.merge import Change, Desired, align_rows, merge_rows
 
 
 class Plan:
-    """The actions of one commit: files written anew, and those they replace."""
+    """Actions of one commit: files to add, and files to remove."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        """Nothing planned yet.
+        """Create an empty plan.
 
         Args:
-            snapshot: the version that is planned on.
+            snapshot: version that the commit follows.
         """
         self._snapshot = snapshot
         self.adds: list[AddAction] = []
@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def bytes_written(self) -> int:
-        """Size of the files that were written."""
+        """Size of the added files."""
         return sum(action.size for action in self.adds)
 
     @property
@@ -43,7 +43,7 @@ class Plan:
         return sum(action.size or 0 for action in self.removes)
 
     def as_merge(self) -> Commit:
-        """Return the commit of rows that were merged."""
+        """Return the commit of a merge."""
         matches = (f"t.{name} = s.{name}" for name in self._snapshot.table.key)
         commit = Commit(MERGE, self.adds, self.removes, {"predicate": json.dumps([f"({' AND '.join(matches)})"])})
         written = commit.rows_written
@@ -61,7 +61,7 @@ class Plan:
         return replace(commit, metrics=metrics)
 
     def as_optimize(self) -> Commit:
-        """Return the commit of rows that moved to other files, and are what they were."""
+        """Return the commit of a compaction, which moves rows to other files and changes none."""
         metrics = {
             "numAddedFiles": len(self.adds),
             "numRemovedFiles": len(self.removes),
@@ -71,9 +71,10 @@ class Plan:
         return Commit(OPTIMIZE, self.adds, self.removes, {"predicate": "[]", "zOrderBy": "[]"}, metrics)
 
     def prepare(self, desired: Desired) -> None:
-        """Writes the files that the commit will name."""
+        """Write the files that the commit will name, and record the actions and row counts."""
         snapshot, table = self._snapshot, self._snapshot.table
-        # Not the files of an hour's other parts, which need not be read, nor keep these from being stored as they are.
+        # Files with other parts of the hour are left out: they need not be read, and must not prevent that encoded
+        # rows are stored unchanged.
         candidates = [
             file for file in snapshot.candidates(desired) if pc.any(snapshot.concerned(desired.keys, file)).as_py()
         ]
@@ -105,12 +106,12 @@ class Plan:
         self.adds.extend(snapshot.folder.write(align_rows(new, snapshot.schema), attributes=attributes))
 
     def _merge_large(self, file: DataFile, desired: Desired) -> list[pa.Array]:
-        """Write a large file anew in parts, if anything changes in it.
+        """Rewrite a large file in parts, if any of its rows changes.
 
-        It is read twice then: what comes of it are files that are not large any more.
+        A file that changes is read twice, and replaced by files that are not large any more.
 
         Returns:
-            For each part which of the desired rows' keys are in it.
+            One array for each part of the file: for each desired row whether its key is in the part.
         """
         snapshot = self._snapshot
         changes = (
@@ -137,7 +138,7 @@ class Plan:
 
 
 def _restrict(desired: Desired, places: pa.Array, snapshot: Snapshot, file: DataFile) -> tuple[Desired, pa.Array]:
-    """Return what is desired of the keys that a file may hold, and the places of these rows."""
+    """Return the desired keys and rows that a file may hold, and the places of these rows."""
     concerned = snapshot.concerned(desired.rows, file)
     keys = desired.keys.filter(snapshot.concerned(desired.keys, file))
     return Desired(keys, desired.rows.filter(concerned)), places.filter(concerned.combine_chunks())

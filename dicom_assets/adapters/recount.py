@@ -1,4 +1,4 @@
-"""The stored feed of a window held against what was read of it, and against what the service says it holds."""
+"""Audit of a window's entries in `change_feed`: compared with the entries once read, and with the service's entries."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,50 +15,50 @@ from dicom_assets.core.change_feed import Entry, Window
 from dicom_assets.core.errors import ServiceError
 
 PART = timedelta(days=1)
-"""What is counted at once: the service counts through all entries of it."""
+"""Length of the windows that are counted one by one: to count a window, the service goes through all its entries."""
 
 
 class CountedFeed(Protocol):
-    """A service whose change feed can be counted."""
+    """Service whose change feed can be counted."""
 
     def holds_exactly(self, entries: int, window: Window) -> bool:
-        """Whether the window has that many entries now."""
+        """Return whether the window has exactly this number of entries now."""
         ...
 
     def fetch_pages(self, window: Window, *, include_metadata: bool) -> Iterable[list[Entry]]:
-        """The window's entries, page by page, each sequence once."""
+        """Yield the window's entries page by page, each sequence once."""
         ...
 
 
 @dataclass(frozen=True)
 class Recount:
-    """What was found in a window."""
+    """Result of the audit of one window."""
 
     stored: int = 0
-    """Entries in the table."""
+    """Number of entries in the table."""
     doubled: int = 0
-    """Rows of an entry that has another row too."""
+    """Number of rows beyond the first of their entry."""
     lost: int = 0
-    """Entries that were read, and are not in the table."""
+    """Number of entries that were read and are absent from the table."""
     missing: tuple[int, ...] = ()
-    """Sequences that the service has, and the table has not."""
+    """Sequences that the service has and the table lacks."""
     vanished: tuple[int, ...] = ()
-    """Sequences that the table has, and the service has not: entries never leave a feed."""
+    """Sequences that the table has and the service lacks, although entries never leave a feed."""
     error: str | None = None
-    """Why the service could not be asked."""
+    """Reason why the service could not be asked; None where it was."""
 
 
 def recount(feed: CountedFeed, table: Snapshot, window: Window, read: Mapping[datetime, int]) -> Recount:
-    """Counts a window's entries once more; where the counts differ, names the sequences.
+    """Count a window's entries again; where the counts differ, list the sequences.
 
-    One small request for every day tells whether the service has as many entries as the table. Only where it has not
-    they are listed, without their metadata.
+    One small request a day of the window shows whether service and table have equally many entries. Only where they
+    differ, the service's entries are listed, without metadata.
 
     Args:
         feed: the service.
         table: `change_feed`.
         window: whole hours.
-        read: entries that were read, by the start of their hour.
+        read: number of entries that were read, by the start of their hour.
     """
     found = Recount()
     for part in _parts(window):

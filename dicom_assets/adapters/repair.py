@@ -1,9 +1,9 @@
-"""Rows of earlier versions brought to the rules of this one: padding in UIDs and values, and unreadable metadata.
+"""Repair of rows that earlier versions of this project wrote: padding in UIDs and values, and unreadable metadata.
 
-Earlier versions kept the padding that the service shows (`core/elements.py`), so that one instance could have several
-rows, and a Delete missed some. Tables that this version created have a property that says so, and so have tables that
-were repaired: whoever finds it has nothing to do. Only what `change_feed` holds is needed, never the service. A repair
-that is killed goes on where it was: each step is a write like any other, and gives the same rows a second time.
+Earlier versions kept the padding that the service shows (`core/elements.py`): one instance could have several rows, and
+a Delete missed some of them. A table property marks tables that this version created or repaired; such tables need no
+repair. A repair reads `change_feed` alone, never the service. After a kill the next repair does the rest: each step is
+an ordinary write, and a repeated write gives equal rows.
 """
 
 import logging
@@ -29,39 +29,40 @@ logger = logging.getLogger(__name__)
 
 _ALWAYS = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 _MAY_BE_PADDED = r'\\u0000|" | "|""|^[^{]'
-"""A text of metadata with a NUL, a blank beside a quotation mark, or an empty value; or one that is no object."""
+"""Pattern of metadata with a NUL, a blank beside a quotation mark, or an empty value; or of a text that is not a JSON
+object."""
 
 
 def is_due(lake: Lake, table: Table) -> bool:
     """Return whether a table may have rows of an earlier version."""
     try:
         snapshot = lake.open(table)
-    except LakeError:  # its own upkeep says what is wrong with it
+    except LakeError:  # the table's own upkeep reports this error
         return False
     return snapshot is not None and not snapshot.logged.configuration.get(trimmed_property(lake.service))
 
 
 @dataclass(frozen=True)
 class Repair:
-    """The rows of earlier versions in the tables of a lake, and what it takes to repair them."""
+    """Repair of the rows that earlier versions wrote to a lake's tables."""
 
     lake: Lake
     tables: Sequence[Table]
-    """All that are kept, with the users' columns."""
+    """All tables that are kept, with the users' columns."""
     file_system: str | None
-    """What stands before a `filePath` to make its full location; None where it is not known."""
+    """Prefix that makes a full location of a `filePath`; None where it is not known."""
     entries: int = MemoryLimit().entries
-    """Of the feed, about, that a table is derived from at a time."""
+    """Approximate number of feed entries from which a table is derived at a time."""
 
     def find_due(self) -> list[Table]:
         """Return the tables that may have rows of an earlier version."""
         return [table for table in self.tables if is_due(self.lake, table)]
 
     def run(self) -> Counter[str]:
-        """Repair all tables, and return how many rows changed, by table; empty where nothing was due.
+        """Repair all tables; return the number of changed rows by table, empty where no repair was due.
 
         Raises:
-            LakeError: as `Lake.write`.
+            LakeError: as in `Lake.write`.
         """
         due, changed = self.find_due(), Counter[str]()
         if not due or self.lake.open(CHANGE_FEED) is None:
@@ -77,7 +78,15 @@ class Repair:
         return +changed
 
     def _derive_anew(self, table: Table, studies: pa.Array) -> int:
-        """Take rows with padded keys out of a table, and derive the rows of some studies anew."""
+        """Delete a table's rows with padded keys, and derive the rows of their studies and of others again.
+
+        Args:
+            table: table to repair.
+            studies: UIDs of further studies.
+
+        Returns:
+            The number of changed rows.
+        """
         lake = self.lake
         names = [*table.key, *([table.fence] if table.fence else [])]
         padded = lake.open_or_create(table).read_table(names, where=is_padded)
@@ -86,7 +95,7 @@ class Repair:
         return changed + (self._derive(table, HoursOf(lake, _ALWAYS, studies)) if len(studies) else 0)
 
     def derive(self, hours: HoursOf) -> None:
-        """Derive from `change_feed` the rows of all other tables that exist, for some studies of some hours."""
+        """Derive the rows of all other existing tables from `change_feed`, for the studies and hours given."""
         for table in self.tables:
             if table.name != CHANGE_FEED.name and self.lake.open(table) is not None:
                 self._derive(table, hours)
@@ -100,7 +109,7 @@ class Repair:
 
 
 def _trim_feed(lake: Lake) -> int:
-    """Take the padding from the keys in `change_feed`; return how many rows had any."""
+    """Remove the padding from the keys in `change_feed`; return the number of changed rows."""
     feed, key, changed = lake.open_or_create(CHANGE_FEED), [column.name for column in KEY], 0
     for _, rows in feed.read(where=lambda rows: is_padded(rows.select(key))):
         trimmed = rows
@@ -112,7 +121,7 @@ def _trim_feed(lake: Lake) -> int:
 
 
 def _find_studies(lake: Lake) -> pa.Array:
-    """Return the studies whose rows may differ from what an earlier version made of them."""
+    """Return the UIDs of the studies whose rows an earlier version may have derived differently."""
     feed = lake.open_or_create(CHANGE_FEED)
     found: set[str] = set()
     for _, rows in feed.read(["studyInstanceUid", "metadata"], where=_may_differ):
@@ -121,21 +130,21 @@ def _find_studies(lake: Lake) -> pa.Array:
 
 
 def _may_differ(rows: pa.Table) -> pa.ChunkedArray:
-    # A Delete has no metadata. It may have had padding in its key, and so have missed the row of its instance.
+    # A Delete has no metadata. With padding in its key it may have missed the row of its instance.
     return pc.fill_null(pc.match_substring_regex(rows["metadata"], _MAY_BE_PADDED), True)
 
 
 @dataclass(frozen=True)
 class _Absent:
-    """A derivation from nothing: keys that have no row."""
+    """Derivation without a source: keys that must have no row."""
 
     keys: pa.Table
     table: Table
 
     def build(self) -> Desired:
-        """Return the keys, and no rows."""
+        """Return the keys without any row."""
         return Desired(self.keys, self.table.schema.empty_table())
 
     def is_current(self) -> bool:
-        """Return True: there is no source that could move."""
+        """Return True: there is no source that could change."""
         return True

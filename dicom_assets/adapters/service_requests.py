@@ -1,6 +1,6 @@
-"""One GET at the DICOM service: sent again while that may help, answered with parsed content or one clear error.
+"""GET requests to the DICOM service: retried while a retry may help, ending in parsed content or one clear error.
 
-Bodies are decoded here, piece by piece: the size of what a compressed body becomes is known only then, and a few
+Bodies are decompressed here, piece by piece: the decoded size of a compressed body is known only afterwards, and a few
 kilobytes may become gigabytes.
 """
 
@@ -34,17 +34,18 @@ logger = getLogger(__name__)
 T = TypeVar("T")
 
 READS_PER_BODY = 10
-"""Timeouts of a read that a body may take: one of which a few bytes come now and then would hold a run for a day."""
+"""Time that a body may take, in read timeouts: a body of which a few bytes arrive now and then could hold a run for a
+day."""
 LEAST_BYTES_PER_SECOND = 10_000
-"""Of a body that may take longer."""
+"""Rate at which a body must arrive to be allowed more time than that."""
 SMALL_BYTES = 8 * 2**20
-"""Greatest decoded size of an answer without metadata; 200 entries with the longest UIDs and paths take a tenth."""
+"""Decoded size of an answer without metadata, at most; 200 entries with the longest UIDs and paths take a tenth."""
 _PIECE_BYTES = 2**20
-"""Greatest size of what is decoded at once."""
+"""Decoded size of one piece of a body, at most."""
 _DRAINED_BYTES = 2**16
-"""Of the body of an error that is read, unparsed, so that its connection can be used again."""
+"""Bytes of an error's body that are read, unparsed, so that the connection can be used again."""
 _CODINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True}
-"""Encodings of a body that are understood, and whether they are gzip. No other is asked for."""
+"""Supported content encodings, and whether they are gzip. Requests ask for no other encoding."""
 
 _HINTS = {
     HTTPStatus.BAD_REQUEST: "The service did not accept the parameters: check DICOM_API_VERSION and DICOM_BATCH_SIZE.",
@@ -65,28 +66,28 @@ _PASSING_HINTS = {
     "or storage: have its operator check the key vault, the key and the access of the service's identity to both.",
 }
 _PASSING = frozenset({HTTPStatus.CONFLICT, HTTPStatus.FAILED_DEPENDENCY})
-"""Refusals that pass by themselves."""
+"""Status codes of refusals that usually pass by themselves."""
 _SLOW = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT})
-"""What a gateway says where the answer takes too long."""
+"""Status codes of a gateway when an answer takes too long."""
 
 
 class Trouble(enum.Enum):
-    """What a failed try says about what was asked for."""
+    """Kind of a failed try: what the failure says about the query."""
 
     PASSING = enum.auto()
-    """Nothing: the service throttles, or something around it is in the way."""
+    """Nothing about the query: the service throttles, or something around it is in the way."""
     FAILED = enum.auto()
-    """The answer was an error, no answer, or one that cannot be read."""
+    """An error, no answer, or an unreadable answer."""
     SLOW = enum.auto()
-    """No answer came in time, which every further try may take again."""
+    """No answer in time; every further try may take as long."""
     REFUSED = enum.auto()
     """400 for parameters that the service never accepted before."""
     TOO_LARGE = enum.auto()
-    """The decoded body is larger than is held in memory."""
+    """A decoded body above the memory limit."""
 
 
 class FailedTryError(WorthAnotherTryError):
-    """A try that failed, in words that hold nothing of the body."""
+    """Failed try of a query; its text holds nothing of the body."""
 
     def __init__(
         self,
@@ -104,35 +105,35 @@ class FailedTryError(WorthAnotherTryError):
 
     @property
     def is_final(self) -> bool:
-        """Whether the same request is not worth another try."""
+        """Whether retrying the request cannot help."""
         return self.trouble in (Trouble.REFUSED, Trouble.TOO_LARGE)
 
 
 @dataclass(frozen=True)
 class Query(Generic[T]):
-    """One GET, and how its answer is read."""
+    """One GET request, and the way to read its answer."""
 
     path: str
-    """Below the base URL."""
+    """Path below the base URL."""
     params: Mapping[str, str]
     parse: Callable[[bytes | bytearray], T]
-    """Makes the result from the body; a body that it cannot decode is asked for again."""
+    """Function that builds the result from the body; where it cannot decode a body, the request is retried."""
     subject: str
-    """What is asked for, as messages and logs name it, such as a window and an offset."""
+    """Name of the requested content in messages and logs, such as a window and an offset."""
     limit_bytes: int = SMALL_BYTES
-    """Greatest decoded size of the body."""
+    """Decoded size of the body, at most."""
 
 
 class ServiceRequests:
-    """GETs at one service over one pool of kept-alive connections; may be used by many threads.
+    """Client for GET requests to one service, over one pool of kept-alive connections; may be used by many threads.
 
     Args:
-        base_url: Ends before `/v2`.
-        auth: Puts a token on every request; None sends none.
-        connections: Requests that may be under way at the same time; more wait for their turn.
-        timeout: Of connecting, and of each read.
-        retry: When to send a request again.
-        clock: Seconds since 1970; measures `Retry-After` given as a date.
+        base_url: URL of the service, up to but not including `/v2`.
+        auth: puts a token on every request; None sends no token.
+        connections: requests that may be under way at the same time; further requests wait for their turn.
+        timeout: timeout of connecting, and of each read.
+        retry: policy by which failed requests are retried.
+        clock: returns the time in seconds since 1970; needed for a `Retry-After` that is a date.
     """
 
     def __init__(
@@ -156,28 +157,28 @@ class ServiceRequests:
         self._accepted: dict[str, int] = {}
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Close all connections."""
         self._client.close()
 
     @property
     def statistics(self) -> Statistics:
-        """The sums of all requests so far."""
+        """Totals of all requests so far."""
         with self._lock:
             return self._statistics
 
     def count(self, more: Statistics) -> None:
-        """Add to the statistics."""
+        """Add statistics to the totals."""
         with self._lock:
             self._statistics += more
 
     def fetch(self, query: Query[T], stop: threading.Event) -> T:
-        """Return the parsed answer; a failed request is sent again as the policy says.
+        """Return the parsed answer to a query; a failed request is retried as the policy says.
 
         Raises:
-            ServiceRefusedError: another try would not help (a 4xx answer).
+            ServiceRefusedError: a retry would not help (a 4xx answer).
             ServiceUnreachableError: every try ended without an answer, or with a server error or a refusal that passes.
-            UnreadablePageError: the answers were no JSON of the expected shape, are too large, or come from something
-                else than a DICOM service.
+            UnreadablePageError: the answers are not JSON of the expected shape, are too large, or do not come from a
+                DICOM service.
             CancelledError: `stop` was set.
         """
         tries = self.begin(query, stop)
@@ -195,24 +196,24 @@ class ServiceRequests:
         most: int | None = None,
         longest_wait_seconds: float = math.inf,
     ) -> "Tries":
-        """Return the count of a query's tries.
+        """Return a new counter of a query's tries.
 
         Args:
-            query: what is asked for.
+            query: the query.
             stop: once set, no further try is made.
-            most: tries that may fail; as the policy says where None.
+            most: number of tries; None for the policy's.
             longest_wait_seconds: upper bound of waits that the service does not ask for.
         """
         policy = self.retry.bounded(longest_wait_seconds)
         return Tries(policy, most or policy.tries, f"{self._url(query.path)} ({query.subject})", stop, self.count)
 
     def ask(self, query: Query[T], stop: threading.Event) -> T:
-        """Return the parsed answer to a single try.
+        """Send a query once and return the parsed answer.
 
         Raises:
-            FailedTryError: the try failed; another, or one for something else, may not.
-            ServiceRefusedError: no try would help (a 4xx answer).
-            UnreadablePageError: what answers is no DICOM service.
+            FailedTryError: the try failed; another try, or another query, may succeed.
+            ServiceRefusedError: no retry would help (a 4xx answer).
+            UnreadablePageError: the answer does not come from a DICOM service.
             CancelledError: `stop` was set.
         """
         if stop.is_set():
@@ -229,7 +230,7 @@ class ServiceRequests:
         self._check(response, body, query)
         try:
             parsed = query.parse(body)
-        # A wrong byte inside a string is a UnicodeDecodeError, whose text holds the body: it is not the cause here.
+        # A wrong byte inside a string gives a UnicodeDecodeError. Its text holds the body: it must not be the cause.
         except (UnicodeDecodeError, RecursionError):
             raise FailedTryError("a body that is no JSON", _CUT_HINT, error_type=UnreadablePageError) from None
         except msgspec.DecodeError as error:
@@ -239,12 +240,14 @@ class ServiceRequests:
         return parsed
 
     def _receive(self, response: httpx.Response, query: Query[T]) -> bytearray:
-        """Return the decoded body, in one piece from the start: joining pieces in the end takes twice the memory.
+        """Return the decoded body.
+
+        It grows in one buffer: joining pieces at the end would take twice the memory.
 
         Raises:
-            FailedTryError: the body is larger than it may be, or encoded in a way that was not asked for.
-            httpx.ReadTimeout: the body takes longer than it may, and comes too slowly.
-            zlib.error: the body is not what its encoding says.
+            FailedTryError: the body is too large, or has an encoding that was not asked for.
+            httpx.ReadTimeout: the body takes too long and arrives too slowly.
+            zlib.error: the body does not match its encoding.
         """
         body, give_up_at = bytearray(), time.monotonic() + self._body_seconds
         limit_bytes = query.limit_bytes if response.is_success else _DRAINED_BYTES
@@ -259,12 +262,12 @@ class ServiceRequests:
         return body
 
     def _check(self, response: httpx.Response, body: bytearray, query: Query[T]) -> None:
-        """Pass an answer whose body is worth reading.
+        """Check that an answer's body is worth parsing.
 
         Raises:
-            FailedTryError: the service may answer another time.
-            ServiceRefusedError: it will not.
-            UnreadablePageError: this is no DICOM service.
+            FailedTryError: the answer is an error that a retry may overcome.
+            ServiceRefusedError: the answer is an error that a retry cannot overcome.
+            UnreadablePageError: the answer does not come from a DICOM service.
         """
         status = response.status_code
         where = f"{self._url(query.path)} ({query.subject})"
@@ -273,7 +276,9 @@ class ServiceRequests:
                 raise failure
             hint = _HINTS.get(HTTPStatus(status), _OTHER_HINT) if status in list(HTTPStatus) else _OTHER_HINT
             raise ServiceRefusedError(f"Change feed request failed: {status} for {where}. {hint}")
-        if response.is_redirect or not response.is_success:  # where to is not told: sign-in pages' addresses hold state
+        if (
+            response.is_redirect or not response.is_success
+        ):  # the target stays unnamed: URLs of sign-in pages hold state
             raise UnreadablePageError(
                 f"Change feed request failed: {status}, a redirect, for {where}. A DICOM service never redirects: "
                 "check DICOM_SERVICE_URL."
@@ -285,7 +290,7 @@ class ServiceRequests:
             )
 
     def _explain(self, response: httpx.Response, query: Query[T]) -> FailedTryError | None:
-        """Return what an error of the service says; None for one that is final whatever is asked for."""
+        """Return the failed try that an error answer stands for; None if the error is final for any query."""
         status, after = response.status_code, parse_retry_after(response, self._clock)
         if status == HTTPStatus.BAD_REQUEST and not self._was_accepted(query):
             hint = _HINTS[HTTPStatus.BAD_REQUEST]
@@ -308,7 +313,7 @@ class ServiceRequests:
             self._accepted[query.path] = max(limit, self._accepted.get(query.path, 0))
 
     def _was_accepted(self, query: Query[T]) -> bool:
-        """Return whether the service answered such a query before, of at least as many entries."""
+        """Return whether the service answered a query of this path before, with at least this `limit`."""
         with self._lock:
             return self._accepted.get(query.path, -1) >= int(query.params.get("limit", 0))
 
@@ -317,7 +322,7 @@ class ServiceRequests:
 
 
 class Tries:
-    """The failed tries of one query, the waits between them, and the error after the last."""
+    """Counter of one query's failed tries, which waits between tries and raises the error after the last."""
 
     def __init__(
         self,
@@ -335,10 +340,12 @@ class Tries:
         self._failed = self._passing = 0
 
     def failed(self, error: FailedTryError) -> None:
-        """Wait before the next try. Throttled tries count by themselves: they say nothing of what was asked for.
+        """Count a failed try, and wait before the next.
+
+        Tries that fail with `Trouble.PASSING` have a count of their own: they say nothing about the query.
 
         Raises:
-            ServiceError: there is no next try.
+            ServiceError: no try is left, or a retry cannot help.
         """
         if error.is_final:
             raise error.error_type(f"Change feed request failed: {error} for {self._where}. {error.hint}") from (
@@ -379,7 +386,7 @@ def _decode(response: httpx.Response) -> Iterable[bytes]:
     """Return the body's decoded pieces, each of a bounded size.
 
     Raises:
-        FailedTryError: the encoding was not asked for; such as another inside gzip.
+        FailedTryError: the encoding was not asked for, such as a second encoding inside gzip.
     """
     is_gzip = _CODINGS.get(response.headers.get("Content-Encoding", "").strip().lower())
     if is_gzip is None:
@@ -388,10 +395,10 @@ def _decode(response: httpx.Response) -> Iterable[bytes]:
 
 
 def _inflate(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompress gzip, of one member or several.
+    """Yield the decompressed pieces of a gzip body, which may have several members.
 
     Raises:
-        zlib.error: this is no gzip, or its end is missing.
+        zlib.error: the body is not gzip, or its end is missing.
     """
     inflater, is_begun = zlib.decompressobj(zlib.MAX_WBITS | 16), False
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Shortcuts of a Fabric lakehouse: what is wanted, what is there, and what it takes to get from one to the other."""
+"""Shortcuts of a Fabric lakehouse: the wanted ones, the existing ones, and the changes that lead to the wanted ones."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,55 +9,55 @@ FABRIC_SCOPE = "https://api.fabric.microsoft.com/.default"
 
 @dataclass(frozen=True)
 class Target:
-    """A folder of Data Lake Storage, and the Fabric connection through which it is read."""
+    """Folder in Data Lake Storage, and the Fabric connection that reads it."""
 
     location: str
-    """The account: `https://ACCOUNT.dfs.core.windows.net`."""
+    """Storage account: `https://ACCOUNT.dfs.core.windows.net`."""
     subpath: str
     """Container and folder: `/dicom/instance`."""
     connection_id: str
 
     @property
     def container(self) -> str:
-        """The container."""
+        """Container of the folder."""
         return self.subpath.strip("/").split("/", 1)[0]
 
     @property
     def place(self) -> str:
-        """Account, container and folder, as one text that two targets can be compared by."""
+        """Account, container and folder in one text; equal texts mean equal folders."""
         return f"{self.location.rstrip('/').lower()}/{self.subpath.strip('/')}"
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A shortcut that is wanted."""
+    """Shortcut that the lakehouse is to have."""
 
     folder: str
-    """Where it lies in the lakehouse: `Tables`, `Tables/SCHEMA` or `Files`."""
+    """Its folder in the lakehouse: `Tables`, `Tables/SCHEMA` or `Files`."""
     name: str
     target: Target
 
     @property
     def path(self) -> str:
-        """Folder and name."""
+        """Folder and name in one path."""
         return f"{self.folder}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a shortcut of the lakehouse points to."""
+    """Target of a shortcut that the lakehouse has."""
 
     kind: str
     """`AdlsGen2`, `OneLake`, `AmazonS3` …"""
     target: Target | None
-    """None where it is of another kind, or is not shown to this identity."""
+    """The target; None where it is of another kind, or is not shown to this identity."""
 
     def __str__(self) -> str:
         return self.target.place if self.target else f"a target of the kind {self.kind} that cannot be compared"
 
 
 class Change(StrEnum):
-    """What it takes to make the lakehouse have a shortcut; the values say so to a reader."""
+    """Change that gives the lakehouse a wanted shortcut; the values are words for people."""
 
     NOTHING = "as wanted"
     CREATE = "create"
@@ -76,7 +76,7 @@ _DONE = {
 
 @dataclass(frozen=True)
 class Step:
-    """A wanted shortcut, and what is to be done about it."""
+    """Wanted shortcut, and the change that it needs."""
 
     shortcut: Shortcut
     change: Change
@@ -85,14 +85,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A step, and how it went."""
+    """Result of a step."""
 
     step: Step
     problem: str | None = None
-    """What went wrong, why it probably did, and what to do; None where the lakehouse has the shortcut, or would."""
+    """What happened, why it probably did, and what to do; None where the lakehouse has the shortcut, or would have it
+    after a dry run."""
 
     def done(self, *, dry_run: bool) -> str:
-        """What was done, or would be, in some words."""
+        """Return what was done, or what a dry run would do, in a few words for people."""
         change = self.step.change
         if self.problem is not None:
             return "left alone" if change is Change.REFUSE else "failed"
@@ -100,11 +101,11 @@ class Outcome:
 
 
 def plan_change(shortcut: Shortcut, found: Found | None, *, replace: bool) -> Change:
-    """What it takes to make the shortcut what is wanted.
+    """Return the change that a wanted shortcut needs.
 
     Args:
-        shortcut: what is wanted.
-        found: what is there.
+        shortcut: the wanted shortcut.
+        found: the existing shortcut under its path; None where there is none.
         replace: whether a shortcut that points elsewhere may be changed.
     """
     if found is None:

@@ -1,4 +1,4 @@
-"""A version of a table: what its log says of it, and its rows, read file by file."""
+"""Version of a table: its state in the log, and its rows, read file by file."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,27 +23,32 @@ _SERVICE = f"partition.{SERVICE.name}"
 
 @dataclass(frozen=True)
 class Logged:
-    """What a table's log says of a version; in a table of several services, of the rows of one."""
+    """Log state of one table version; where several services share the table, the state of one service's rows."""
 
     version: int
     since: int
-    """The version since which the files are these, as far as that is known."""
+    """First version that has exactly these files, as far as known."""
     table_id: str
-    """Given to the table when it was created; copies and restored ones have the same."""
+    """ID that the table got when it was created; copies and restored tables keep the ID."""
     schema: pa.Schema
-    """The stored columns: those declared, and any that were declared once; without that of the service."""
+    """Stored columns: all that are declared or were declared once, without the service's column."""
     partition_columns: tuple[str, ...]
     name: str | None
-    """Given to the table when it was created; whoever replaces it by another takes it away."""
+    """Name that the table got when it was created; another engine that replaces the table removes the name."""
     protocol: Protocol
     actions: pa.Table
-    """The live files: a row for each, with its statistics in columns such as `min.sequence`."""
+    """Live files, one row each, with statistics in columns such as `min.sequence`."""
     stamp: Stamp | None = None
-    """Of the version's commit, where it was looked at."""
+    """Stamp of the version's commit file; None where it was not looked at."""
 
     @classmethod
     def of(cls, delta: DeltaTable, service: str | None = None) -> "Logged":
-        """Of the version that delta-rs holds at the moment; of a service alone, where the table is of several."""
+        """Create the log state of the version that delta-rs holds at the moment.
+
+        Args:
+            delta: the table.
+            service: service whose rows are meant, where several services share the table; else None.
+        """
         metadata, versions = delta.metadata(), delta.protocol()
         schema = pa.schema(delta.schema().to_arrow())
         actions = pa.table(delta.get_add_actions(flatten=True))
@@ -70,25 +75,25 @@ class Logged:
 
     @property
     def configuration(self) -> Mapping[str, str]:
-        """The table's properties."""
+        """Properties of the table."""
         return self.protocol.properties
 
     def is_named(self, table: Table) -> bool:
-        """Return whether the table was created under the name that ours has."""
+        """Return whether the stored table was created under the name of a declared table."""
         return self.name == table.name
 
     def follows(self, before: "Logged") -> bool:
-        """Whether it is a later version of the same table, with the same files."""
+        """Return whether this is the earlier version itself, or a later one of its table with equal files."""
         return self.table_id == before.table_id and self.version >= before.version and self.names == before.names
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Names of the live files; the log has them encoded."""
+        """Names of the live files, decoded from the URL encoding of the log."""
         return frozenset(map(unquote, self.actions["path"].to_pylist()))
 
     @cached_property
     def files(self) -> Sequence[DataFile]:
-        """The live files."""
+        """Live files."""
         ranges = [name for name in _RANGED if f"min.{name}" in self.actions.column_names]
         columns = ["path", "size_bytes", "num_records", "modification_time"]
         columns += [f"{end}.{name}" for name in ranges for end in ("min", "max")]
@@ -108,19 +113,19 @@ class Logged:
 
 
 class Snapshot:
-    """One version of a table; of a table that several services share the rows of one, as if there were no others."""
+    """One version of a table; where several services share the table, the rows of one, as if there were no others."""
 
     def __init__(
         self, table: Table, logged: Logged, files: Files, studies: StudyIndex, connect: Callable[[], DeltaTable]
     ) -> None:
-        """A version.
+        """Create a snapshot.
 
         Args:
-            table: whose.
-            logged: what the log says of the version.
-            files: its folder.
-            studies: what is known of the lake's files.
-            connect: gives the version as delta-rs sees it, for this snapshot's holder alone.
+            table: declaration of the table.
+            logged: log state of the version.
+            files: files in the table's folder.
+            studies: index of the studies in the lake's files.
+            connect: returns the version as a `DeltaTable` that this snapshot's holder alone uses.
         """
         self.table = table
         self.logged = logged
@@ -130,53 +135,53 @@ class Snapshot:
 
     @cached_property
     def delta(self) -> DeltaTable:
-        """The version as delta-rs sees it, with the rows of all services.
+        """Version as a `DeltaTable`, with the rows of all services.
 
-        Most of what is done with a snapshot does without, and without its cost.
+        It is opened on first use: most uses of a snapshot do not need it, and save its cost.
         """
         return self._connect()
 
     @property
     def version(self) -> int:
-        """The Delta version."""
+        """Delta version."""
         return self.logged.version
 
     @property
     def service(self) -> str | None:
-        """Whose rows these are, where the table has those of several."""
+        """Service whose rows these are, where several services share the table; else None."""
         return self.folder.service
 
     @property
     def services(self) -> set[str]:
-        """Whose rows the table has, where several services share it."""
+        """All services that have rows in the table, where several services share it."""
         return {part[SERVICE.name] for part in self.delta.partitions()}
 
     @property
     def table_id(self) -> str:
-        """What tells the table from one that was created in its place; copies and restored ones have the same.
+        """ID that changes if another table is created in this table's place; copies and restored tables keep it.
 
-        Of a table of several services it tells whose rows these are, too.
+        Where several services share the table, the ID includes the service.
         """
         return "/".join(filter(None, [self.logged.table_id, self.service]))
 
     @property
     def schema(self) -> pa.Schema:
-        """The stored table's columns: those declared, and any that were declared once."""
+        """Stored columns: all that are declared or were declared once."""
         return self.logged.schema
 
     @property
     def files(self) -> Sequence[DataFile]:
-        """The live files."""
+        """Live files, with their numbers of rows."""
         return self.folder.count_rows(self.logged.files)
 
     @property
     def row_count(self) -> int:
-        """Rows of the table."""
+        """Number of rows of the table."""
         return sum(file.rows for file in self.files)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the live files."""
+        """Size of the live files."""
         return sum(file.size_bytes for file in self.files)
 
     def read(
@@ -186,12 +191,12 @@ class Snapshot:
         files: Iterable[DataFile] | None = None,
         where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
     ) -> Iterator[tuple[DataFile, pa.Table]]:
-        """Yield the table's rows, file by file; of a large file, as other engines write them, in parts.
+        """Yield the table's rows file by file; a large file, as other engines write them, comes in parts.
 
         Args:
-            columns: names; all of the stored table's by default.
-            files: those to read; all by default.
-            where: gives for each row of a file whether it is wanted; files without one are left out.
+            columns: names of the columns to read; None for all stored columns.
+            files: files to read; None for all live files.
+            where: returns for each row whether it is wanted; parts without a wanted row are left out.
         """
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         for file, rows in self.folder.read_each(self.files if files is None else files, schema):
@@ -207,21 +212,25 @@ class Snapshot:
         files: Iterable[DataFile] | None = None,
         where: Callable[[pa.Table], pa.ChunkedArray] | None = None,
     ) -> pa.Table:
-        """The same as one Arrow table."""
+        """Return the rows that `read` yields as one Arrow table."""
         names = self.schema.names if columns is None else columns
         parts = [rows for _, rows in self.read(columns, files=files, where=where)]
         return pa.concat_tables([pa.schema([self.schema.field(name) for name in names]).empty_table(), *parts])
 
     def files_of_studies(self, studies: pa.Array) -> list[DataFile]:
-        """The files that hold a row of one of the studies."""
+        """Return the files that hold a row of one of the studies.
+
+        Args:
+            studies: study instance UIDs.
+        """
         return self._studies.find(self.folder, self.files, self.schema.field(self.table.study), studies)
 
     def files_of_hours(self, first: datetime, last: datetime) -> list[DataFile]:
-        """The files that may hold a row whose hour starts between the two, both included."""
+        """Return the files that may hold a row whose hour starts from `first` to `last`, both included."""
         return [file for file in self.files if file.may_hold("windowStart", first, last)]
 
     def candidates(self, desired: Desired) -> list[DataFile]:
-        """The files that may hold a row of one of the desired keys."""
+        """Return the files that may hold a row of one of the desired keys."""
         if not len(desired.keys):
             return []
         if "windowStart" in self.table.schema.names:
@@ -230,7 +239,7 @@ class Snapshot:
         return self.files_of_studies(pc.unique(desired.keys[self.table.study]))
 
     def concerned(self, rows: pa.Table, file: DataFile) -> pa.ChunkedArray:
-        """For each of some rows or keys whether a file may hold its key; what is looked up in a file stays small so."""
+        """Return for each row or key whether a file may hold it, so that few rows are looked up in the file."""
         if "windowStart" in self.table.schema.names:
             least, greatest = file.ranges.get("sequence", (None, None))
             if least is None or greatest is None:

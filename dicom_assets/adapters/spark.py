@@ -1,18 +1,18 @@
-"""The lake with Spark as merge engine: rows are worked out here, staged as Parquet, and merged by Spark.
+"""The lake with Spark as merge engine: this process derives rows and stages them as Parquet, and Spark merges them.
 
-Everything else is as in `delta.py`: tables are created, read and kept tidy by delta-rs, and what a table must hold is
-derived from the same reads. Spark's MERGE takes the place of a commit that is made here.
+Everything else is as in `delta.py`: delta-rs creates, reads and maintains the tables, and desired rows are derived from
+the same reads. Spark's MERGE replaces the commit that `delta.py` makes.
 
-Such a MERGE is one atomic step: Delta gives it up where another commit since its start touched what it read, which
-in tables without partitions is any commit that brings rows, and in those that services share any of the same service.
-So the table never holds a key twice. But it may begin after a commit that the derivation has not seen, and put rows
-back that are older than those. The look at the sources that follows every write finds that: they moved before that
-other commit, hence since the derivation, and it is made anew.
+A MERGE is one atomic step. Delta aborts it if, since its start, another commit touched what the MERGE read: in a table
+without partitions any commit that adds rows, in a table that services share any such commit of the same service. So a
+table never holds a key twice. But a MERGE may begin after another writer's commit that the derivation did not see, and
+may then overwrite newer rows with older ones. The check of the sources after every write detects this: the sources
+changed before the other writer's commit, hence after the derivation, so the derivation is repeated.
 
-A writer that is killed, or gets no answer, leaves a MERGE behind that goes on in Spark, with nobody to look at the
-sources after it. Its staged file tells. Whoever writes the table next, by whichever engine, deletes that file, so that
-the MERGE cannot begin any more; commits a change of the table's metadata, with which no MERGE under way can be
-committed; and then looks once more (`Lake.write`).
+A writer that is killed, or gets no answer, leaves a MERGE running in Spark, and nobody checks the sources after that
+MERGE. Its staged file shows this to the table's next writer, whatever its engine. The next writer deletes the file, so
+that the MERGE cannot begin any more; commits a change of the table's metadata, after which no running MERGE can commit;
+and then checks the sources once more (`Lake.write`).
 """
 
 import logging
@@ -47,7 +47,7 @@ _METRICS = {
 
 
 class SparkLake(Lake):
-    """The tables of one lake, merged by Spark."""
+    """Tables of one lake, with Spark as merge engine."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class SparkLake(Lake):
         retention_hours: int = 720,
         service: str | None = None,
     ) -> None:
-        """A lake.
+        """Create a lake.
 
         Args:
-            storage: where it lies; Spark must see it under the same name, with rights of its own.
+            storage: storage of the lake; Spark must reach it under the same name, with rights of its own.
             paths: folder by table name.
-            spark: that merges.
-            retention_hours: for how long deleted files and the log's entries are kept.
-            service: whose rows are meant, where several services share the tables.
+            spark: session that merges.
+            retention_hours: hours for which deleted files and log entries are kept.
+            service: service whose rows are meant, where several services share the tables; else None.
         """
         super().__init__(storage, paths, retention_hours=retention_hours, service=service)
         self._spark = spark
@@ -89,7 +89,7 @@ class SparkLake(Lake):
         return self._effect(snapshot, name)
 
     def _merge(self, table: Table, staging: Staging, name: str, statement: str) -> None:
-        """Has Spark merge a staged file, which is deleted then; where the MERGE may go on, it stays."""
+        """Merge a staged file by Spark, and delete the file; where the MERGE may still be running, the file stays."""
         try:
             self._spark.merge(statement, name)
         except NoAnswerError:
@@ -108,7 +108,9 @@ class SparkLake(Lake):
         is_there = name in staging.names()
         staging.delete([name])
         if not is_there:
-            raise CommitFailedError("staged rows were taken away")  # there are engines that take none for no rows
+            raise CommitFailedError(
+                "staged rows were taken away"
+            )  # some engines read a missing file as one without rows
 
     def _not_seen(self, table: Table, error: NotSeenError) -> EngineError:
         return EngineError(
@@ -119,13 +121,16 @@ class SparkLake(Lake):
         )
 
     def _effect(self, snapshot: Snapshot, tag: str) -> Effect:
-        """What the commit with the tag did since the snapshot, which is brought up to date; nothing without one."""
+        """Return the effect of the tagged commit since the snapshot's version; an empty effect if there is none.
+
+        The table's cached version is brought up to date.
+        """
         before = snapshot.version
         delta = self._look(snapshot.table).delta
         if delta.version() == before:
             return Effect()
         for commit in delta.history(delta.version() - before):
-            # Sail keeps no user metadata; nor can it merge beside another writer.
+            # Sail stores no user metadata. Its MERGE counts as ours: Sail cannot merge beside another writer.
             is_ours = commit.get("userMetadata") == tag or str(commit.get("engineInfo")).startswith("sail")
             if is_ours and commit["operation"] == "MERGE":
                 told = commit.get("operationMetrics") or {}
@@ -138,5 +143,5 @@ class SparkLake(Lake):
 
 
 def _location(uri: str) -> str:
-    """For Spark, whose own file system may be another than the machine's."""
+    """Return a location for Spark, with a scheme: Spark's default file system may differ from this machine's."""
     return uri if "://" in uri else f"file://{uri}"

@@ -1,7 +1,7 @@
 """Live files whose dates Spark 3.5 refuses, since no key in their footer names the calendar (`parquet.CALENDAR`).
 
-Such files were written by versions of this project that had no key yet, or by another engine's compaction. Written anew
-they have it. A file without ancient dates is read as it is, and stays.
+Earlier versions of this project, or another engine's compaction, wrote such files. Rewriting a file adds the key. A
+file without ancient dates is read without the key too, so it stays.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ from dicom_assets.adapters.snapshot import Snapshot
 
 FIRST_DATE = date(1582, 10, 15)
 FIRST_TIME = datetime(1900, 1, 1, tzinfo=UTC)
-"""Values from these on are equal in both calendars; of times Spark takes the first that is, in any time zone."""
+"""First date and time from which values are equal in the Julian and the Gregorian calendar. For times Spark uses the
+first that is equal in every time zone."""
 _FOOTERS_AT_ONCE = 8
 
 
 def find_refused(snapshot: Snapshot) -> list[DataFile]:
     """Return the live files that Spark 3.5 refuses to read.
 
-    The log's statistics leave few files to look at: of these the footers are read, a few at a time.
+    The log's statistics rule out most files. The footers of the others are read, a few at a time.
     """
     candidates = _choose_candidates(snapshot)
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
@@ -33,7 +34,10 @@ def find_refused(snapshot: Snapshot) -> list[DataFile]:
 
 
 def _choose_candidates(snapshot: Snapshot) -> Sequence[DataFile]:
-    """Return the files that have an ancient date by the log's statistics, or may have one for want of these."""
+    """Return the files that have an ancient date by the log's statistics, or may have one since statistics are missing.
+
+    An ancient date or time is one before FIRST_DATE or FIRST_TIME.
+    """
     may_be_ancient = pa.array([False] * len(snapshot.files), pa.bool_())
     for field in snapshot.schema:
         if (first := _find_first(field.type)) is not None:
@@ -42,7 +46,7 @@ def _choose_candidates(snapshot: Snapshot) -> Sequence[DataFile]:
 
 
 def _may_precede(actions: pa.Table, field: pa.Field, first: pa.Scalar) -> pa.ChunkedArray:
-    """Return for each file whether a value of the column may come before the first that both calendars share."""
+    """Return for each file whether a value of the column may be earlier than the first that both calendars share."""
     rows = actions["num_records"]
     least = _read_statistic(actions, f"min.{field.name}", field.type)
     nulls = _read_statistic(actions, f"null_count.{field.name}", rows.type)
@@ -57,7 +61,7 @@ def _read_statistic(actions: pa.Table, name: str, kind: pa.DataType) -> pa.Chunk
 
 
 def _is_refused(footer: pq.FileMetaData) -> bool:
-    """Return whether Spark 3.5 refuses a file: it names no calendar, and has an ancient date or may have one."""
+    """Return whether Spark 3.5 refuses a file: its footer names no calendar, and it has or may have an ancient date."""
     if CALENDAR_KEY.encode() in (footer.metadata or {}):
         return False
     schema = footer.schema.to_arrow_schema()
@@ -82,7 +86,7 @@ def _holds_before(chunk: pq.ColumnChunkMetaData, first: pa.Scalar) -> bool:
 
 
 def _find_first(kind: pa.DataType) -> pa.Scalar | None:
-    """Return the first value of a type that both calendars share; None for a type that knows no calendar."""
+    """Return the first value of a type that both calendars share; None for a type without a calendar."""
     if pa.types.is_date(kind):
         return pa.scalar(FIRST_DATE, kind)
     return pa.scalar(FIRST_TIME, kind) if pa.types.is_timestamp(kind) else None

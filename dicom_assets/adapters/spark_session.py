@@ -1,6 +1,6 @@
-"""A session of Spark: opened when it is first needed, over Spark Connect, or the one that a notebook has.
+"""Spark session: opened on first use over Spark Connect, or taken from the notebook that runs this process.
 
-What goes wrong is told in our own words. Spark's are not passed on: some of its messages quote the values of a row.
+Errors are reported in this project's own words. Spark's messages are not passed on: some quote the values of a row.
 """
 
 import logging
@@ -23,20 +23,20 @@ T = TypeVar("T")
 CONNECT_PORT = 15002
 _TIMEOUT_SECONDS = 10
 _TRIES = 4
-"""Of the first request; Spark's client would go on for ten minutes. About a second in all."""
+"""Retries of the first request, about a second in all; by default Spark's client retries for ten minutes."""
 _TIMES = ("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-"""How files are to hold times: by itself Spark writes them in a form given up long ago, without statistics."""
+"""Spark setting for times in files: Spark's default is a type that was deprecated long ago and has no statistics."""
 _DATES = ("spark.sql.parquet.datetimeRebaseModeInWrite", "CORRECTED")
-"""How Spark 3 is to write dates before 1582, which it refuses by itself; Spark 4 writes them so."""
+"""Spark setting for dates before 1582: Spark 3 refuses to write them by default; Spark 4 writes them this way."""
 _TAG = "spark.databricks.delta.commitInfo.userMetadata"
 
 _TALKATIVE = ("SQLQueryContextLogger", "DataFrameQueryContextLogger", "pyspark.sql.connect.logging")
 """Loggers of Spark's client that write each error to stderr."""
 
 _OF_THE_NETWORK = ("SparkConnectGrpcException", "RetriesExceeded")
-"""Errors of Spark's client itself; what the server says is of a class below these."""
+"""Error classes that Spark's client itself raises; errors of the server have subclasses of these."""
 _OF_JAVA = ("Py4JJavaError",)
-"""Errors that a notebook's session gives as Java has them: Delta's lost races are among them."""
+"""Error classes that a notebook's session passes on from Java; Delta's lost races are among them."""
 _LOST_RACE = re.compile(
     r"DELTA_CONCURRENT_\w+|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
     r"|\b(?:Concurrent\w+|MetadataChanged|ProtocolChanged)Exception\b"
@@ -48,36 +48,36 @@ _NOT_SEEN = re.compile(r"PATH_NOT_FOUND|DELTA_TABLE_NOT_FOUND|DELTA_MISSING_DELT
 _NO_DELTA = re.compile(
     r"DATA_SOURCE_NOT_FOUND|UNSUPPORTED_DATASOURCE_FOR_DIRECT_QUERY|UNSUPPORTED_FEATURE\.TABLE_OPERATION"
     r"|DELTA_CONFIGURE_SPARK_SESSION|MERGE INTO TABLE is not supported"
-    r"|TABLE_OR_VIEW_NOT_FOUND"  # without the jars `delta` is a database; a folder that is not seen is told otherwise
+    r"|TABLE_OR_VIEW_NOT_FOUND"  # without the jars `delta` is read as a database; a missing folder gives another error
 )
 _REFUSED = re.compile(r"UNAUTHENTICATED|PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|AccessControlException|, 40[13],")
 
 
 class LostRaceError(Exception):
-    """Another writer committed first: begin again."""
+    """Commit lost to another writer, who committed first; the caller retries."""
 
 
 class SessionEndedError(Exception):
-    """The session has ended, though a statement of it may go on: begin again."""
+    """End of the session, though its statement may still be running; the caller retries."""
 
 
 class NoAnswerError(EngineUnavailableError):
-    """Spark did not say how a statement ended; it may go on."""
+    """Missing answer of Spark: how the statement ended is not known, and it may still be running."""
 
 
 class NotSeenError(Exception):
-    """Spark does not find one of the two locations of a statement."""
+    """Location in a statement that Spark does not find: the table or the staged file."""
 
 
 class Spark:
-    """A session, from its first statement until this object or the process ends."""
+    """Spark session, from its first statement until this object or the process ends."""
 
     def __init__(self, remote: str | None = None) -> None:
-        """A session to be opened.
+        """Create a session that is opened on first use.
 
         Args:
             remote: `sc://host:port/;parameters` of a Spark Connect server, secrets included; None for the session that
-                the process has, as in a notebook. That one is left open.
+                this process already has, as in a notebook. `close` leaves such a session open.
         """
         self._remote = remote
         self._session: SparkSession | None = None
@@ -85,43 +85,43 @@ class Spark:
 
     @property
     def place(self) -> str:
-        """Where Spark is, for people; without a secret."""
+        """Address of Spark for people, without secrets."""
         if self._remote is None:
             return "the session of this process"
         url = urlsplit(self._remote)
         return f"sc://{url.hostname}:{url.port or CONNECT_PORT}"
 
     def version(self) -> str:
-        """Spark's version.
+        """Return Spark's version.
 
         Raises:
-            EngineError: it cannot be used.
-            EngineUnavailableError: it cannot be reached.
+            EngineError: Spark cannot be used.
+            EngineUnavailableError: Spark cannot be reached.
         """
         session = self._open()
         return self._ask(lambda: str(session.version))
 
     def merge(self, statement: str, tag: str) -> None:
-        """Runs a MERGE; its commit, if there is one, carries the tag as its user metadata.
+        """Run a MERGE; its commit, if there is one, carries the tag as user metadata.
 
         Raises:
             EngineError: Spark cannot be used.
-            EngineUnavailableError: Spark cannot be reached, or failed in a way that may heal.
-            LostRaceError: nothing was written; begin again.
-            NoAnswerError: Spark was asked, and cannot be reached any more.
-            SessionEndedError: nothing is known; begin again.
-            NotSeenError: Spark does not see the table or the staged file.
+            EngineUnavailableError: Spark cannot be reached, or failed in a way that may pass.
+            LostRaceError: nothing was written; the caller retries.
+            NoAnswerError: Spark got the statement, and cannot be reached any more.
+            SessionEndedError: whether anything was written is not known; the caller retries.
+            NotSeenError: Spark does not find the table or the staged file.
         """
         session = self._open()
         self._ask(lambda: session.conf.set(_TAG, tag))
         try:
             self._ask(lambda: session.sql(statement).collect(), begins=True)
         finally:
-            if self._remote is None:  # a notebook's own commits are not ours
+            if self._remote is None:  # the notebook's own commits must not carry the tag
                 session.conf.unset(_TAG)
 
     def close(self) -> None:
-        """Ends the session, where it is our own."""
+        """End the session, unless the notebook owns it."""
         self._session = None
         if self._finalizer is not None:
             self._finalizer()
@@ -157,7 +157,7 @@ class Spark:
         except ImportError as error:
             raise self._not_installed() from error
         url = urlsplit(remote)
-        try:  # Spark's own client would ask a server that is not there for ten minutes
+        try:  # Spark's own client would retry a missing server for ten minutes
             socket.create_connection((str(url.hostname), url.port or CONNECT_PORT), _TIMEOUT_SECONDS).close()
         except OSError as error:
             reason = error.strerror or type(error).__name__
@@ -169,7 +169,7 @@ class Spark:
             session = SparkSession.builder.remote(remote).create()
             usual = session.client.get_retry_policies()
             session.client.set_retry_policies([DefaultPolicy(max_retries=_TRIES)])
-        except ImportError as error:  # what its client needs beside itself
+        except ImportError as error:  # a package that Spark's client needs
             raise self._not_installed() from error
         self._finalizer = weakref.finalize(self, _end, session, DefaultPolicy(max_retries=1))
         try:
@@ -187,7 +187,12 @@ class Spark:
         return session
 
     def _ask(self, call: Callable[[], T], *, begins: bool = False) -> T:
-        """The answer; where something begins with the question, it may go on without one."""
+        """Call Spark and return its answer; raise its errors as this module's.
+
+        Args:
+            call: asks Spark.
+            begins: whether the call starts a statement that may go on running without an answer.
+        """
         from pyspark.errors import PySparkException
 
         try:
@@ -198,11 +203,16 @@ class Spark:
             if not isinstance(error, PySparkException) and type(error).__name__ not in _OF_JAVA:
                 raise
             problem = self._explain(error, has_begun=begins)
-        # Out here, so that Spark's own error, which may quote a row, does not travel along as the context.
+        # Raised outside the handler: Spark's own error, which may quote a row, must not become the context.
         raise problem
 
     def _explain(self, error: Exception, *, has_begun: bool) -> Exception:
-        """What a failure of Spark's means."""
+        """Return the error that stands for a failure of Spark.
+
+        Args:
+            error: Spark's error.
+            has_begun: whether a statement was started, which may still be running.
+        """
         from pyspark.errors import AnalysisException, ParseException
 
         text = str(error).partition("\n\nJVM stacktrace:")[0].partition("\n\tat ")[0]
@@ -245,9 +255,10 @@ class Spark:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps Spark's client from logging the server's messages, which may quote rows.
+    """Keep Spark's client from logging the server's messages, which may quote rows.
 
-    By a filter of its own: any `logging.config.dictConfig` (Dagster's commands begin with one) enables each logger.
+    A filter does this, since a disabled logger would be enabled again by any `logging.config.dictConfig`, with which
+    Dagster's commands begin.
     """
 
     def silence(_: logging.LogRecord) -> bool:
@@ -271,7 +282,7 @@ def _silence() -> Iterator[None]:
 
 
 def _end(session: "SparkSession", hasty: Any) -> None:
-    """Ends a session; a server that is gone already is not waited for."""
+    """End a session without waiting for a server that is gone already."""
     session.client.set_retry_policies([hasty])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\[RETRIES_EXCEEDED\]")
@@ -279,7 +290,7 @@ def _end(session: "SparkSession", hasty: Any) -> None:
 
 
 def _condition(error: BaseException) -> str:
-    """The name of what went wrong, which never holds a value."""
+    """Return the name of Spark's error condition, which never holds a value."""
     find = getattr(error, "getCondition", None)
     return str((find() if find else None) or type(error).__name__)
 
@@ -289,7 +300,7 @@ def _release(version: str) -> str:
 
 
 def _has_databricks_connect() -> bool:
-    """Its client has version numbers of its own, and checks them itself."""
+    """Return whether Databricks Connect is installed, which has its own version numbers and checks them itself."""
     try:
         metadata.version("databricks-connect")
     except metadata.PackageNotFoundError:

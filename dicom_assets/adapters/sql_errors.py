@@ -1,4 +1,4 @@
-"""What DataFusion says of a query that it cannot answer, in the words of the tables, at the place in the query."""
+"""Errors of DataFusion translated for people: in the words of the tables, with the place in the query."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,28 +17,28 @@ _HARMLESS = re.compile(r"Divide by zero|Scalar subquery returned more than one r
 
 @dataclass(frozen=True)
 class Schemas:
-    """Which columns the tables have."""
+    """Columns of the tables."""
 
     stored: Mapping[str, Sequence[str]]
-    """By table, of those that exist."""
+    """Column names by existing table."""
     declared: Sequence[Table]
     """All tables, with the columns that the settings give them."""
 
     def names(self) -> frozenset[str]:
-        """Of all tables and columns."""
+        """Return the names of all tables and columns."""
         tables = {table.name for table in self.declared}
         declared = {name for table in self.declared for name in table.schema.names}
         return frozenset(tables | declared | {name for names in self.stored.values() for name in names})
 
 
 def explain_error(reason: str, statement: Statement, schemas: Schemas, *, at_rows: bool = False) -> LakeQueryError:
-    """The error for people.
+    """Return the error for people that explains an error of DataFusion.
 
     Args:
-        reason: DataFusion's.
-        statement: that it is about.
-        schemas: of the tables.
-        at_rows: whether rows were being computed: then the reason may hold values of theirs in any form.
+        reason: text of DataFusion's error.
+        statement: the failed statement.
+        schemas: columns of the tables.
+        at_rows: whether rows were being computed: then `reason` may hold values of rows in any form.
     """
     for pattern, explain in _EXPLANATIONS:
         found = re.search(pattern, reason)
@@ -60,7 +60,10 @@ def explain_error(reason: str, statement: Statement, schemas: Schemas, *, at_row
 
 
 def _only(tokens: Sequence[Token]) -> Token | None:
-    """The engine names no place in what it computes; where there is but one that it can be, this."""
+    """Return the only token of a list; None for any other number.
+
+    DataFusion names no place in a computation: the place is certain only if there is one candidate.
+    """
     return tokens[0] if len(tokens) == 1 else None
 
 

@@ -1,7 +1,7 @@
-"""Rows on their way to an engine that reads files: one Parquet file for each attempt, in the lake beside the tables.
+"""Staged rows for a merge engine that reads files: one Parquet file for each attempt, in the lake beside the tables.
 
-A file is deleted when its merge has ended. One that is left behind belongs to a writer that is still at work, or that
-was killed; the next writer of its table takes it away.
+A file is deleted when its merge has ended. A remaining file belongs to a writer that is still at work or was killed;
+the next writer of the table deletes it.
 """
 
 import uuid
@@ -15,28 +15,29 @@ from dicom_assets.core.merge import Desired, align_rows
 from dicom_assets.core.schema import Table
 
 FOLDER = "_staging"
-"""Of all staged files; readers of Delta tables take no notice of names that begin with an underscore."""
+"""Folder of all staged files; readers of Delta tables ignore names that begin with an underscore."""
 LIVES = "_lives"
-"""The column that says whether a key is to have a row; where not, only the key's own columns (and the fence) count."""
+"""Name of the column that is true for a key with a row, and false for a key that must be absent; of the latter only the
+key's columns and the fence count."""
 _ROWS_PER_GROUP = 20_000
-"""What one task of an engine reads; and of an hour's metadata Arrow cannot take more than 2 GB in one piece."""
+"""Rows that one task of an engine reads. Besides, Arrow takes at most 2 GB of an hour's metadata in one piece."""
 
 
 class Staging:
-    """The files staged for one table."""
+    """Staged files of one table."""
 
     def __init__(self, storage: Storage, path: str) -> None:
-        """A folder.
+        """Create the access to a table's staged files.
 
         Args:
-            storage: of the lake.
-            path: of the table.
+            storage: storage of the lake.
+            path: folder of the table.
         """
         self._storage = storage
         self._path = f"{FOLDER}/{path}"
 
     def put(self, desired: Desired, table: Table) -> str:
-        """Writes what the table must hold for some keys; gives the file's name."""
+        """Stage the desired rows and absent keys of a table; return the file's name."""
         schema = pa.schema([field.with_nullable(True) for field in table.schema])
         keys = desired.keys.select([name for name in desired.keys.column_names if name in table.schema.names])
         gone = _without(keys, desired.rows, table.key)
@@ -49,21 +50,21 @@ class Staging:
         return self._store(sink.getvalue().to_pybytes())
 
     def mark(self) -> str:
-        """Writes a file without rows, which tells the next writer what one with rows does; gives its name."""
+        """Write an empty file and return its name; for the table's next writer it means what a staged file means."""
         return self._store(b"")
 
     def uri(self, name: str) -> str:
-        """Location of a file."""
+        """Return the location of a file."""
         return self._storage.uri(f"{self._path}/{name}")
 
     def names(self) -> list[str]:
-        """The files that are there."""
+        """Return the names of the existing files."""
         with self._storage.explained(self._path, "list"):
             files = obstore.list_with_delimiter(self._storage.open_store(self._path))["objects"]
         return [file["path"] for file in files]
 
     def delete(self, names: list[str]) -> None:
-        """Deletes files; those that are gone already are none of its business."""
+        """Delete files; a file that is gone already is no error."""
         with self._storage.explained(self._path, "delete staged files from"):
             store = self._storage.open_store(self._path)
             for name in names:
@@ -80,5 +81,5 @@ class Staging:
 
 
 def _without(keys: pa.Table, rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """The keys that have no row."""
+    """Return the keys that have no row."""
     return keys.join(rows.select(list(key)), keys=list(key), join_type="left anti")

@@ -1,22 +1,22 @@
-"""What requests to the service cost."""
+"""Cost of requests to the service."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the requests cost so far. The difference of two tells what happened in between."""
+    """Cost of the requests so far; the difference of two values is the cost in between."""
 
     pages: int = 0
-    """Answers that could be used."""
+    """Number of usable answers."""
     retries: int = 0
-    """Requests that were sent again."""
+    """Number of retried requests."""
     bytes: int = 0
-    """Size of the bodies on the wire, as far as they arrived whole."""
+    """Size of the bodies on the wire; bodies that did not arrive whole are not counted."""
     waited_seconds: float = 0
     """Time between tries, summed over concurrent requests."""
     unreadable: int = 0
-    """Entries of live instances that came without usable metadata although metadata was asked for."""
+    """Number of live instances' entries without usable metadata, although metadata was asked for."""
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))

@@ -1,4 +1,4 @@
-"""Where the lake lies: a local folder or a file system of Azure Data Lake Storage."""
+"""Storage of the lake: a local folder or a file system of Azure Data Lake Storage."""
 
 import io
 import re
@@ -34,10 +34,11 @@ STORAGE_SCOPE = "https://storage.azure.com/.default"
 """Scope of the tokens for Azure storage, whatever the account and the cloud."""
 
 REQUEST_SECONDS = 240
-"""That a request to an account may take, its content included: the native clients' own 30 are too few for some
-megabytes on a slow line, where each try would end."""
+"""Time that one request to an account may take, its content included. The native clients' default of 30 seconds is too
+short for some megabytes on a slow line, where every try would end."""
 RETRYING_SECONDS = REFRESH_BEFORE_EXPIRY_SECONDS - 10
-"""After which no further try begins: they are made with one token, which lives longer, unless it cannot be renewed."""
+"""Time after which no further try begins. All tries use one token, which is valid for longer, unless it could not be
+renewed."""
 
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _KNOWN_HOSTS = ".core.windows.net"
@@ -56,18 +57,19 @@ def azure_options(
     account_key: str | None = None,
     sas_token: str | None = None,
 ) -> dict[str, str]:
-    """Options of delta-rs for an account, signed in with what is good for the next operation.
+    """Return the options of delta-rs for an account, with a credential that is valid for the next operation.
 
     Args:
-        tokens: of the identity, for `STORAGE_SCOPE`; asked where there is neither key nor SAS token.
-        account: the storage account.
-        endpoint: of an emulator on this machine, the account included; None for Azure.
-        account_key: of the account.
-        sas_token: with or without the question mark of the URL that it came from.
+        tokens: tokens of the identity for `STORAGE_SCOPE`; used where there is neither key nor SAS token.
+        account: name of the storage account.
+        endpoint: URL of an emulator on this machine, the account included; None for Azure.
+        account_key: key of the account.
+        sas_token: SAS token, with or without the question mark of the URL that it came from.
 
     Raises:
-        SettingsError: there is nothing to sign in with. The native clients would ask the machine's own identity.
-        LakeUnavailableError: the identity gets no token.
+        SettingsError: there is no credential. Without this error the native clients would use the machine's identity.
+        LakeRefusedError: the identity is refused a token, which a retry cannot change.
+        LakeUnavailableError: the identity gets no token at the moment.
     """
     options = {"account_name": account}
     if endpoint is not None:
@@ -91,7 +93,7 @@ def azure_options(
 
 
 class RangeFile(io.RawIOBase):
-    """An object of a store, read range by range."""
+    """Object of a store as a file that is read range by range."""
 
     def __init__(self, store: ObjectStore, name: str, size_bytes: int) -> None:
         self._store = store
@@ -100,24 +102,24 @@ class RangeFile(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves to a place, as files do."""
+        """Move to a position, and return it in bytes from the beginning."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         return self._place
 
     def tell(self) -> int:
-        """The place."""
+        """Return the position in bytes from the beginning."""
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Fills the buffer with one request."""
+        """Fill the buffer with one request; return the number of bytes read, 0 at the end."""
         length = min(len(buffer), self._size - self._place)
         if length <= 0:
             return 0
@@ -128,24 +130,26 @@ class RangeFile(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder of tables, and what it takes to reach it."""
+    """Folder of tables, and the credential to reach it."""
 
     url: str
-    """A local path, or `abfss://fileSystem@account.dfs.core.windows.net`."""
+    """Local path, or `abfss://fileSystem@account.dfs.core.windows.net`."""
     options: Callable[[], dict[str, str]] = _no_options
-    """Gives the options of delta-rs; asked before every operation, since tokens expire."""
+    """Function that returns the options of delta-rs; called before every operation, since tokens expire."""
 
     @property
     def is_local(self) -> bool:
-        """Whether the lake is a folder of this machine."""
+        """Whether the lake is a folder on this machine."""
         return "://" not in self.url
 
     def uri(self, path: str) -> str:
-        """Location of a table, for people."""
+        """Return the location of a table, for people."""
         return str(Path(self.url).absolute() / path) if self.is_local else f"{self.url.rstrip('/')}/{path}"
 
     def address(self, path: str) -> tuple[str, dict[str, str]]:
-        """Return URL and options of a table for delta-rs, which by itself knows hosts of the public cloud only.
+        """Return URL and options of a table for delta-rs.
+
+        For hosts outside Azure's public cloud, which delta-rs does not know, the options have the endpoint.
 
         Raises:
             LakeRefusedError: delta-rs would look for the table in another folder.
@@ -167,7 +171,7 @@ class Storage:
         return f"az://{url.username}/{path}", {"endpoint": f"https://{host.replace('.dfs.', '.blob.', 1)}"} | options
 
     def open_store(self, path: str) -> ObjectStore:
-        """The table's folder, for its files; signs in anew as often as need be."""
+        """Open a table's folder as an object store, which renews its credential as often as necessary."""
         if self.is_local:
             return LocalStore(self.uri(path), mkdir=True)
         address, options = self.address(path)
@@ -179,19 +183,23 @@ class Storage:
                 config=cast(Any, places),
                 client_options=cast(Any, http),
                 retry_config={"retry_timeout": timedelta(seconds=RETRYING_SECONDS)},
-                # Given as options, a SAS token would lose to a client secret in the environment, and a token expires.
+                # As an option, a SAS token would yield to a client secret in the environment, and a token would expire.
                 credential_provider=self._credential if _signing(options) else None,
             )
 
     def open_file(self, store: ObjectStore, path: str, name: str, size_bytes: int) -> "RangeFile | str":
-        """A table's file, for pyarrow: a path where it is local, else an object that reads ranges."""
+        """Return a table's file for pyarrow: the path of a local file, else a file object that reads ranges."""
         return f"{self.uri(path)}/{name}" if self.is_local else RangeFile(store, name, size_bytes)
 
     @contextmanager
     def explained(self, path: str, doing: str) -> Iterator[None]:
-        """Storage's refusals inside become a LakeUnavailableError that says what was being done, and where.
+        """Open a context that raises storage's refusals as LakeUnavailableError or LakeRefusedError.
 
-        A lost commit and an absent table pass: they are answers, not refusals.
+        A lost commit and an absent table pass unchanged: they are answers, not refusals.
+
+        Args:
+            path: folder of the table.
+            doing: verb phrase of the message, such as "read": what the code inside does to the table.
         """
         try:
             yield
@@ -209,11 +217,11 @@ class Storage:
             raise kind(f"Could not {doing} {self.uri(path)}: {refusal.reason}. {refusal.advice}") from None
 
     def explain(self, error: Exception, place: Place) -> Refusal:
-        """What a refusal of the account means.
+        """Return the meaning of a refusal of the account.
 
         Args:
-            error: of a native client.
-            place: what was to be reached.
+            error: error of a native client.
+            place: settings and rights of the place that was to be reached.
         """
         options = self.options()
         signing = _signing(options) or Signing.IDENTITY
@@ -222,7 +230,10 @@ class Storage:
         return explain_refusal(str(error) or type(error).__name__, signing, place, has_expired=has_expired)
 
     def _credential(self) -> "AzureCredential":
-        """What signs obstore's next request. It is asked for each, since each is said to expire at once."""
+        """Return the credential of obstore's next request.
+
+        obstore asks for every request, since a token is declared to expire at once.
+        """
         options, now = self.options(), datetime.fromtimestamp(time.time(), UTC)
         match _signing(options):
             case Signing.KEY:
@@ -238,7 +249,7 @@ def _signing(options: dict[str, str]) -> Signing | None:
 
 
 def _end(options: dict[str, str]) -> float | None:
-    """Seconds since 1970 up to which the token among the options says that it is good; None where none says so."""
+    """Return the expiry of the token among the options, in seconds since 1970; None where no token states one."""
     if "bearer_token" in options:
         end = (read_claims(options["bearer_token"]) or {}).get("exp")
         return end if isinstance(end, int | float) else None
@@ -249,6 +260,6 @@ def _end(options: dict[str, str]) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of the message, short: the rest of it is a trace of requests."""
+    """Return the first line of an error's message, shortened: the other lines are a trace of requests."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200].rstrip(".")

@@ -1,7 +1,8 @@
-"""What Azure storage means by a refusal, and what to do about it.
+"""Refusals of Azure storage: what each means, and what to do about it.
 
-The native clients put the whole answer, and in places the request, into the text of their errors. Of it a message shows
-status, code and, where there is neither, the innermost reason: nothing in which a key, a signature or a token can be.
+The native clients put the whole answer, and sometimes the request, into the text of their errors. Messages here show
+only the status, the code and, where there is neither, the innermost reason: no part that can hold a key, a signature or
+a token.
 
 Source: error codes of the Blob service's REST API.
 """
@@ -19,7 +20,7 @@ _SHOWN_CHARACTERS = 200
 
 
 class Signing(Enum):
-    """What signs the requests to an account; the value is what a person calls it."""
+    """Kind of credential that signs the requests to an account; the value is its name in messages."""
 
     IDENTITY = "the identity"
     KEY = "AZURE_STORAGE_ACCOUNT_KEY"
@@ -27,18 +28,18 @@ class Signing(Enum):
 
 
 class Place(NamedTuple):
-    """What was to be reached: the words of the advice that depend on it."""
+    """Settings and rights of the place that was to be reached, for the advice in messages."""
 
     role: str
-    """That the identity needs."""
+    """Role that the identity needs."""
     url: str
     """Setting that names the account."""
     container: str
     """Setting that names the container."""
     settings: str
-    """Both."""
+    """Names of both settings."""
     rights: str
-    """That a SAS token needs."""
+    """Rights that a SAS token needs."""
 
 
 LAKE = Place(
@@ -55,7 +56,7 @@ FILES = Place(
     settings="DICOM_FILE_SYSTEM_URL",
     rights="read (r)",
 )
-"""The service's own file system, which is only read."""
+"""File system of the service itself, which is only read."""
 
 _ROLE = (
     'Grant the identity the "{role}" role on the account or the container (Owner and '
@@ -148,31 +149,31 @@ _BY_WORDS: dict[str, str] = {
 }
 _SAYS_EXPIRED = re.compile(r"The token is expired|Signature not valid in the specified time frame")
 _UNSIGNED = (_NOT_ACCEPTED, _FORBIDDEN, _FIREWALL)
-"""Advice where what signed the request may have been no good any more."""
+"""Advice for answers after which the credential may have expired."""
 _FINAL_STATUSES = frozenset({"400", "401", "403", "404", "409"})
 _FINAL_WORDS = frozenset({"Invalid Access Key", "SAS query pair"})
 _OTHERWISE = 'Check {settings}, and that the identity has the "{role}" role on the account.'
 
 
 class Refusal(NamedTuple):
-    """What a message says of an error."""
+    """Explanation of an error, for a message."""
 
     reason: str
-    """Short, and without secrets."""
+    """Short reason, without secrets."""
     advice: str
-    """What to do."""
+    """Remedy, as a sentence."""
     is_final: bool
-    """Whether asking again would not help."""
+    """Whether a retry cannot help."""
 
 
 def explain_refusal(text: str, signing: Signing, place: Place, *, has_expired: bool = False) -> Refusal:
-    """What a native client's error means.
+    """Return the meaning of a native client's error.
 
     Args:
-        text: of the error.
-        signing: what signed the request.
-        place: what was to be reached.
-        has_expired: whether what signed it says of itself that its time is over; the account does not always say so.
+        text: text of the error.
+        signing: kind of credential that signed the request.
+        place: settings and rights of the place that was to be reached.
+        has_expired: whether the credential states an expiry that has passed; the account does not always say so.
     """
     code = next(iter(_CODE.findall(text)), None)
     status = next(iter(_STATUS.findall(text)), None)
@@ -181,7 +182,7 @@ def explain_refusal(text: str, signing: Signing, place: Place, *, has_expired: b
         advice = _BY_CODE.get(code or "") or _BY_STATUS.get(status or "", _BUSY if is_of_server else _OTHERWISE)
         if advice in _UNSIGNED and (has_expired or _SAYS_EXPIRED.search(text)):
             advice = _EXPIRED
-        # Another try is made with another token, but with the same key or SAS token.
+        # A retry has a new token, but an unchanged key or SAS token.
         may_heal = advice == _BEING_DELETED or (advice is _EXPIRED and signing is Signing.IDENTITY)
         is_final = status in _FINAL_STATUSES and not may_heal
         reason = " ".join(filter(None, (status, code)))
@@ -193,7 +194,7 @@ def explain_refusal(text: str, signing: Signing, place: Place, *, has_expired: b
 
 
 def _innermost(text: str) -> str:
-    """The last lines of the chain of causes, which say most; URLs, whose queries may be signed, are left out."""
+    """Return the last lines of the chain of causes, which say most, without URLs: their queries may be signed."""
     told = _COLOURS.sub("", text).partition("Debug source:")[0]
     lines = [line.strip(_ARROWS) for line in told.splitlines() if line.strip(_ARROWS)]
     return _URLS.sub("…", ": ".join(lines[-2:]))[:_SHOWN_CHARACTERS].rstrip(". ")

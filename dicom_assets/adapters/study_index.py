@@ -1,9 +1,9 @@
-"""Which studies each file of a table holds, so that a run need not look into every file to find a few instances.
+"""Index of the studies in each file of a table, so that a run need not read every file to find a few instances.
 
-A file never changes and its name never comes again: what was read of it once stays true. What is known is kept in
-memory, and in a file beside the table that is no part of it. Where that file is missing, old or broken, the table's
-files themselves are asked. It is believed only if it is whole, by its checksum: Arrow trusts what it reads, so that a
-flipped bit could hide a study from a merge, or end the process.
+A data file never changes and its name is never used again, so an index entry stays true. The index is kept in memory,
+and in an index file beside the table that Delta does not know. Where the index file is missing, old or broken, the
+data files are read. The index file is used only if its checksum matches: Arrow trusts what it reads, so a flipped bit
+could hide a study from a merge, or end the process.
 """
 
 import hashlib
@@ -19,34 +19,34 @@ from dicom_assets.adapters.parquet import DataFile, Files
 from dicom_assets.core.errors import LakeUnavailableError
 
 NAME = "_studies/index.arrow"
-"""Below the table's folder; Delta takes no notice of names that begin with an underscore."""
+"""Path of the index file below the table's folder; Delta ignores names that begin with an underscore."""
 
 UNKNOWN_FILES = 4
-"""Files that are asked one by one; where there are more, the file beside the table is worth reading, and writing."""
+"""Files without an index entry, at most, for which the index file is neither read nor written."""
 
 LIMIT = 4_000_000
 """Study UIDs kept in memory, at most."""
 
 _MAGIC = b"dicom-assets studies 2\n"
-"""Begins the file beside the table; the checksum follows, of all that comes after it."""
+"""First bytes of the index file. The checksum of the remaining content follows, then that content."""
 
 logger = logging.getLogger(__name__)
 
 
 class StudyIndex:
-    """What is known of the files of a lake's tables."""
+    """Index of the studies in the files of a lake's tables."""
 
     def __init__(self) -> None:
         self._studies: dict[str, pa.Array] = {}
 
     def find(self, folder: Files, files: Sequence[DataFile], column: pa.Field, studies: pa.Array) -> list[DataFile]:
-        """The files that hold one of the studies.
+        """Return the files that hold one of the studies.
 
         Args:
-            folder: the table's.
-            files: those to choose from: all live ones of the table.
-            column: the table's, with the UIDs.
-            studies: UIDs.
+            folder: folder of the table.
+            files: all live files of the table.
+            column: column of the table with the study instance UIDs.
+            studies: study instance UIDs to find.
         """
         if sum(map(len, self._studies.values())) > LIMIT:
             self._studies = {}
@@ -66,12 +66,12 @@ class StudyIndex:
         return [file for file in files if pc.any(pc.is_in(known[file.name], value_set=studies)).as_py()]
 
     def of_file(self, file: DataFile) -> pa.Array | None:
-        """The studies of a file; None where they are not known."""
+        """Return the study instance UIDs in a file; None where the index has no entry for it."""
         return self._studies.get(file.name)
 
 
 def _load(folder: Files) -> dict[str, pa.Array]:
-    """Return what the file beside the table says; nothing if it is not there, or for whatever reason not as it was."""
+    """Return the entries of the index file, by file name; empty where the index file is missing or damaged."""
     try:
         content = folder.read_aside(_name(folder))
         payload = None if content is None else _verify(content)
@@ -80,13 +80,13 @@ def _load(folder: Files) -> dict[str, pa.Array]:
         index = pa.ipc.open_file(pa.py_buffer(payload)).read_all().combine_chunks()
         studies = index["studies"].chunk(0)
         return {name: studies[place].values for place, name in enumerate(index["name"].to_pylist())}
-    except Exception as error:  # whatever it is: the table's files know
+    except Exception as error:  # any damage: the data files are read instead
         logger.info("The index of studies is made anew: %s.", type(error).__name__)
         return {}
 
 
 def _verify(content: bytes) -> bytes | None:
-    """Return what the checksum stands for; None where it is that of something else."""
+    """Return the content that follows the checksum; None where the checksum does not match."""
     start = len(_MAGIC) + hashlib.sha256().digest_size
     payload = content[start:]
     return payload if content[:start] == _MAGIC + hashlib.sha256(payload).digest() else None
@@ -106,5 +106,5 @@ def _save(folder: Files, studies: dict[str, pa.Array]) -> None:
 
 
 def _name(folder: Files) -> str:
-    """Of several services that share a table each has a file of its own."""
+    """Return the path of the index file; each service that shares a table has its own."""
     return NAME if folder.service is None else f"_studies/{folder.service}.arrow"

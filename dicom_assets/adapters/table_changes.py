@@ -1,11 +1,11 @@
-"""The rows in which two versions of a table differ, found by the files in which they differ.
+"""Differing rows of two table versions, found by the files in which the versions differ.
 
-Files never change, so a file of both versions need not be read: a merge exchanges few, and only those are compared.
-That takes no feature of the table that its readers would have to know. A compaction exchanges files too, but rows that
-are equal on both sides cancel out.
+Files never change, so a file that both versions have need not be read: a merge exchanges few files, and only these are
+compared. The table needs no feature for this that its readers would have to know. A compaction exchanges files too, but
+rows that are equal on both sides cancel out.
 
 Memory: rows of both sides are compared in parts of about PART_BYTES, cut by ranges of the key; a comparison takes a few
-times that. A first copy, where everything is an insert, takes some thousand rows.
+times this size. A first copy, in which every row is an insert, holds some thousand rows at a time.
 """
 
 import json
@@ -28,34 +28,34 @@ from dicom_assets.core.row_changes import ChangeType, build_changes, change_sche
 from dicom_assets.core.schema import Table
 
 PART_BYTES = 256 * 2**20
-"""Rows in memory that are compared at a time, of both versions together; a study that is larger is one part."""
+"""Size in memory of the rows that are compared at a time, of both versions together; a larger study is one part."""
 BEGINNING = -1
-"""The version before the first: nothing."""
+"""Number of the empty version before the first."""
 
 
 class TableChanges:
-    """The net changes of a table from one version to another: an iterable of Arrow batches, read as they are asked for.
+    """Net changes of a table from one version to another: an iterable of Arrow batches, which are read on demand.
 
-    Applied to a copy of the older version (rows of a `delete` taken out by their key, all others put in their key's
-    place) they give the newer one. Anything that takes Arrow streams takes this: `pyarrow.table(changes)`,
+    To turn a copy of the older version into the newer one, delete the keys of `delete` rows, and write every other row
+    in place of its key's row. Anything that takes Arrow streams takes this object: `pyarrow.table(changes)`,
     `polars.DataFrame(changes)`, DuckDB's `SELECT … FROM changes`. It can be read any number of times.
     """
 
     def __init__(self, old: Snapshot | None, new: Snapshot) -> None:
-        """Changes.
+        """Create the changes between two versions.
 
         Args:
-            old: the older version; None for nothing at all, so that every row is an insert.
-            new: the newer one.
+            old: the older version; None for an empty one, so that every row is an insert.
+            new: the newer version.
         """
         self._old, self._new = old, new
         self.table: Table = new.table
         self.table_id = new.table_id
-        """Of the Delta table: another one if the table was created anew."""
+        """ID of the Delta table; it changes if the table is created anew."""
         self.since = BEGINNING if old is None else old.version
-        """The older version."""
+        """Number of the older version."""
         self.version = new.version
-        """The newer version: what to ask from next time."""
+        """Number of the newer version: `since` of the next call."""
         self.schema: pa.Schema = change_schema(new.schema.remove_metadata())
         before = {file.name: file for file in old.files} if old else {}
         after = {file.name: file for file in new.files}
@@ -63,7 +63,7 @@ class TableChanges:
         self._added = [file for name, file in after.items() if name not in before]
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """The changes, each key at most once, in no particular order.
+        """Yield the changes, each key at most once, in no particular order.
 
         Raises:
             LakeUnavailableError: storage refuses, or a file was vacuumed meanwhile.
@@ -72,26 +72,26 @@ class TableChanges:
             yield from rows.cast(self.schema).to_batches()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The changes for whoever takes Arrow streams."""
+        """Return the changes as an Arrow C stream."""
         return self.to_reader().__arrow_c_stream__(requested_schema)
 
     def to_reader(self) -> pa.RecordBatchReader:
-        """The changes as a stream of pyarrow's."""
+        """Return the changes as a pyarrow reader."""
         return pa.RecordBatchReader.from_batches(self.schema, iter(self))
 
     @property
     def files_read(self) -> int:
-        """Files in which the versions differ."""
+        """Number of files in which the versions differ."""
         return len(self._removed) + len(self._added)
 
     def check_files(self, *, is_newest: bool) -> None:
-        """Looks whether all files that are needed are there still.
+        """Check that all needed files still exist.
 
         Args:
             is_newest: whether the newer version is the table's newest, whose files nothing deletes.
 
         Raises:
-            VersionGoneError: some were vacuumed.
+            VersionGoneError: needed files were vacuumed.
         """
         if is_newest and not self._removed:
             return
@@ -110,7 +110,7 @@ class TableChanges:
             )
 
     def _first_kept(self, present: set[str]) -> int:
-        """The first version from which on everything is there that was taken out later."""
+        """Return the first version since which all files that later commits removed still exist."""
         log = read_log(self._new.folder)
         for version in range(self.version, self.since, -1):
             content = self._new.folder.read_aside(f"_delta_log/{version:020}.json")
@@ -128,7 +128,7 @@ class TableChanges:
             yield from map(self._compare, self._parts())
 
     def _compare(self, part: "_Part | None") -> pa.Table:
-        """The changes of a part, whose rows are let go before those of the next are read."""
+        """Return the changes of a part; its rows are released before the next part is read."""
         old, new = (pa.concat_tables([self._empty, *self._rows(each, part)]) for each in self._both)
         return build_changes(old, new, self.table.key, self.version)
 
@@ -141,14 +141,14 @@ class TableChanges:
         return self._removed, self._added
 
     def _rows(self, files: Sequence[DataFile], part: "_Part | None" = None) -> Iterator[pa.Table]:
-        """Rows of some files, some thousand at a time, in the columns of the newer version."""
+        """Yield the rows of files, some thousand at a time, in the columns of the newer version."""
         for file in files:
             if part is None or part.may_hold(file):
                 for rows in self._new.folder.stream(file, self._empty.schema):
                     yield rows if part is None else rows.filter(part.holds(rows))
 
     def _parts(self) -> Iterator["_Part | None"]:
-        """Ranges of keys whose rows, of both versions, fit into the memory that is meant for them."""
+        """Yield ranges of keys whose rows, of both versions, fit into PART_BYTES; None for one range of all keys."""
         files = list(chain(*self._both))
         largest = max(files, key=lambda file: file.size_bytes / max(1, file.rows))
         sample = next(self._new.folder.stream(largest, self._empty.schema), self._empty)
@@ -184,13 +184,13 @@ class TableChanges:
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows whose value in one column of the key lies in a range, both ends included."""
+    """Rows whose value in one key column lies in a range, both ends included."""
 
     column: str
     least: pa.Scalar
     greatest: pa.Scalar
     spans: dict[str, tuple[Any, Any]]
-    """Least and greatest value of each file."""
+    """Least and greatest value by file name."""
 
     def may_hold(self, file: DataFile) -> bool:
         least, greatest = self.spans[file.name]
@@ -209,19 +209,19 @@ def open_changes(
     *,
     table_id: str | None = None,
 ) -> TableChanges:
-    """The net changes of a table between two of its versions.
+    """Return the net changes of a table between two of its versions.
 
     Args:
-        lake: its lake.
-        table: any of its tables.
-        since: a version, or a time; None for all rows as inserts. So does 0, the version in which a table is created.
-        until: a version, or a time; None for the newest version.
-        table_id: of the Delta table that `since` is a version of, where that is known.
+        lake: lake of the table.
+        table: any table of the lake.
+        since: a version or a time; None gives all rows as inserts. So does 0, the version that creates a table.
+        until: a version or a time; None for the newest version.
+        table_id: ID of the Delta table to which the version `since` belongs; None where it is not known.
 
     Raises:
-        CursorError: the table is another one, created anew since.
-        VersionGoneError: one of the versions is not there yet, or what it had cannot be read any more.
-        LakeUnavailableError: there is no such table, or storage refuses.
+        CursorError: the table was created anew since, and has another ID.
+        VersionGoneError: one of the versions does not exist yet, or cannot be read any more.
+        LakeUnavailableError: the table does not exist, or storage refuses.
     """
     newest = lake.open(table)
     if newest is None:
@@ -257,13 +257,17 @@ def _open_since(lake: Lake, newest: Snapshot, since: int | datetime | None) -> S
         return open_at(lake, newest, since)
     except VersionGoneError as error:
         if since == 0:
-            return None  # it held no rows, so it is not missed
+            return None  # version 0 had no rows
         if isinstance(since, int) and since > newest.version:
             raise
         raise VersionGoneError(f"{error} Load the table anew (since the beginning), into an empty copy.") from None
 
 
 def _removals(content: bytes) -> list[str]:
-    """The files that a commit takes out of the table."""
+    """Return the names of the files that a commit removes from the table.
+
+    Args:
+        content: content of the commit file, JSON lines.
+    """
     actions = [json.loads(line) for line in content.splitlines() if line.strip()]
     return [unquote(action["remove"]["path"]) for action in actions if "remove" in action]

@@ -1,6 +1,6 @@
-"""Older versions of a table, by number or by time, as far as its log goes back.
+"""Older versions of a table, by number or by time, as far as the table's log goes back.
 
-A version's time is when its commit was stored, as the storage tells. That is what Delta's readers go by.
+A version's time is the time at which storage stored its commit, as for other readers of Delta tables.
 """
 
 import re
@@ -19,22 +19,23 @@ _ENTRY = re.compile(r"_delta_log/(\d{20})\.(json|checkpoint\..*)")
 
 @dataclass(frozen=True)
 class Log:
-    """What is left of a table's log."""
+    """Existing files of a table's log."""
 
     commits: dict[int, datetime]
-    """Versions whose commit is there, ascending, with the time when it was stored."""
+    """Time of storing by version, ascending, for the existing commits."""
     checkpoints: frozenset[int]
+    """Versions that have a checkpoint."""
 
     def version_at(self, time: datetime) -> int | None:
-        """The version that was the newest at a time; None where that was before all that the log has."""
+        """Return the version that was the newest at a time; None for a time before all commits of the log."""
         latest: list[datetime] = []
-        for moment in self.commits.values():  # clocks go back sometimes, versions do not
+        for moment in self.commits.values():  # clocks may go back, versions never do
             latest.append(max(moment, latest[-1]) if latest else moment)
         place = bisect_right(latest, time)
         return list(self.commits)[place - 1] if place else None
 
     def is_readable(self, version: int) -> bool:
-        """Whether the version can still be put together: from a checkpoint, or from the first commit on."""
+        """Return whether the version can still be read: from a checkpoint, or from version 0, by all later commits."""
         while version in self.commits:
             if version in self.checkpoints or version == 0:
                 return True
@@ -42,13 +43,13 @@ class Log:
         return version in self.checkpoints
 
     def first_readable(self, least: int = 0) -> int:
-        """The first version that can be read, from some version on."""
+        """Return the first readable version that is not below `least`; the last version if there is none."""
         versions = sorted({*self.commits, *self.checkpoints})
         return next((version for version in versions if version >= least and self.is_readable(version)), versions[-1])
 
 
 def read_log(folder: Files) -> Log:
-    """The log of a table, by the names of its files."""
+    """Return the log of a table, read from the names of its files."""
     entries = sorted(
         (int(match[1]), match[2], stored_at)
         for name, stored_at in folder.list_names(_LOG)
@@ -59,15 +60,15 @@ def read_log(folder: Files) -> Log:
 
 
 def open_at(lake: Lake, newest: Snapshot, at: int | datetime | None) -> Snapshot | None:
-    """A version of a table; None for a time before the table was.
+    """Open a version of a table; return None for a time before the table was created.
 
     Args:
-        lake: its lake.
-        newest: the table as it is now.
-        at: the version, or a time at which it was the newest; None for the newest.
+        lake: lake of the table.
+        newest: newest version of the table.
+        at: a version, or a time at which the version was the newest; None for the newest version.
 
     Raises:
-        VersionGoneError: there is no such version yet, or no more.
+        VersionGoneError: the version does not exist yet, or cannot be read any more.
         LakeUnavailableError: storage refuses.
     """
     if at is None or at == newest.version:

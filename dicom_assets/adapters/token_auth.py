@@ -1,4 +1,4 @@
-"""A token on every request to the DICOM service."""
+"""Authentication of requests to the DICOM service by a token."""
 
 import base64
 import binascii
@@ -16,16 +16,16 @@ from dicom_assets.core.errors import ServiceRefusedError, SettingsError
 
 logger = logging.getLogger(__name__)
 
-# Azure's credentials answer from their own cache unless claims are asked for; these ask for nothing.
+# Azure's credentials answer from their own cache unless a request has claims; these claims are empty.
 _NO_CLAIMS = '{"access_token":{}}'
 _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]+)"')
 
 
 class TokenAuth(httpx.Auth):
-    """Puts a token on every request: one token request however many requests run at once, renewed before it expires.
+    """Authentication that puts a token on every request.
 
-    After a 401 the request is sent once more with a token that comes from no cache. If the identity is refused that
-    token, the 401 stands.
+    Concurrent requests share one token request, and a token is renewed before it expires. After a 401 the request is
+    sent once more with a token that comes from no cache. If the identity is refused such a token, the 401 stands.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class TokenAuth(httpx.Auth):
         return f"TokenAuth(scope={self._scope!r}, authentication={self._authentication.value!r})"
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """The request with a token; a second time with a new one after a 401.
+        """Yield the request with a token, and after a 401 once more with a new token.
 
         Raises:
-            SettingsError: the token would travel in the clear.
-            ServiceRefusedError: the identity gets no token.
-            ServiceUnreachableError: who hands out tokens cannot be reached, or is in trouble that passes.
+            SettingsError: the token would be sent unencrypted.
+            ServiceRefusedError: the identity is refused a token.
+            ServiceUnreachableError: the token service cannot be reached, or has a failure that passes.
         """
         if request.url.scheme != "https" and not is_loopback(request.url.host):
             raise SettingsError(
@@ -76,7 +76,7 @@ class TokenAuth(httpx.Auth):
 
 
 def _claims(response: httpx.Response) -> str:
-    """Return the claims that the service wants to see in the token; a request for none unless it names a JSON object.
+    """Return the claims that the service requests for a token; empty claims unless it names a JSON object.
 
     Source: claims challenges of Microsoft Entra, base64url without padding in `WWW-Authenticate`.
     """

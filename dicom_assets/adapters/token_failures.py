@@ -1,7 +1,8 @@
-"""Why a token request failed: what passes by itself, told from what stays until somebody changes something.
+"""Failed token requests: transient failures, distinguished from failures that last until a person acts.
 
 azure-identity reports nearly every failure as a failed sign-in, and a chain of credentials drops the errors of its
-members. So `token_transport` records the answers themselves, and only what no answer tells is read from the errors.
+members. So `token_transport` records the answers themselves. The errors are read only where no answer explains the
+failure.
 """
 
 import json
@@ -31,21 +32,23 @@ TRANSIENT_CODES = frozenset(
         "AADSTS90091",  # GraphServiceUnreachable
     }
 )
-"""Codes of Microsoft Entra that pass by themselves. Source: "Microsoft Entra authentication and authorization error
-codes", entries that are called retryable, transient, unavailable, timed out or throttled.
+"""Codes of Microsoft Entra for failures that pass by themselves. Source: "Microsoft Entra authentication and
+authorization error codes", entries that are called retryable, transient, unavailable, timed out or throttled.
 
 Left out on purpose: 50196 (a client loop: more requests prolong it), 90036 and 90092 (called not retryable), 50053 and
 50088 (limits of a person's sign-in), 800xx (passwords checked on premises), 50173 and 700082 (a sign-in that expired).
 """
 
 _TRANSIENT_WORDS = frozenset({"temporarily_unavailable", "server_error"})
-"""Values of `error` in an OAuth 2.0 answer."""
+"""Values of `error` in an OAuth 2.0 answer that mean a transient failure."""
 _TRANSIENT_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS})
-"""410 is what a virtual machine's metadata service answers while it is updated, for 70 seconds at most."""
+"""Status codes below 500 of a transient failure. A virtual machine's metadata service answers 410 while it is updated,
+for 70 seconds at most."""
 _METADATA_PATH = "/metadata/identity/oauth2/token"
 _CODE = re.compile(r"\bAADSTS\d+\b")
 _SILENCE_IN_WORDS = re.compile(
-    # Of a chain's metadata service; where it did answer, its answer follows. The rest is what the Azure CLI prints.
+    # First alternative: the metadata service in a chain gave no answer (else its answer follows the text). The others
+    # are texts that the Azure CLI prints.
     r"no response from the IMDS endpoint\.(?!\s*Token request error)"
     r"|Max retries exceeded|Connection aborted|Failed to establish a new connection"
 )
@@ -53,17 +56,17 @@ _SILENCE_IN_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class Transient:
-    """A failure that passes by itself, in words that hold nothing of an answer's body but a code."""
+    """Failure that passes by itself; of an answer's body its words hold a code at most."""
 
     reason: str
     is_answer: bool
-    """Whether somebody answered; else there was silence."""
+    """Whether there was an answer, and not silence."""
     retry_after_seconds: float | None = None
 
 
 @dataclass
 class Record:
-    """What came of the HTTP requests of one token request."""
+    """Results of the HTTP requests that one token request sent."""
 
     transients: list[Transient] = field(default_factory=list)
     is_in_azure: bool = False
@@ -75,7 +78,7 @@ _record: ContextVar[Record | None] = ContextVar("_record", default=None)
 
 @contextmanager
 def recording() -> Iterator[Record]:
-    """Give a record that `note_answer` and `note_silence` fill until the block ends, in this thread."""
+    """Open a record that `note_answer` and `note_silence` fill in this thread until the block ends."""
     record = Record()
     token = _record.set(record)
     try:
@@ -85,25 +88,25 @@ def recording() -> Iterator[Record]:
 
 
 def note_silence(error: BaseException) -> None:
-    """Record that a request was not answered."""
+    """Record that a request got no answer."""
     if (record := _record.get()) is not None:
         record.transients.append(_silence(error))
 
 
 def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) -> Transient | None:
-    """Record an answer, and return it if it passes by itself.
+    """Record an answer; return its transient failure, or None.
 
     Args:
-        url: that was asked.
-        status: of the answer.
-        text: the body.
-        headers: of the answer, by any capitals.
+        url: URL of the request.
+        status: status code of the answer.
+        text: body of the answer.
+        headers: headers of the answer, looked up case-insensitively.
     """
     body = _parse_object(text)
     is_metadata = url.partition("?")[0].endswith(_METADATA_PATH)
     transient = _judge(status, body, headers, is_metadata=is_metadata)
     if (record := _record.get()) is not None:
-        # Other clouds have a metadata service at the same address, which answers no JSON at this path.
+        # Metadata services of other clouds have this address too, but do not answer JSON at this path.
         record.is_in_azure |= is_metadata and body is not None and not _is_forbidden(status)
         if transient is not None:
             record.transients.append(transient)
@@ -111,11 +114,11 @@ def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) ->
 
 
 def find_transient(error: BaseException, record: Record) -> Transient | None:
-    """Return why a token request that failed may succeed some time later; None if somebody has to act first.
+    """Return the transient failure that explains a failed token request; None if a person has to act.
 
     Args:
-        error: that the credential raised.
-        record: of the token request.
+        error: error that the credential raised.
+        record: record of the token request.
     """
     if record.transients:
         longest = max((each.retry_after_seconds or 0.0 for each in record.transients), default=0.0)
@@ -133,7 +136,7 @@ def find_transient(error: BaseException, record: Record) -> Transient | None:
 
 
 def find_code(error: BaseException) -> str | None:
-    """Return the code of Microsoft Entra in an error's text, if there is one."""
+    """Return the code of Microsoft Entra in an error's text; None where there is none."""
     code = _CODE.search(str(error))
     return code[0] if code else None
 
@@ -147,7 +150,7 @@ def _judge(
     codes = {f"AADSTS{number}" for number in content.get("error_codes") or () if isinstance(number, int)}
     codes.update(_CODE.findall(str(content.get("error_description", ""))))
     code = min(codes & TRANSIENT_CODES, default=None)
-    # 404 too is what a metadata service answers while it is updated.
+    # A metadata service may also answer 404 while it is updated.
     may_be_updated = is_metadata and status == HTTPStatus.NOT_FOUND and body is not None
     if code or may_be_updated or _is_transient_status(status) or content.get("error") in _TRANSIENT_WORDS:
         return _answered(f"{status}, {code}" if code else str(status), read_retry_after(headers, time.time))
@@ -176,7 +179,7 @@ def _is_transient_status(status: int) -> bool:
 
 
 def _is_forbidden(status: int) -> bool:
-    """Return whether a proxy of containers may have answered in place of a metadata service."""
+    """Return whether a container platform's proxy may have answered in place of a metadata service."""
     return status == HTTPStatus.FORBIDDEN
 
 
@@ -189,7 +192,7 @@ def _silence(error: BaseException) -> Transient:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Give the error, and each error that led to it, once."""
+    """Yield the error, and each error that led to it, once."""
     waiting, seen = [error], set[int]()
     while waiting:
         cause = waiting.pop()

@@ -1,8 +1,8 @@
-"""HTTP requests to whoever hands out tokens: each is sent once, and what passes by itself is raised as an error.
+"""HTTP requests to token services: each request is sent once, and an answer with a transient failure becomes an error.
 
-Below the credentials, because there alone an answer's status and headers are seen, whatever the credential makes of
-them. And as an error, because the library below azure-identity keeps answers for 5 to 3,600 seconds, and would give
-the kept one to every further try. The tries are those of `Tokens`, so azure-identity makes none of its own.
+This is done below the credentials, because only there an answer's status and headers are visible, whatever the
+credential makes of them. It raises an error, because the library below azure-identity caches answers for 5 to 3,600
+seconds, and would give the cached answer to every retry. `Tokens` retries, so azure-identity must not.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from dicom_assets.adapters.token_failures import note_answer, note_silence
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 20
-"""A sensor's tick has time for two of these waits."""
+"""Read timeout; a sensor's tick has time for two of them."""
 
 
-class TokenTransport(RequestsTransport):  # type: ignore[misc] # azure-core gives it out without its type
-    """The requests of a credential."""
+class TokenTransport(RequestsTransport):  # type: ignore[misc] # azure-core exports it without a type
+    """Transport of a credential's requests."""
 
     def __init__(self) -> None:
         super().__init__(connection_timeout=CONNECT_SECONDS, read_timeout=ANSWER_SECONDS)
@@ -27,7 +27,7 @@ class TokenTransport(RequestsTransport):  # type: ignore[misc] # azure-core give
         """Send the request and return the answer.
 
         Raises:
-            azure.core.exceptions.AzureError: there was no answer, or one that passes by itself.
+            azure.core.exceptions.AzureError: there was no answer, or the answer is a transient failure.
         """
         try:
             response = super().send(request, **options)
@@ -40,5 +40,5 @@ class TokenTransport(RequestsTransport):  # type: ignore[misc] # azure-core give
 
 
 def build_options() -> dict[str, Any]:
-    """Return the arguments that make a credential of azure-identity send its requests this way."""
+    """Return the arguments that make a credential of azure-identity use this transport, without retries of its own."""
     return {"transport": TokenTransport(), "retry_total": 0}

@@ -1,13 +1,13 @@
-"""Upkeep of a table: small files joined, old files deleted, the log kept as long as the files and no longer.
+"""Upkeep of a table: join small files, delete old files, and keep the log as long as the files and no longer.
 
-What earlier versions or other engines left in a form that a reader cannot take is put right too, a function for each
-kind: it finds files to be written anew, and finds none once that is done.
+Upkeep also rewrites files that earlier versions or other engines wrote in a form that some reader refuses. One function
+for each such form finds the files; after the rewrite it finds none.
 
-Safe beside any number of writers, and killed at any moment. Joining is a commit like a writer's: it succeeds the
-version that it was planned on, or does not happen. What is deleted is older than the retention, whether it was taken
-out of the table then or never was in it: a file that a run is about to commit is younger. Which files these are,
-Delta's own library says (a full vacuum). It is not left to delete them, since it would take whatever lies in the
-folder, another table below it too; here go files of this table, and nothing else.
+Upkeep is safe beside any number of writers, and may be killed at any moment. Joining files is a commit like a writer's:
+it directly follows the version that it was planned on, or fails. Deleted files are older than the retention: they were
+removed from the table before that, or were stored before that and never committed. A file that a run is about to commit
+is younger. Delta's library lists the files to delete (a full vacuum), but does not delete them: it would delete
+everything else in the folder, even another table below. Only files of this table are deleted here.
 """
 
 import logging
@@ -35,32 +35,34 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-"""Commits that may be lost to writers before the rest is left to the next time."""
+"""Commits that may be lost to writers before the next upkeep has to do the rest."""
 SMALL = 4
-"""A file is small below this part of what a file may hold: joining larger ones would move many rows for one file."""
+"""Divisor of a file's size limits: a file below a quarter of them is small. To join larger files would move many rows
+for one file less."""
 GROUPS_PER_COMMIT = 16
-"""Files that come of one commit, at most: what is lost with it when a writer is quicker."""
+"""Groups of files that one commit joins, at most: a commit lost to a quicker writer wastes the work on all of them."""
 BYTES_PER_COMMIT = GROUPS_PER_COMMIT * JOINED_BYTES
-"""Size on disk of what a commit replaces, at most, or a single group: files that others compacted may be large."""
+"""Size on disk of the files that one commit replaces, at most; a single group may be larger, since files that others
+compacted may be large."""
 
 CLOCK_HOURS = 1
-"""That this machine's clock and storage's may differ."""
+"""Difference in hours between the clocks of this machine and of storage, at most."""
 
 _CLOCK = "_clock"
-"""A file beside the table's own, there for a moment: storage tells when it was written."""
+"""Name of a file that is written beside the table's files for a moment, to read storage's time of writing."""
 _LOG = "_delta_log"
 _LOG_FILE = re.compile(r"(\d{20})\.(json|checkpoint)(\.[\w.-]*parquet)?")
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What there is of a table."""
+    """Counts and sizes of a table's files."""
 
     version: int
     live_files: int
     live_bytes: int
     stored_files: int
-    """Data files in its folder: the live ones, those of older versions, and leftovers of runs that were killed."""
+    """Data files in its folder: live files, files of older versions, and leftovers of killed runs."""
     stored_bytes: int
     log_files: int
     """Commits and checkpoints."""
@@ -68,42 +70,43 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Upkeep:
-    """What was done to a table, or in a dry run what would be."""
+    """Result of a table's upkeep, or of its dry run."""
 
     before: Inventory
     after: Inventory
-    """In a dry run what is expected: new files have no size, and commits are not counted, before they are made."""
+    """Inventory after the upkeep. A dry run estimates it, without the sizes of new files and without new commits."""
     joined_files: int
     """Small files that were joined."""
     joined_into: int
+    """Groups into which they were joined: about the number of new files."""
     removed_files: int
     """Data files that were deleted."""
     removed_bytes: int
     removed_log_files: int
     oldest_version: int
-    """The oldest that can still be read, all of its rows."""
+    """Oldest version of which all rows can still be read."""
     oldest_since: datetime
-    """When that was committed."""
+    """Time of the oldest version's commit."""
     is_complete: bool = True
-    """Whether all was done; else writers were quicker, and the next upkeep does the rest."""
+    """Whether everything was done; if not, writers were quicker, and the next upkeep does the rest."""
     files_marked_for_spark: int = 0
-    """Files that Spark 3.5 refused for their dates, and that were written anew with the key of their calendar."""
+    """Files that Spark 3.5 refused for their dates, and that were rewritten with the calendar's key."""
 
 
 def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | None:
-    """What the upkeep of a table did; None where the table does not exist yet.
+    """Do the upkeep of a table; return None where the table does not exist yet.
 
     Memory holds the rows of one file at a time, however large the table is.
 
     Args:
-        lake: says how long old versions stay.
-        table: one of its tables.
-        dry_run: whether to tell only what would be done.
+        lake: lake of the table; it says how long old versions are kept.
+        table: one of the lake's tables.
+        dry_run: whether only to report what would be done.
 
     Raises:
-        ForeignTableError: what lies there is no table of ours, or asks of its writers what is not done here; nothing
-            was done to it.
-        LakeUnavailableError: storage refuses; or it has another time than this machine.
+        ForeignTableError: the table is not this project's, or requires of its writers what this project does not do;
+            nothing was changed.
+        LakeUnavailableError: storage refuses, or its clock differs from this machine's.
     """
     snapshot = lake.open(table)
     if snapshot is None:
@@ -156,14 +159,18 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
 
 
 def _check_clock(snapshot: Snapshot, uri: str) -> None:
-    """Passes where this machine and storage agree on the time: ages are of storage's clock, and are taken by this one.
+    """Check that this machine and storage agree on the time.
 
-    By one that is days ahead, what a run is about to commit would be a leftover.
+    Storage's clock dates the files, and this machine's clock computes their age. If the latter were days ahead, a file
+    that a run is about to commit would look like a leftover.
+
+    Raises:
+        LakeRefusedError: the clocks differ by more than CLOCK_HOURS.
     """
     snapshot.folder.write_aside(_CLOCK, b"")
     stamp = snapshot.folder.stamp(_CLOCK)
     snapshot.folder.delete([_CLOCK])
-    if stamp is None:  # another upkeep, which has just looked, took it away
+    if stamp is None:  # another upkeep, which checks the clock too, deleted the file
         return
     hours = (time.time() - stamp[1].timestamp()) / 3600
     if abs(hours) > CLOCK_HOURS:
@@ -175,10 +182,10 @@ def _check_clock(snapshot: Snapshot, uri: str) -> None:
 
 
 def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:
-    """Small files to be joined, each group into one file.
+    """Return groups of small files; each group is to be joined into one file.
 
-    Those of a day that follow one another go together, and what deletes left of larger ones. Runs join small files too,
-    where there are many; this gets the rest.
+    A group has files that follow one another, such as the hours of a day, and the remainders of larger files after
+    deletes. Runs join small files too, where there are many; upkeep joins the rest.
     """
     groups: list[list[DataFile]] = [[]]
     filled = (0.0, 0.0, 0.0)
@@ -196,7 +203,7 @@ def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:
 
 
 def _place(file: DataFile) -> tuple[bool, object]:
-    """Files of `change_feed` stay in the order of their hours, by which they are found; others in that of writing."""
+    """Return a file's sort key: its hour in `change_feed`, where hours find files; elsewhere its time of writing."""
     hour, _ = file.ranges.get("windowStart", (None, None))
     return (hour is None, hour or file.written_at)
 
@@ -205,14 +212,14 @@ def _place(file: DataFile) -> tuple[bool, object]:
 class _Replaced:
     files: int = 0
     into: int = 0
-    """Groups of them: each became a file, or as many as its rows fill."""
+    """Groups of replaced files: each became one file, or as many as its rows fill."""
     is_complete: bool = True
 
 
 def _replace(lake: Lake, table: Table, groups: list[list[DataFile]]) -> _Replaced:
-    """Write each group of files anew, as one, and change no row.
+    """Rewrite each group of files as one file, without changing a row.
 
-    A commit that is lost to a writer's is tried again, without the files that this one replaced.
+    A commit that is lost to a writer is retried, without the groups of which that writer replaced a file.
     """
     replaced = _Replaced()
     losses = 0
@@ -235,7 +242,7 @@ def _replace(lake: Lake, table: Table, groups: list[list[DataFile]]) -> _Replace
 
 
 def _count_for_a_commit(groups: list[list[DataFile]]) -> int:
-    """Return how many of the groups, from the first on, one commit replaces."""
+    """Return the number of groups, from the first on, that one commit replaces."""
     sizes = accumulate(sum(file.size_bytes for file in group) for group in groups[:GROUPS_PER_COMMIT])
     return max(1, sum(size <= BYTES_PER_COMMIT for size in sizes))
 
@@ -249,19 +256,19 @@ def _keep_retention(lake: Lake, table: Table) -> bool:
 
 
 def _checkpoint(lake: Lake, table: Table) -> None:
-    """Lets whoever opens the table next begin at this version."""
+    """Write a checkpoint of the newest version, from which later readers open the table."""
     snapshot = lake.open_or_create(table)
     if not snapshot.folder.has(f"{_LOG}/{snapshot.version:020}.checkpoint.parquet"):
         _beside_others(lake, table, "write a checkpoint of", DeltaTable.create_checkpoint)
 
 
 def _clean_log(lake: Lake, table: Table) -> None:
-    """Deletes old entries of the log."""
+    """Delete old entries of the log."""
     _beside_others(lake, table, "clean the log of", DeltaTable.cleanup_metadata)
 
 
 def _old_files(lake: Lake, table: Table) -> list[StoredFile]:
-    """The table's data files that are in no version of the retention, and in nobody's hands."""
+    """Return the table's data files that no version within the retention has, and that no writer is about to commit."""
 
     def list_files(delta: DeltaTable) -> list[str]:
         return delta.vacuum(lake.retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
@@ -271,11 +278,20 @@ def _old_files(lake: Lake, table: Table) -> list[StoredFile]:
 
 
 def _beside_others(lake: Lake, table: Table, doing: str, ask: Callable[[DeltaTable], T]) -> T:
-    """What the log says or lets be done, though somebody else deletes old entries of it at the same time."""
+    """Call delta-rs on the newest version; retry if another process deletes log entries at the same time.
+
+    Args:
+        lake: lake of the table.
+        table: the table.
+        doing: verb phrase of the message if storage refuses.
+        ask: calls delta-rs and returns its answer.
+    """
     attempt = 1
     while True:
         newest = lake.open_or_create(table)
-        snapshot = lake.open(table, newest.version) or newest  # the log as it is now, not as it was when it was kept
+        snapshot = (
+            lake.open(table, newest.version) or newest
+        )  # opened again: the cached version's log files may be gone
         with snapshot.folder.explained(doing):
             try:
                 return ask(snapshot.delta)
@@ -287,9 +303,9 @@ def _beside_others(lake: Lake, table: Table, doing: str, ask: Callable[[DeltaTab
 
 
 def _data_files(snapshot: Snapshot) -> list[StoredFile]:
-    """What lies in the table's own folder and is data; the names that it hides begin with an underscore or a dot.
+    """Return the data files directly in the table's folder; names that begin with an underscore or a dot are no data.
 
-    Of a table that several services share, what is this one's.
+    Where several services share the table, return the files of this service alone.
     """
     return [
         file
@@ -300,28 +316,28 @@ def _data_files(snapshot: Snapshot) -> list[StoredFile]:
 
 @dataclass(frozen=True)
 class _Log:
-    """The files of a table's log."""
+    """Files of a table's log."""
 
     modified: dict[str, datetime]
-    """When each commit and checkpoint was written, by its name."""
+    """Time of writing of each commit and checkpoint, by file name."""
 
     @property
     def names(self) -> set[str]:
         return set(self.modified)
 
     def versions(self, kind: str) -> dict[int, datetime]:
-        """When each was committed (`json`), or got its `checkpoint`."""
+        """Return the time of writing by version, of commits (kind `json`) or of checkpoints (kind `checkpoint`)."""
         found = ((_LOG_FILE.fullmatch(name), time) for name, time in self.modified.items())
         return {int(match[1]): time for match, time in found if match and match[2] == kind}
 
     def current_at(self, horizon: datetime) -> int:
-        """The version that was current then, or the first after it that the log can still tell."""
+        """Return the version that was the newest at the horizon, or the first later one that the log still has."""
         commits, checkpoints = self.versions("json"), self.versions("checkpoint")
         told = [version for version in commits if version >= min({0} & commits.keys() or checkpoints)]
         return max((version for version in told if commits[version] <= horizon), default=min(told))
 
     def expired(self, horizon: datetime) -> set[str]:
-        """What is older than the checkpoint that the version current at the horizon is read from."""
+        """Return the names of log files older than the checkpoint from which the version at the horizon is read."""
         old = [version for version, time in self.versions("checkpoint").items() if time <= horizon]
         return {
             name for name, time in self.modified.items() if time <= horizon and int(name[:20]) < max(old, default=0)
@@ -342,13 +358,13 @@ def _take_stock(snapshot: Snapshot) -> Inventory:
 
 
 def _oldest_version(snapshot: Snapshot, log: _Log, horizon: datetime, gone: set[str]) -> int:
-    """The oldest version that can be read: the log tells of it, and all of its files are there.
+    """Return the oldest version that can be read: the log has it, and all its files exist.
 
     Args:
-        snapshot: the newest, for this alone: what delta-rs sees of it moves back.
-        log: the table's.
-        horizon: what was current then ought to be there.
-        gone: files that are to be deleted.
+        snapshot: newest version. Its `DeltaTable` moves to other versions here, so it must not be used otherwise.
+        log: log of the table.
+        horizon: time from which on all versions should be readable.
+        gone: names of files that are to be deleted.
     """
     stored = {file.name for file in _data_files(snapshot)} - gone
     for version in range(log.current_at(horizon), snapshot.version):

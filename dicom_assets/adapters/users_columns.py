@@ -1,4 +1,4 @@
-"""Whether the columns that users added to a table can go on as the users' file has them now."""
+"""Check of users' columns: whether the columns stored in a table fit the users' file of today."""
 
 import pyarrow as pa
 
@@ -7,17 +7,17 @@ from dicom_assets.core.schema import TABLES, Table, type_names
 
 
 def check_users_columns(table: Table, stored: pa.Schema, uri: str) -> None:
-    """Whether each of them has the type and the spelling that it was added with.
+    """Check that each users' column has the type and the spelling with which it was added to the table.
 
     Args:
-        table: with the users' columns.
-        stored: the columns that the table has.
-        uri: where it lies.
+        table: declaration of the table, with the users' columns.
+        stored: stored columns of the table.
+        uri: location of the table, for the message.
 
     Raises:
-        ForeignTableError: one of them has not.
+        ForeignTableError: a column has another type or another spelling.
     """
-    # A table that is none of the five carries no columns of users.
+    # Only the project's own tables (TABLES) have users' columns; of any other table all columns are its own.
     own = next((one for one in TABLES if one.name == table.name), table).schema.names
     by_name = {field.name.casefold(): field for field in stored}
     for column in table.columns:

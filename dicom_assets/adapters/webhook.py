@@ -1,4 +1,4 @@
-"""Alerts to a webhook: JSON by POST, over HTTPS."""
+"""Delivery of alerts to a webhook: JSON by POST, over HTTPS."""
 
 import logging
 import threading
@@ -13,18 +13,19 @@ from dicom_assets.core.errors import AlertError
 
 TIMEOUT_SECONDS = 8
 TRIES = 3
-"""Three tries of that length, and the waits between them, end before Dagster's patience with a sensor (a minute)."""
+"""Number of tries. Three tries of TIMEOUT_SECONDS, with the waits between them, end before Dagster's time limit for a
+sensor (one minute)."""
 
 
 class _WorthAnotherTryError(Exception):
-    """The receiver may be there in a moment."""
+    """Failed try that a retry may overcome."""
 
 
 def post_alert(url: str, body: Mapping[str, object]) -> None:
-    """Hands a body to a webhook; the URL is a secret, and in no error or log.
+    """Deliver a body to a webhook; the URL is a secret and appears in no error or log.
 
     Raises:
-        AlertError: the receiver refused it, or was not there at any try.
+        AlertError: the receiver refused the alert, or could not be reached by any try.
     """
     host = urlsplit(url).hostname
     retrying = tenacity.Retrying(
@@ -59,9 +60,9 @@ def _post(url: str, body: Mapping[str, object]) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps httpx from logging this thread's requests, each of which it tells at the level INFO with its whole URL.
+    """Keep httpx from logging this thread's requests, which it logs at the level INFO with the whole URL.
 
-    That is shown wherever somebody has set the level of all loggers, as with Dagster's `managed_python_loggers`.
+    Such logs are shown wherever the level of all loggers is set, as by Dagster's `managed_python_loggers`.
     """
     log, thread = logging.getLogger("httpx"), threading.get_ident()
 

@@ -1,1 +1,1 @@
-"""What the project needs around it, checked one by one: settings, tokens, service, lake, files, Dagster."""
+"""Checks of everything that runs need: settings, tokens, service, lake, files, Dagster."""

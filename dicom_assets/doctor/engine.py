@@ -1,4 +1,4 @@
-"""Whether the engine that merges can do so, tried where it counts: in the scratch folder beside the tables."""
+"""Check of the merge engine, by a trial in the scratch folder beside the tables."""
 
 from dicom_assets.connections import build_spark
 from dicom_assets.core.finding import Fact, Finding, Status
@@ -7,11 +7,11 @@ from dicom_assets.doctor.surroundings import Surroundings
 
 
 def check_merge(surroundings: Surroundings) -> Finding:
-    """A row is merged into a trial table, and read again."""
+    """Check that the engine merges a row into a trial table, and that the row can be read."""
     check, spark = "engine.merge", build_spark(surroundings.settings)
     if spark is None:
         return Finding(check, Status.GREEN, "Rows are merged by delta-rs, in the run itself")
-    from dicom_assets.adapters.spark import SparkLake  # not before it is needed: Dagster loads all checks
+    from dicom_assets.adapters.spark import SparkLake  # imported late: Dagster loads all checks
 
     lake = SparkLake(surroundings.scratch, {TRIAL.name: "engine"}, spark=spark)
     try:

@@ -1,4 +1,4 @@
-"""All checks in their order: each by itself, unless one before it found red what it needs."""
+"""All checks in their order: each runs by itself, unless a check that it needs was red."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Check:
-    """A check, and those that it needs."""
+    """One check, and the names of the checks that it needs."""
 
     name: str
     run: Callable[[Surroundings], Finding]
@@ -22,7 +22,7 @@ class Check:
 
 
 def check_settings(surroundings: Surroundings) -> Finding:
-    """Every setting is valid, and there is a service."""
+    """Check that every setting is valid, and that there is a service."""
     surroundings.settings.require_service_url()
     return Finding("settings", Status.GREEN, "All settings can be used")
 
@@ -50,11 +50,15 @@ CHECKS = (
     Check("dagster.lake", orchestration.check_lake, ("lake.reach", "dagster.storage")),
     Check("dagster.daemons", orchestration.check_daemons, ("dagster.storage",)),
 )
-"""In the order in which one would look; what a check needs comes before it."""
+"""All checks, in the order in which a person would look; a check comes after the checks that it needs."""
 
 
 def choose(wanted: Sequence[str]) -> list[Check]:
-    """The checks of some names or beginnings of names (`lake`), and those that they need; all where none is given."""
+    """Return the wanted checks and all checks that they need, in order.
+
+    Args:
+        wanted: names or beginnings of names (`lake`); empty for all checks.
+    """
     chosen = {
         check.name
         for check in CHECKS
@@ -69,9 +73,9 @@ def choose(wanted: Sequence[str]) -> list[Check]:
 
 
 def examine(surroundings: Surroundings, checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
-    """What each check finds, as soon as it is found."""
+    """Yield the finding of each check as soon as it ends; at the end delete the trials and close the surroundings."""
     failed: dict[str, str] = {}
-    """Checks that are red or were skipped for it, with the one that is to blame."""
+    """Red check that is to blame, by red or skipped check."""
     try:
         for check in checks:
             if blamed := next((failed[need] for need in check.needs if need in failed), None):
@@ -102,7 +106,7 @@ def _run(check: Check, surroundings: Surroundings) -> Finding:
             return replace(finding, remedy=f"{finding.remedy.rstrip('.')}. {who}")
         return finding
     except Exception as error:
-        # Its text may hold anything, a password in a connection string among it.
+        # The error's text may hold anything, such as a password in a connection string.
         logger.debug("The check %s ended with %s.", check.name, type(error).__name__)
         return Finding(
             check.name,

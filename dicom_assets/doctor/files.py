@@ -1,4 +1,4 @@
-"""Whether the service's DICOM files can be read."""
+"""Check of the service's DICOM files: whether they can be read."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,11 +12,11 @@ from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.settings import Settings
 
 _PREAMBLE_BYTES = 132
-"""128 of anything, and `DICM` (PS3.10, 7.1)."""
+"""Length of a DICOM file's preamble (128 bytes of any content) and of the prefix `DICM` (PS3.10, 7.1)."""
 
 
 def check_files(surroundings: Surroundings) -> Finding:
-    """The beginning of the file that `file_index` took in last."""
+    """Check that the beginning of the newest file in `file_index` can be read, and is DICOM."""
     check, settings = "files.read", surroundings.settings
     if settings.file_system_url is None:
         return Finding(
@@ -57,20 +57,21 @@ def check_files(surroundings: Surroundings) -> Finding:
 
 
 def _newest_row(snapshot: Snapshot) -> Mapping[str, Any]:
-    """The row with the greatest sequence of the file that was written last."""
+    """Return the row with the greatest sequence in the data file that was written last."""
     newest = max(snapshot.files, key=lambda file: file.written_at)
     rows: list[dict[str, Any]] = snapshot.read_table(files=[newest]).sort_by("sequence").to_pylist()
     return rows[-1]
 
 
 def _begins_as_dicom(row: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether the row's file has what stands at the beginning of every DICOM file.
+    """Return whether the row's file begins as every DICOM file does.
 
     Raises:
-        InstanceFileGoneError: it cannot be found.
+        InstanceDeletedError: the instance was deleted.
+        InstanceFileGoneError: the file cannot be found.
         LakeUnavailableError: storage refuses.
     """
-    from dicom_assets.instances import open_instance  # not before it is needed: Dagster loads all checks
+    from dicom_assets.instances import open_instance  # imported late: Dagster loads all checks
 
     with open_instance(
         row["sopInstanceUid"],

@@ -1,8 +1,8 @@
-"""Whether the lake can be read and written, and keeps what Delta tables build upon.
+"""Checks of the lake: whether it can be read and written, and gives the guarantees that Delta tables need.
 
-What emulators cannot settle is tried where it counts, in a scratch folder beside the tables: that a file is created
-only where there is none, that a log is listed from a name on (without it the third commit fails), and that of two
-writers at the same time neither loses its rows.
+Emulators cannot prove these guarantees for the user's storage, so they are tried in a scratch folder beside the tables:
+a file is created only where no file exists; a log is listed from a given name on (without this the third commit fails);
+and of two writers at the same time neither loses rows.
 """
 
 import re
@@ -27,12 +27,13 @@ from dicom_assets.core.schema import KEY, Table
 from dicom_assets.doctor.surroundings import Surroundings
 
 APPENDS = 3
+"""Commits in a row that `check_appends` tries."""
 _PROBE = "probe"
 TRIAL = Table("trial", "one trial of dicom-assets doctor", (KEY[1].name,), (KEY[1],))
 
 
 def check_reach(surroundings: Surroundings) -> Finding:
-    """The folder of the tables can be listed."""
+    """Check that the folder of the tables can be listed, and that the settings list all services in the tables."""
     storage, check = surroundings.lake.storage, "lake.reach"
     if storage.is_local and not Path(storage.url).exists():
         return Finding(
@@ -62,7 +63,7 @@ def check_reach(surroundings: Surroundings) -> Finding:
 
 
 def check_dates(surroundings: Surroundings) -> Finding:
-    """Spark 3.5 can read the dates of all files."""
+    """Check that Spark 3.5 can read the dates of all files."""
     check = "lake.dates"
     tables = ((table.name, surroundings.lake.open(table)) for table in surroundings.settings.tables)
     refused = {name: len(find_refused(snapshot)) for name, snapshot in tables if snapshot is not None}
@@ -82,7 +83,7 @@ def check_dates(surroundings: Surroundings) -> Finding:
 
 
 def check_write(surroundings: Surroundings) -> Finding:
-    """A file can be written and read again, and is not written over where it must be new."""
+    """Check that a file can be written and read, and is not overwritten by a writer that must create it."""
     storage, check = surroundings.scratch, "lake.write"
     with _asking(storage, "write a trial file to"):
         store = storage.open_store("")
@@ -102,7 +103,7 @@ def check_write(surroundings: Surroundings) -> Finding:
 
 
 def check_list(surroundings: Surroundings) -> Finding:
-    """A new file shows at once."""
+    """Check that a new file is listed at once."""
     storage = surroundings.scratch
     with _asking(storage, "list"):
         names = _names(storage.open_store(""))
@@ -118,7 +119,7 @@ def check_list(surroundings: Surroundings) -> Finding:
 
 
 def check_delete(surroundings: Surroundings) -> Finding:
-    """A file can be deleted; maintenance does."""
+    """Check that a file can be deleted, as maintenance does."""
     storage = surroundings.scratch
     with _asking(storage, "delete the trial file from"):
         store = storage.open_store("")
@@ -136,7 +137,7 @@ def check_delete(surroundings: Surroundings) -> Finding:
 
 
 def check_appends(surroundings: Surroundings) -> Finding:
-    """Three commits in a row, each by a writer that knows nothing of the others."""
+    """Check that three commits in a row succeed, each by a writer that knows nothing of the others."""
     check, storage = "lake.appends", surroundings.scratch
     try:
         versions = [_write(storage, "appends", f"2.25.{number}").version for number in range(1, APPENDS + 1)]
@@ -166,7 +167,7 @@ def check_appends(surroundings: Surroundings) -> Finding:
 
 
 def check_writers(surroundings: Surroundings) -> Finding:
-    """Two commits at the same time, neither of which may get lost."""
+    """Check that of two commits at the same time neither is lost."""
     check, storage = "lake.writers", surroundings.scratch
     _write(storage, "writers", "2.25.1")
     together = Barrier(2)
@@ -179,7 +180,7 @@ def check_writers(surroundings: Surroundings) -> Finding:
         written = list(pool.map(write, ["2.25.2", "2.25.3"]))
     rows, conflicts = _count(storage, "writers"), sum(each.conflicts for each in written)
     facts = {"rows": rows, "conflicts": conflicts}
-    if rows != 3:  # noqa: PLR2004 — the first, and those of the two
+    if rows != 3:  # noqa: PLR2004 — the first writer's row, and one of each concurrent writer
         return Finding(
             check,
             Status.RED,
@@ -192,7 +193,7 @@ def check_writers(surroundings: Surroundings) -> Finding:
 
 
 def check_clean(surroundings: Surroundings) -> Finding:
-    """Nothing of the trials is left."""
+    """Check that nothing of the trials is left."""
     check = "lake.clean"
     if not surroundings.scratch_was_used:
         return Finding(check, Status.SKIPPED, "Nothing was written to the lake")
@@ -216,14 +217,14 @@ def check_clean(surroundings: Surroundings) -> Finding:
 
 
 def clear_away(surroundings: Surroundings) -> int:
-    """Deletes the scratch folder, and of those above it what was made for it; gives the number of files left."""
+    """Delete the scratch folder, and the folders above it that were created for it; return the number of files left."""
     storage = surroundings.scratch
     if storage.is_local:
         folder = Path(storage.url)
         shutil.rmtree(folder, ignore_errors=True)
         made = [folder.parent, *([] if surroundings.lake_existed else [folder.parent.parent])]
         for parent in made:
-            with suppress(OSError):  # somebody else's files are in it
+            with suppress(OSError):  # the folder has other files
                 parent.rmdir()
         return len(list(folder.rglob("*")))
     store = storage.open_store("")
@@ -239,12 +240,12 @@ def clear_away(surroundings: Surroundings) -> int:
 
 
 def build_trial(uid: str) -> Given:
-    """One row of a trial table, to be written."""
+    """Return one row of a trial table, to be written."""
     return Given(pa.Table.from_pylist([{KEY[1].name: uid}], TRIAL.schema), TRIAL)
 
 
 def _write(storage: Storage, path: str, uid: str) -> Written:
-    """A row of a trial table, by a writer of its own."""
+    """Write one row to a trial table, as a new writer."""
     return Lake(storage, {TRIAL.name: path}).write(TRIAL, build_trial(uid))
 
 

@@ -1,4 +1,4 @@
-"""Whether Dagster has a home, a history, one writer at a time, and daemons that are alive."""
+"""Checks of Dagster: its home, its history, one writer at a time, and daemons that are alive."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
 
 POOL = "dicom_lake"
-"""As `defs/assets.py` has it, which is not imported for its name alone: that would import Dagster."""
+"""Name of the pool, a copy from `defs/assets.py`: importing that module for one name would import Dagster."""
 
 
 def check_home(surroundings: Surroundings) -> Finding:
-    """DAGSTER_HOME, with a dagster.yaml."""
+    """Check that DAGSTER_HOME is set and has a dagster.yaml."""
     check, home = "dagster.home", surroundings.dagster_home
     if surroundings.given_instance is not None:
         return Finding(check, Status.GREEN, "Dagster runs this check itself, with the instance that it has")
@@ -43,7 +43,7 @@ def check_home(surroundings: Surroundings) -> Finding:
 
 
 def check_storage(surroundings: Surroundings) -> Finding:
-    """The history of runs can be read."""
+    """Check that the history of runs can be read."""
     instance = surroundings.instance
     runs = instance.get_runs_count()
     kind = type(instance.run_storage).__name__
@@ -56,7 +56,7 @@ def check_storage(surroundings: Surroundings) -> Finding:
 
 
 def check_pool(surroundings: Surroundings) -> Finding:
-    """One step writes the tables at a time."""
+    """Check that one step at a time writes the tables."""
     from dicom_assets.defs.naming import Naming
 
     check, instance = "dagster.pool", surroundings.instance
@@ -81,7 +81,7 @@ def check_pool(surroundings: Surroundings) -> Finding:
 
 
 def check_lake(surroundings: Surroundings) -> Finding:
-    """The tables are those that Dagster's history is of."""
+    """Check that Dagster's history belongs to the tables of this lake."""
     from dicom_assets.defs.naming import Naming
     from dicom_assets.defs.same_lake import require_same_lake
 
@@ -91,7 +91,7 @@ def check_lake(surroundings: Surroundings) -> Finding:
 
 
 def check_daemons(surroundings: Surroundings) -> Finding:
-    """All daemons that Dagster needs gave a sign of life."""
+    """Check that all daemons that Dagster needs are alive."""
     statuses = surroundings.instance.get_daemon_statuses()
     needed = {name: status for name, status in statuses.items() if status.required}
     dead = sorted(name for name, status in needed.items() if not status.healthy)

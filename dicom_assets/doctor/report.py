@@ -12,18 +12,21 @@ from rich.text import Text
 from dicom_assets.core.finding import Finding, Status
 
 VERSION = 1
-"""Of the JSON: names stay within a version, new ones may come."""
+"""Version of the JSON: within a version names stay, and new ones may be added."""
 _SIGNS = {Status.GREEN: "✓", Status.YELLOW: "!", Status.RED: "✗", Status.SKIPPED: "–"}
 _STYLES = {Status.GREEN: "green", Status.YELLOW: "yellow", Status.RED: "bold red", Status.SKIPPED: "dim"}
 
 
 def is_healthy(findings: Sequence[Finding]) -> bool:
-    """Whether no finding is red."""
+    """Return whether no finding is red."""
     return all(finding.status is not Status.RED for finding in findings)
 
 
 def tell(findings: Iterable[Finding], console: Console) -> list[Finding]:
-    """Prints each finding as it comes, those skipped in a row for one reason in one line, and their sum; gives all."""
+    """Print each finding as it comes, then a summary; return all findings.
+
+    Checks that were skipped in a row for one reason share a line.
+    """
     told: list[Finding] = []
     width = console.width if console.is_terminal else None
 
@@ -44,7 +47,7 @@ def tell(findings: Iterable[Finding], console: Console) -> list[Finding]:
 
 
 def _join(skipped: Sequence[Finding]) -> Finding:
-    """What were skipped for one reason, as one."""
+    """Return one finding for checks that were skipped for one reason."""
     first, *others = skipped
     if not others:
         return first
@@ -52,11 +55,11 @@ def _join(skipped: Sequence[Finding]) -> Finding:
 
 
 def describe(finding: Finding, width: int | None = None) -> Text | Table:
-    """A line, and for what is not green one more for the reason and what to do.
+    """Return a finding as text: one line, and below it one line each for the reason and for what to do, where given.
 
     Args:
-        finding: what a check found.
-        width: of the terminal, where long lines are to be broken between words; None leaves them whole.
+        finding: finding of a check.
+        width: width of the terminal in characters, to break long lines between words; None leaves lines whole.
     """
     sign = (f"{_SIGNS[finding.status]} {finding.status.value:8}", _STYLES[finding.status])
     lines = [(Text.assemble(sign, (f"{finding.check:17} ", "bold")), finding.found)]
@@ -66,7 +69,7 @@ def describe(finding: Finding, width: int | None = None) -> Text | Table:
     if width is None:
         return Text("\n").join(head + _sentence(text) for head, text in lines)
     rows = Table.grid()
-    side = max(28, len(lines[0][0]))  # of several services a check bears the service's name too
+    side = max(28, len(lines[0][0]))  # with several services a check's name includes the service's
     rows.add_column(width=side, no_wrap=True)
     rows.add_column(overflow="fold", width=max(width - side, 20))
     for head, text in lines:
@@ -75,7 +78,7 @@ def describe(finding: Finding, width: int | None = None) -> Text | Table:
 
 
 def summarize(findings: Sequence[Finding]) -> Text:
-    """How many of each colour, and what that means."""
+    """Return the number of findings by status, and what follows for runs."""
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
     summary = Text(", ").join(
         Text(f"{count} {status.value}", _STYLES[status]) for status, count in counts.items() if count
@@ -85,7 +88,10 @@ def summarize(findings: Sequence[Finding]) -> Text:
 
 
 def to_json(findings: Sequence[Finding]) -> str:
-    """One object: `version`, `healthy`, and `findings` with `check`, `status`, `found`, `why`, `remedy`, `facts`."""
+    """Return the findings as one JSON object.
+
+    It has `version`, `healthy`, and `findings` with `check`, `status`, `found`, `why`, `remedy` and `facts`.
+    """
     content = {
         "version": VERSION,
         "healthy": is_healthy(findings),

@@ -1,4 +1,4 @@
-"""Whether the DICOM service answers, lets its feed be read, and has the same time."""
+"""Checks of the DICOM service: whether it answers, its feed can be read, and its clock agrees with this machine's."""
 
 from datetime import timedelta
 
@@ -10,13 +10,14 @@ from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.settings import Settings
 
 NOTICED_SECONDS = 30
+"""Difference of the clocks up to which the check is green."""
 REFUSED_SECONDS = 300
-"""What Microsoft Entra's tokens allow clocks to differ."""
+"""Difference of clocks that Microsoft Entra's tokens tolerate."""
 _RETRY = RetryPolicy(tries=3)
 
 
 def check_reachable(surroundings: Surroundings) -> Finding:
-    """Any answer will do."""
+    """Check that the service gives any answer."""
     answer = surroundings.answer
     return Finding(
         "service.reachable",
@@ -27,7 +28,7 @@ def check_reachable(surroundings: Surroundings) -> Finding:
 
 
 def check_clock(surroundings: Surroundings) -> Finding:
-    """The service's clock beside this machine's."""
+    """Check that the service's clock agrees with this machine's."""
     from email.utils import parsedate_to_datetime
 
     answer, check = surroundings.answer, "service.clock"
@@ -41,7 +42,7 @@ def check_clock(surroundings: Surroundings) -> Finding:
             why="Its answer has no Date header; a proxy may have taken it out",
             remedy="See to it that this machine's clock is kept by NTP",
         )
-    # The header has whole seconds, cut; the answer was written somewhere between the request and its arrival.
+    # The header has whole seconds, rounded down. The answer was written between the request and the answer's arrival.
     behind = date + timedelta(seconds=0.5) - (answer.asked_at + timedelta(seconds=answer.seconds / 2))
     off = abs(behind.total_seconds())
     facts = {"ahead_seconds": round(-behind.total_seconds(), 1)}
@@ -64,12 +65,12 @@ def check_clock(surroundings: Surroundings) -> Finding:
 
 
 def check_feed(surroundings: Surroundings) -> Finding:
-    """The newest entry of the change feed, read as runs read it."""
+    """Check that the newest entry of the change feed can be read as runs read it."""
     settings, check = surroundings.settings, "service.feed"
     try:
         facts = _read(settings)
     except ServiceRefusedError as error:
-        if settings.api_version == 2 or not _knows_version_2(settings):  # noqa: PLR2004 — the oldest there is
+        if settings.api_version == 2 or not _knows_version_2(settings):  # noqa: PLR2004 — the oldest version
             raise
         return Finding(
             check,

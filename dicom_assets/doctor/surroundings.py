@@ -1,4 +1,4 @@
-"""What the checks look at, opened once and when it is first needed."""
+"""Surroundings that the checks look at: each is opened once, on first use."""
 
 import time
 import uuid
@@ -23,18 +23,18 @@ TIMEOUT_SECONDS, CONNECT_SECONDS = 15, 10
 
 @dataclass(frozen=True)
 class Answer:
-    """The service's answer to a request without a token."""
+    """Answer of the service to a request without a token."""
 
     status: int
     date: str | None
-    """The Date header."""
+    """Date header; None where the answer has none."""
     asked_at: datetime
     seconds: float
-    """That it took."""
+    """Time from the request to the answer."""
 
 
 class Surroundings:
-    """The service, the lake and Dagster, as the settings name them."""
+    """Service, lake and Dagster, as the settings name them."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class Surroundings:
         dagster_home: str | None = None,
         instance: "DagsterInstance | None" = None,
     ) -> None:
-        """The surroundings of a process.
+        """Create the surroundings of a process.
 
         Args:
-            load: gives the settings, or raises a SettingsError.
-            now: the time, with a zone.
-            service_name: of the service, where there are several.
-            dagster_home: the folder of Dagster's instance.
-            instance: Dagster's instance, where there is one already.
+            load: returns the settings, or raises a SettingsError.
+            now: returns the time, with a time zone.
+            service_name: name of the service, where there are several; else None.
+            dagster_home: folder of Dagster's instance.
+            instance: Dagster's instance, where one is open already; it is not closed here.
         """
         self._load = load
         self.now = now
@@ -60,24 +60,24 @@ class Surroundings:
         self.dagster_home = dagster_home
         self.given_instance = instance
         self.object_ids: dict[str, str] = {}
-        """Of the identities, as far as their tokens told, by the token's check."""
+        """Object IDs of the identities whose tokens have one, by the name of the token's check."""
         self.scratch_path = f"_doctor/{uuid.uuid4()}"
         self.scratch_was_used = False
         self.lake_existed = True
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings."""
+        """Settings of the process."""
         return self._load()
 
     @cached_property
     def lake(self) -> Lake:
-        """The tables."""
+        """Lake with the tables."""
         return build_lake(self.settings)
 
     @cached_property
     def scratch(self) -> Storage:
-        """A folder beside the tables that is nobody's; taken away at the end."""
+        """Scratch folder beside the tables, for trials alone; it is deleted at the end."""
         self.scratch_was_used = True
         if self.lake.storage.is_local:
             self.lake_existed = Path(self.settings.lake_url).exists()
@@ -85,17 +85,17 @@ class Surroundings:
 
     @cached_property
     def answer(self) -> Answer:
-        """What the service says to somebody without a token.
+        """Answer of the service to a request without a token.
 
         Raises:
-            ServiceUnreachableError: nothing.
+            ServiceUnreachableError: the service gave no answer.
         """
         import httpx
 
         url = f"{self.settings.require_service_url()}/v{self.settings.api_version}/changefeed/latest"
         asked_at, started = self.now(), time.monotonic()
         try:
-            # As the client does it: plain http is for this machine alone, and passes no proxy.
+            # As in the client: plain http is for this machine alone, and does not use a proxy.
             response = httpx.get(
                 url,
                 params={"includeMetadata": "false"},
@@ -119,6 +119,6 @@ class Surroundings:
         return DagsterInstance.from_config(str(self.dagster_home))
 
     def close(self) -> None:
-        """Gives Dagster's instance back, where it was opened here."""
+        """Close Dagster's instance if it was opened here."""
         if self.given_instance is None and "instance" in self.__dict__:
             self.instance.dispose()

@@ -1,4 +1,4 @@
-"""Whose tokens are sent: for whom they are, what they allow and until when. Of a token only claims are ever shown."""
+"""Checks of the tokens that are sent: identity, audience, rights and expiry. Only claims of a token are ever shown."""
 
 import re
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def check_service_token(surroundings: Surroundings) -> Finding:
-    """A token for the service, with the service's audience."""
+    """Check that there is a token for the service, with the service's audience."""
     settings = surroundings.settings
     return _check(surroundings, "token.service", settings, settings.token_scope, settings.require_service_url())
 
 
 def check_storage_token(surroundings: Surroundings) -> Finding:
-    """A token for the storage account; none for a folder."""
+    """Check that there is a token for the storage account; a local folder needs none."""
     settings = surroundings.settings
     if settings.storage_account is None:
         return Finding("token.storage", Status.GREEN, "The lake is a folder, which needs no token")
@@ -95,7 +95,7 @@ def _judge(
 
 
 def _facts(claims: Mapping[str, Any]) -> dict[str, Fact]:
-    """What may be shown; never a person's name or address, which tokens of people hold."""
+    """Return the claims that may be shown; never a person's name or address, which a person's token holds."""
     expires = _time(claims.get("exp"))
     roles = claims.get("roles")
     return {
