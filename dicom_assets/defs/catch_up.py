@@ -27,7 +27,7 @@ CHECKED_PER_TICK = 100
 class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """State that saves the sensor a full look at the event log in every tick.
 
-    Without a cursor the sensor comes to the same result, more slowly.
+    Without a cursor the sensor requests no other runs, but takes longer.
     """
 
     version: Literal[1] = 1

@@ -44,7 +44,7 @@ class Progress:
         """Report an hour that is being read.
 
         Args:
-            read: What was read of the hour so far.
+            read: Counts of the hour so far.
             reached: Timestamp of the last entry that was read.
         """
         pages = f"{read.pages:,} pages of the hour"
