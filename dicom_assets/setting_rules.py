@@ -88,7 +88,7 @@ def _split_url(value: str, example: str) -> SplitResult:
     """Split a URL, and refuse the parts that can hold secrets. No message shows the URL, which may hold a secret."""
     try:
         url = urlsplit(value)
-        url.port  # noqa: B018 — raises for a port that is no number
+        url.port  # noqa: B018 — raises for a port that is not a number
     except ValueError:
         raise ValueError(f"is no URL. Set one such as {example}.") from None
     if url.query or url.fragment or "?" in value or "#" in value:
@@ -127,7 +127,7 @@ def check_webhook_url(value: object) -> object:
         return value
     try:
         url = urlsplit(str(value))
-        url.port  # noqa: B018 — raises for a port that is no number
+        url.port  # noqa: B018 — raises for a port that is not a number
     except ValueError:
         raise ValueError("is no URL. Set the https:// URL that the receiver gave you.") from None
     is_local = url.scheme == "http" and url.hostname and is_loopback(url.hostname)
@@ -314,7 +314,7 @@ def check_spark_remote(value: object) -> object:
         return value
     try:
         url = urlsplit(str(value))
-        url.port  # noqa: B018 — raises for a port that is no number
+        url.port  # noqa: B018 — raises for a port that is not a number
     except ValueError:
         url = urlsplit("")
     if url.scheme != "sc" or not url.hostname or url.path.partition(";")[0] not in {"", "/"}:
