@@ -36,7 +36,7 @@ class Day:
 
     @property
     def end(self) -> datetime:
-        """End of the last hour, exclusive."""
+        """End of the last hour, exclusive, in the time zone of `start`."""
         return self.start + timedelta(hours=self.hours)
 
 

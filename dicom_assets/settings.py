@@ -325,7 +325,7 @@ class Settings(BaseModel):
         if value is not None and key is not None:
             raise ValueError("is set, and AZURE_STORAGE_ACCOUNT_KEY too. Unset one of them, or both for the identity.")
         in_account = "://" in info.data.get("storage_url", "")
-        common = info.data.get("environment")  # of several services, whose identity is not the lake's
+        common = info.data.get("environment")  # set with several services: their identity is not the lake's
         without_identity = not common and info.data.get("authentication") is Authentication.NONE
         if value is None and key is None and in_account and without_identity:
             raise ValueError(

@@ -117,7 +117,7 @@ def build_assets(
         """One row is one entry of the service's change feed, verbatim: its metadata is the DICOM JSON as received.
 
         Every other table is made from this one, without asking the service again. Reading an hour again replaces its
-        rows by what the service says now; an entry that turned up late is added, none is lost.
+        rows with the service's current entries: late entries are added, and none is lost.
         """
         selection = context.run.asset_selection  # none or empty: all assets
         decodes = not selection or naming.key("instance") in selection
@@ -142,9 +142,9 @@ def build_assets(
     def instance(change_feed: HoursOf) -> Results:
         """One row is one live SOP instance with its current attributes.
 
-        Of every instance that changed in the hour it holds the newest entry that was ever read, whichever hour that
-        lies in: hours may run in any order, and again. An instance whose newest entry is a delete has no row. A value
-        that cannot be converted is null, and counted.
+        For every instance that changed in the hour it holds the newest entry read so far, of any hour: hours may run
+        in any order, and repeatedly. An instance whose newest entry is a delete has no row. A value that cannot be
+        converted is null, and counted.
         """
         derived = observe("instance", change_feed)
         yield dg.MaterializeResult(value=derived)

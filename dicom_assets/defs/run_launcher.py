@@ -33,7 +33,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         place = json.loads(run.tags[GRPC_INFO_TAG])
         if _is_gone(place):
             return CheckRunHealthResult(WorkerStatus.FAILED, "The code server that executed the run is gone.")
-        if not place.get("socket") and not _has(place, run.run_id):  # a socket belongs to one code server alone
+        if not place.get("socket") and not _has(place, run.run_id):  # a socket belongs to only one code server
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "The code server was started again without the run.")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 

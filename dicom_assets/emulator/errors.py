@@ -16,7 +16,7 @@ class InstanceExistsError(EmulatorError):
 
 
 class InvalidInstanceError(EmulatorError):
-    """A data set without what the service requires: the three UIDs, the SOP class, the patient ID attribute."""
+    """A data set without a required attribute: one of the three UIDs, the SOP class UID or the patient ID."""
 
 
 class InvalidPartitionError(EmulatorError):
