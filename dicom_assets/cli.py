@@ -1,4 +1,4 @@
-"""The command line: `dicom-assets …`. What a command needs is imported inside it, so that `--help` answers at once."""
+"""The command line: `dicom-assets …`. A command imports its modules inside its function, so that `--help` is fast."""
 
 import sys
 from contextlib import contextmanager
@@ -97,7 +97,7 @@ def dev(
 
 
 def _for_each(services: "Iterable[Settings]", do: "Callable[[Settings], int]") -> int:
-    """Does something for every service, and gives the greatest exit code; the trouble of one holds up no other."""
+    """Call `do` for every service, and return the greatest exit code; an error of one service does not stop others."""
     code = 0
     for settings in services:
         try:
@@ -154,7 +154,7 @@ def fabric_shortcuts(
             settings,
             replace=replace,
             dry_run=dry_run,
-            with_tables=settings is services[0] or not settings.shares_tables,  # one for what all share
+            with_tables=settings is services[0] or not settings.shares_tables,  # shared tables: only once
             with_files=files,
         )
         table = Table("shortcut", "target", "dry run" if dry_run else "result")
@@ -221,7 +221,7 @@ def doctor(
     try:
         services = [each.service_name for each in choose_services(service, os.environ)]
     except SettingsError:
-        services = [service]  # which the first check tells
+        services = [service]  # the first check reports the error
 
     def look() -> "Iterator[Finding]":
         for name in services:
@@ -234,7 +234,7 @@ def doctor(
             for finding in examine(surroundings, chosen):
                 yield replace(finding, check=f"{name}/{finding.check}") if name else finding
 
-    with _silenced("azure", "deltalake", "dicom_assets.adapters"):  # their refusals are told by the checks
+    with _silenced("azure", "deltalake", "dicom_assets.adapters"):  # the checks report their errors
         findings = list(look()) if as_json else report.tell(look(), Console())
     if as_json:
         typer.echo(report.to_json(findings))
@@ -243,7 +243,7 @@ def doctor(
 
 @contextmanager
 def _silenced(*names: str) -> "Iterator[None]":
-    """These loggers say nothing until the block ends."""
+    """Silence loggers until the block ends."""
     import logging
 
     levels = {name: logging.getLogger(name).level for name in names}
@@ -315,7 +315,7 @@ app.add_typer(reading_commands)
 
 
 def main() -> None:
-    """Run the command line; an error of the project's own ends it with a message instead of a traceback."""
+    """Run the command line; print an error of the project as a message instead of a traceback."""
     try:
         app()
     except DicomAssetsError as error:

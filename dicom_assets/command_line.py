@@ -1,4 +1,4 @@
-"""What commands share: how options are read, and what ends a command that runs on."""
+"""Functions that commands share: parsing of options, and signals that end a long-running command."""
 
 import signal
 from datetime import UTC, datetime
@@ -7,15 +7,15 @@ import typer
 
 
 def parse_time(text: str, option: str, *, expected: str = "an ISO 8601 time") -> datetime:
-    """The time of a text, in UTC.
+    """Parse a time with a zone, and return it in UTC.
 
     Args:
-        text: ISO 8601 with its zone.
-        option: that it was given for.
-        expected: what the option takes.
+        text: ISO 8601 time with its zone.
+        option: Name of the option, for the error.
+        expected: Description of valid values, for the error.
 
     Raises:
-        typer.BadParameter: the text is no time, or has no zone.
+        typer.BadParameter: The text is not a time, or has no zone.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -27,12 +27,12 @@ def parse_time(text: str, option: str, *, expected: str = "an ISO 8601 time") ->
 
 
 def end_by_signals() -> None:
-    """Has Ctrl-C, a supervisor's stop and a terminal that is closed raise KeyboardInterrupt.
+    """Make Ctrl-C, a supervisor's stop and a closed terminal raise KeyboardInterrupt.
 
-    A shell that starts a command in the background has SIGINT ignored. Dagster, after a run, would have SIGTERM ignored
-    too, and all that is started here would inherit both.
+    A shell that starts a command in the background makes it ignore SIGINT. Dagster, after a run, would make it ignore
+    SIGTERM, too, and child processes would inherit both.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
         signal.signal(signal.SIGHUP, signal.default_int_handler)

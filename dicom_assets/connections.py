@@ -1,6 +1,6 @@
-"""What the settings name, opened: the identity, the DICOM service, the lake. Without Dagster.
+"""Clients built from settings: identity, DICOM service, lake, storage. Dagster is not imported.
 
-What only some of it needs is imported where it is needed: every process of Dagster's imports this.
+Modules that only some functions need are imported inside them, since every Dagster process imports this module.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def build_identity(settings: Settings) -> Credential | None:
-    """Whatever hands out tokens, for the service, storage and Fabric; None where requests go out without one."""
+    """Return the credential for the service, storage and Fabric; None where requests carry no token."""
     secret = settings.azure_client_secret
     return build_credential(
         settings.authentication,
@@ -34,15 +34,15 @@ def build_identity(settings: Settings) -> Credential | None:
 
 
 IMPATIENT = RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_seconds=2)
-"""Of a sensor's tick, which has a minute, and another tick after it."""
+"""Retry policy for a sensor's tick, which has a minute and is followed by another tick."""
 
 
 def build_auth(settings: Settings, *, retry: RetryPolicy | None = None) -> "TokenAuth | None":
-    """What puts tokens on requests to the service; None where they go out without one.
+    """Return the authentication for requests to the service; None where they carry no token.
 
     Args:
-        settings: that name the service, and the identity that asks.
-        retry: when to ask for a token again, where not as usual.
+        settings: Settings of the service and the identity.
+        retry: Retry policy of token requests; None means the default.
     """
     credential = build_identity(settings)
     if credential is None:
@@ -59,14 +59,14 @@ def build_auth(settings: Settings, *, retry: RetryPolicy | None = None) -> "Toke
 
 
 def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> "DicomService":
-    """The service's client.
+    """Open a client of the service.
 
     Args:
-        settings: that name the service, and the identity that asks.
-        retry: when to send a request again, where not as usual.
+        settings: Settings of the service and the identity.
+        retry: Retry policy of requests; None means the default.
 
     Raises:
-        SettingsError: there is no service to ask.
+        SettingsError: No service URL is set.
     """
     from dicom_assets.adapters.dicom_service import DicomService
 
@@ -82,14 +82,14 @@ def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> "Dic
 
 
 def open_impatient_client(settings: Settings, auth: "TokenAuth | None") -> "DicomService":
-    """A client for a sensor's tick, which has a minute, and another tick after it.
+    """Open a client with a short timeout and few retries, for a sensor's tick.
 
     Args:
-        settings: name the service.
-        auth: outlives the client, so that not every tick needs a new token.
+        settings: Settings of the service.
+        auth: Authentication; it outlives the client, so that not every tick needs a new token.
 
     Raises:
-        SettingsError: there is no service to ask.
+        SettingsError: No service URL is set.
     """
     from dicom_assets.adapters.dicom_service import DicomService
 
@@ -105,7 +105,7 @@ def open_impatient_client(settings: Settings, auth: "TokenAuth | None") -> "Dico
 
 
 def build_lake(settings: Settings) -> Lake:
-    """The lake of the settings, with the engine that merges there."""
+    """Return the lake of the settings, with its merge engine."""
     storage = build_storage(settings, settings.lake_url)
     spark = build_spark(settings)
     paths, hours = settings.table_paths, settings.retention_hours
@@ -118,7 +118,12 @@ def build_lake(settings: Settings) -> Lake:
 
 
 def build_repair(settings: Settings, lake: Lake | None = None) -> "Repair":
-    """Return the repair of the rows that earlier versions left in the lake of the settings."""
+    """Return the repair of rows that earlier versions of the project wrote to the lake.
+
+    Args:
+        settings: Settings of the lake.
+        lake: The lake; None builds it from the settings.
+    """
     from dicom_assets.adapters.memory import MemoryLimit
     from dicom_assets.adapters.repair import Repair
 
@@ -127,17 +132,22 @@ def build_repair(settings: Settings, lake: Lake | None = None) -> "Repair":
 
 
 def build_spark(settings: Settings) -> Spark | None:
-    """The Spark that is to merge, not yet asked; None where none is to."""
+    """Return the Spark engine, not connected yet; None where the merge engine is not Spark."""
     if settings.merge_engine != "spark":
         return None
     return Spark(None if settings.spark_remote is None else settings.spark_remote.get_secret_value())
 
 
 def build_storage(settings: Settings, url: str) -> Storage:
-    """A folder, or a file system of an account (`abfss://…`); nobody signs in before it is used.
+    """Return the storage at a URL; it signs in when it is first used.
 
-    Of the account in the settings their key, SAS token and emulator count; other accounts see the identity. Of several
-    services each has an identity, for its own requests and files, and the lake's account sees that of none of them.
+    The settings' account key, SAS token and emulator apply to the account in the settings; other accounts get the
+    identity. With several services, each has an identity for its own requests and files, and the lake's account gets
+    the identity of the common settings.
+
+    Args:
+        settings: Settings of the lake and the service.
+        url: A local folder, or a file system of an account (`abfss://…`).
     """
     if "://" not in url:
         return Storage(url)

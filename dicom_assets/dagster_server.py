@@ -1,4 +1,4 @@
-"""Dagster's UI and daemon as a child process that leaves nothing behind."""
+"""Dagster's UI and daemon as a child process that ends with all its own children."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ from dicom_assets.embedded import PROJECT
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 30
-"""For Dagster and its runs to stop, which takes some seconds."""
+"""Most seconds for Dagster and its runs to stop, which takes some seconds."""
 _NOTICE = "ignore:Function `dev_command`"
-"""That `dg dev` does the same: it does not start without pyproject.toml, and would have to be installed."""
+"""Warning that recommends `dg dev`. `dg dev` needs pyproject.toml, and would have to be installed."""
 _LAST_LINES = 20
 _EVENT = " - dagster - DEBUG - "
-"""In each line that a run writes, of which there may be hundreds after the one that tells what is wrong."""
+"""Text in each line that a run logs; hundreds of such lines may follow the line that names the fault."""
 
 
 class DagsterServerError(DicomAssetsError):
@@ -31,15 +31,15 @@ class DagsterServerError(DicomAssetsError):
 
 
 class DagsterServer:
-    """`dagster dev` with this project's definitions, from the block's start to its end."""
+    """Context manager that runs `dagster dev` with this project's definitions."""
 
     def __init__(self, env: Mapping[str, str], port: int, log: Path) -> None:
-        """A server that is not running yet.
+        """Create a server that is not running yet.
 
         Args:
-            env: the settings, and DAGSTER_HOME.
-            port: of the UI.
-            log: file that takes all that Dagster and its runs say, in place of what it held.
+            env: Environment with the settings and DAGSTER_HOME.
+            port: Port of the UI.
+            log: File for all output of Dagster and its runs; it is overwritten.
         """
         self.url = f"http://{HOST}:{port}"
         self._log = log
@@ -52,7 +52,7 @@ class DagsterServer:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which passes it on once, and to all of them.
+            # A separate session: Ctrl-C reaches only this process, which passes it on once, to the whole group.
             self._process = subprocess.Popen(  # noqa: S603 - fixed arguments
                 self._command, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -61,14 +61,14 @@ class DagsterServer:
     def __exit__(
         self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # All of the group, as a terminal does: left to itself, a code server lets its runs go on to their end.
+        # The whole group gets the signal, as from a terminal: otherwise a code server lets its runs finish.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            with suppress(KeyboardInterrupt):  # an impatient second Ctrl-C goes on to the next, stronger signal
+            with suppress(KeyboardInterrupt):  # a second Ctrl-C moves on to the next, stronger signal
                 if self._end(number):
                     return
 
     def _end(self, number: int) -> bool:
-        """Sends a signal, and says whether Dagster and all that it has started ended of it in time."""
+        """Send a signal, and return whether Dagster and all processes of its group ended in time."""
         group = self._process.pid
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
@@ -79,16 +79,16 @@ class DagsterServer:
                 os.waitpid(-group, os.WNOHANG)  # in a container Dagster's orphans may be this process's
             try:
                 os.killpg(group, 0)
-            except (ProcessLookupError, PermissionError):  # the latter where only dead ones are left, on macOS
+            except (ProcessLookupError, PermissionError):  # on macOS the latter, if only dead processes are left
                 return True
             time.sleep(0.1)
         return False
 
     def wait_until_it_answers(self) -> None:
-        """Returns when the UI can be opened.
+        """Wait until the UI can be opened.
 
         Raises:
-            DagsterServerError: Dagster ended before that.
+            DagsterServerError: Dagster ended before the UI could be opened.
         """
         while self._process.poll() is None:
             try:
@@ -100,7 +100,7 @@ class DagsterServer:
         self.wait()
 
     def wait(self) -> None:
-        """Returns never: it ends with Dagster, or with an interrupt.
+        """Wait until Dagster ends or an interrupt is raised; the method never returns.
 
         Raises:
             DagsterServerError: Dagster ended.

@@ -1,4 +1,4 @@
-"""The code location: settings from the environment, wired into assets."""
+"""The code location: Dagster definitions built from the settings in the environment."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ from dicom_assets.settings import Settings
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
-    """The sensor that tells of failed runs, where there is someone to tell."""
+    """Return the sensor that posts alerts about failed runs, in a list; an empty list where no webhook is set."""
     if settings.alert_webhook_url is None:
         return []
     from dicom_assets.adapters.webhook import post_alert
@@ -52,9 +52,10 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
 
 
 def build_fabric(settings: Settings, naming: Naming) -> list[dg.JobDefinition]:
-    """The job that makes shortcuts, where there is a lakehouse to make them in, and something of this service to show.
+    """Return the job that creates Fabric shortcuts, in a list.
 
-    Tables that several services share get theirs from the first one's job.
+    The list is empty where no lakehouse is set, or this service has neither tables nor files to show. Tables that
+    several services share get their shortcuts from the first service's job.
     """
     with_tables = keeps_tables(settings)
     if not (has_lakehouse(settings) and (with_tables or has_files(settings))):
@@ -65,23 +66,25 @@ def build_fabric(settings: Settings, naming: Naming) -> list[dg.JobDefinition]:
 def build_definitions(
     settings: Settings, *others: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> dg.Definitions:
-    """Everything Dagster is to know: each service by itself, and what tells of failed runs.
+    """Return the definitions of the code location: those of each service, and the alert sensor.
 
     Args:
-        settings: of the lake and the service.
-        others: those of the other services, where there are several.
-        now: the time, with a zone.
+        settings: Settings of the lake and the first service.
+        others: Settings of the other services, where there are several.
+        now: Returns the current time, with a zone.
     """
     services = [build_service(each, now) for each in (settings, *others)]
     return dg.Definitions.merge(*services, dg.Definitions(sensors=build_alerts(settings)))
 
 
 def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definitions:
-    """The assets of a service, and all that keeps them going; nothing in it is another service's.
+    """Return the assets of one service, with its jobs, schedules, sensors and resources.
+
+    No definition is shared with another service.
 
     Args:
-        settings: of the lake and the service.
-        now: the time, with a zone.
+        settings: Settings of the lake and the service.
+        now: Returns the current time, with a zone.
     """
     naming = Naming(settings.service_name)
     lake = build_lake(settings)
@@ -92,7 +95,7 @@ def build_service(settings: Settings, now: Callable[[], datetime]) -> dg.Definit
     )
     delay = timedelta(minutes=settings.window_delay_minutes)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill policies, which a range in one run needs
+        warnings.simplefilter("ignore", dg.BetaWarning)  # backfill policies are beta; a range in one run needs one
         assets = build_assets(
             tables,
             partitions,

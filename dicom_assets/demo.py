@@ -1,4 +1,4 @@
-"""`make demo`: the embedded service's day, brought into Delta tables by Dagster, and queried."""
+"""`make demo`: Dagster stores a day of the embedded service in Delta tables, and the demo queries them."""
 
 import time
 from collections import Counter
@@ -33,12 +33,12 @@ from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings, load_settings
 
 HOURS_PER_RUN = 4
-"""So that the bar moves; one run of all hours would be a little quicker."""
+"""Hours of one run, so that the progress bar moves; one run of all hours would be slightly faster."""
 MODALITIES = "SELECT modality, count(*) AS instances FROM instance GROUP BY modality ORDER BY instances DESC, modality"
 FILES = "SELECT sopInstanceUid, filePath FROM instance LIMIT 5"
 
 _FEW = 10
-"""A second: below it the rate has a decimal."""
+"""Rate per second below which it is shown with a decimal."""
 _TO_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -49,15 +49,15 @@ class DemoError(DicomAssetsError):
 
 @dataclass
 class Totals:
-    """What the runs did."""
+    """Sums over the runs."""
 
     entries: int = 0
-    """Read from the feed."""
+    """Entries read from the feed."""
     rows: Counter[str] = field(default_factory=Counter)
-    """Inserted, updated, deleted, over all tables."""
+    """Numbers of inserted, updated and deleted rows over all tables, by change."""
 
     def add(self, result: dg.ExecuteInProcessResult) -> None:
-        """Count a run in."""
+        """Add the numbers of a run."""
         for table in TABLES:
             materializations = result.asset_materializations_for_node(table.name)
             numbers = numbers_of_run(materializations[-1].metadata)
@@ -68,17 +68,17 @@ class Totals:
 
 
 def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mapping[str, str]) -> None:
-    """Bring the day into the tables, show them, and say what changed and what to do next.
+    """Store the day in the tables, show the tables, and print what changed and what to do next.
 
     Args:
-        console: to show it on.
-        folder: where the embedded service keeps its state.
-        home: where Dagster keeps its history.
-        day: what the service is given when it is empty.
-        env: may place the tables with DICOM_STORAGE_URL and its kin.
+        console: Console for the output.
+        folder: Folder of the embedded service's state.
+        home: Folder of Dagster's history.
+        day: Content of an empty service.
+        env: Environment; DICOM_STORAGE_URL and related variables set the tables' location.
 
     Raises:
-        DicomAssetsError: a setting, the service's state or the tables prevent it.
+        DicomAssetsError: A setting, the service's state or the tables prevent the demo.
     """
     started = time.monotonic()
     with open_service(folder) as service, serve(service) as url:
@@ -102,10 +102,10 @@ def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mappi
 
 
 class Pace(ProgressColumn):
-    """How many a second and how long still; in the end, how long it took."""
+    """Progress column with the rate and the time left or, at the end, the time taken."""
 
     def render(self, task: Task) -> Text:
-        """Its text; empty before there is a rate."""
+        """Return the column's text; empty while the rate is not known."""
         if task.finished:
             return Text(f"in {_duration(task.finished_time)}")
         if not task.speed:
@@ -143,7 +143,7 @@ def _fill(service: Service, day: Day, progress: Progress) -> None:
 
 
 def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -> Totals:
-    """All assets for all hours of the day, some hours a run, recorded where the UI finds them."""
+    """Materialise all assets for all hours of the day, some hours a run, in the history that the UI reads."""
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
     task = progress.add_task("Filling the Delta tables", total=day.hours, count="hours")
     totals = Totals()
@@ -178,9 +178,10 @@ def _require_checks(result: dg.ExecuteInProcessResult) -> None:
 
 
 def _free_slots(instance: dg.DagsterInstance) -> None:
-    """Ends the runs that a killed process left behind; in their pool this demo would wait for them for ever.
+    """Cancel unfinished runs of a killed process; they hold the pool's slots, so the demo would wait for ever.
 
-    None of them lives: whoever runs on the embedded service holds its database, and now that is this process.
+    None of these runs is alive: a process that runs on the embedded service holds its database, and this process holds
+    the database now.
     """
     unfinished = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -191,7 +192,7 @@ def _free_slots(instance: dg.DagsterInstance) -> None:
 
 
 def _forget_other_tables(instance: dg.DagsterInstance, settings: Settings) -> None:
-    """Has Dagster forget the hours of tables that are not there any more; all hours are run in any case."""
+    """Delete the materializations of tables that no longer exist; the demo runs all hours in any case."""
     try:
         require_same_lake(instance, build_lake(settings), settings.tables)
     except LakeLostError:
@@ -217,7 +218,7 @@ def _show_tables(console: Console, lake: Lake) -> None:
 
 
 def _shorten(uri: str) -> str:
-    """A path below the working directory, from there on."""
+    """Return a path below the working directory relative to it, and any other URI unchanged."""
     here = Path.cwd()
     return f"./{Path(uri).relative_to(here)}" if "://" not in uri and Path(uri).is_relative_to(here) else uri
 
@@ -236,7 +237,7 @@ def _show_answer(console: Console, lake: Lake, sql: str) -> None:
     if grid.__rich_measure__(console, console.options.update(width=1000)).maximum <= console.width:
         console.print(grid)
         return
-    for first, *rest in rows:  # too wide for the screen: cut or folded UIDs and paths are of no use to anybody
+    for first, *rest in rows:  # too wide for the screen, and truncated or wrapped UIDs and paths cannot be used
         console.print(first, style="cyan", highlight=False, soft_wrap=True)
         for value in rest:
             console.print(f"  {value}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`make dev`: an embedded service that keeps changing, and Dagster's UI and daemon on it, until Ctrl-C."""
+"""`make dev`: an embedded service that keeps changing, with Dagster's UI and daemon, until Ctrl-C."""
 
 import socket
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ DEFAULTS = {
     "DICOM_SENSOR_INTERVAL_SECONDS": "20",
     "DICOM_CATCH_UP_HOURS_PER_RUN": "4",
 }
-"""Settings as somebody who looks on wants them: hours are read soon, and turn green a few at a time."""
+"""Settings for a person who watches the UI: hours are read soon, and turn green a few at a time."""
 
 
 class DevError(DicomAssetsError):
@@ -48,21 +48,22 @@ def run_dev(
     service_port: int,
     env: Mapping[str, str],
 ) -> None:
-    """Serve until Ctrl-C, then stop everything that was started.
+    """Serve until Ctrl-C, then stop every process that was started.
 
     Args:
-        console: to say on what is where, and what happens to the service.
-        folder: keeps the service's state, Dagster's history and log and, where `env` names no other place, the tables.
-        now: the time, with a zone. A new service has its first changes in the hours before.
-        hours: of a new service.
-        instances: that are made up for these hours.
-        per_minute: how often something happens to the service from now on.
-        port: of the UI.
-        service_port: of the service; 0 takes a free one.
-        env: may place the tables with DICOM_STORAGE_URL and its kin.
+        console: Console for addresses, paths and the changes of the service.
+        folder: Folder of the service's state, Dagster's history and log and, unless `env` sets another location, the
+            tables.
+        now: The current time, with a zone. The changes of a new service lie in the hours before it.
+        hours: Hours of history of a new service.
+        instances: Number of synthetic instances in these hours.
+        per_minute: Average number of changes of the service per minute from now on.
+        port: Port of the UI.
+        service_port: Port of the service; 0 takes a free one.
+        env: Environment; DICOM_STORAGE_URL and related variables set the tables' location.
 
     Raises:
-        DicomAssetsError: a port is taken, a setting cannot be used, or Dagster ended by itself.
+        DicomAssetsError: A port is taken, a setting cannot be used, or Dagster ended by itself.
     """
     _check_port_is_free("--port", "the UI", port)
     if service_port:
@@ -75,7 +76,7 @@ def run_dev(
                 "DICOM_STORAGE_URL": str(folder),
                 **{name: value for name, value in env.items() if value},
             }
-            # Says what is wrong before Dagster says it in many more words.
+            # Reports wrong settings before Dagster does, whose message is much longer.
             settings = load_settings(point_at(url, folder / "service", start, None, env))
             refuse_foreign_tables(service, build_lake(settings), settings)
             if not service.change_count():
@@ -95,7 +96,7 @@ def run_dev(
 def _follow(
     console: Console, service: Service, home: Path, env: Mapping[str, str], *, port: int, per_minute: float
 ) -> None:
-    """Runs Dagster while something happens to the service, until Ctrl-C.
+    """Run Dagster while the service keeps changing, until Ctrl-C.
 
     Raises:
         DagsterServerError: Dagster ended by itself.

@@ -1,4 +1,4 @@
-"""The embedded services of `make demo` and `make dev`: made-up hours, kept between runs, and what points at them."""
+"""The embedded services of `make demo` and `make dev`: synthetic hours, kept between runs, and settings for them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,36 +16,36 @@ from dicom_assets.emulator.store import Service
 from dicom_assets.settings import Settings
 
 FIRST_HOUR = datetime(2026, 3, 1, tzinfo=UTC)
-"""Where the demo's day begins."""
+"""Start of the demo's day."""
 PROJECT = Path(__file__).parents[1]
-"""Where `dagster.yaml` and `workspace.yaml` lie."""
+"""Folder of `dagster.yaml` and `workspace.yaml`."""
 
 
 class ForeignTablesError(DicomAssetsError):
-    """Tables that another service filled lie where an embedded service's are to be."""
+    """Tables of another service exist where an embedded service's tables would be created."""
 
 
 @dataclass(frozen=True)
 class Day:
-    """What the embedded service is given when it is empty."""
+    """Content that an empty embedded service is filled with."""
 
     hours: int = 24
     instances: int = 2000
-    """Made-up ones; the files that come with pydicom arrive among them."""
+    """Number of synthetic instances; the files bundled with pydicom arrive among them."""
     start: datetime = FIRST_HOUR
 
     @property
     def end(self) -> datetime:
-        """End of the last hour, exclusive."""
+        """End of the last hour, exclusive, in the time zone of `start`."""
         return self.start + timedelta(hours=self.hours)
 
 
 @contextmanager
 def open_service(folder: Path) -> Iterator[Service]:
-    """The service whose database and DICOM files lie in a folder; made there if need be.
+    """Open the service whose database and DICOM files lie in a folder; create them if they are missing.
 
     Raises:
-        EmulatorStartError: the database cannot be opened, or another process has it.
+        EmulatorStartError: The database cannot be opened, or another process has it open.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -57,7 +57,13 @@ def open_service(folder: Path) -> Iterator[Service]:
 
 
 def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None = None) -> None:
-    """Gives an empty service its day; leaves any other as it is."""
+    """Fill an empty service with its day; leave any other service unchanged.
+
+    Args:
+        service: The service.
+        day: Content of an empty service.
+        progress: Called with the number of steps done and the number of all steps.
+    """
     if not service.change_count():
         write_history(
             service,
@@ -70,15 +76,17 @@ def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None
 
 
 def first_hour(service: Service) -> datetime:
-    """The hour of the first change of a service that has one."""
+    """Return the hour of the service's first change, in UTC; the service must have one."""
     return datetime.fromisoformat(f"{service.change_feed(limit=1, include_metadata=False)[0]['timestamp'][:13]}:00Z")
 
 
 def refuse_foreign_tables(service: Service, lake: Lake, settings: Settings) -> None:
-    """A new service numbers its changes from 1: among another service's rows they would be taken for old ones.
+    """Refuse to fill another service's tables from a new service.
+
+    A new service numbers its changes from 1, so its changes would count as older than the rows in the tables.
 
     Raises:
-        ForeignTablesError: the service is new, and the tables are not.
+        ForeignTablesError: The service has no changes, and the tables exist.
     """
     if not service.change_count() and lake.open(CHANGE_FEED) is not None:
         raise ForeignTablesError(
@@ -89,14 +97,14 @@ def refuse_foreign_tables(service: Service, lake: Lake, settings: Settings) -> N
 
 
 def point_at(url: str, folder: Path, start: datetime, end: datetime | None, env: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which the settings name the embedded service; whatever else is set in it stays.
+    """Return an environment whose settings name the embedded service; other variables stay as they are.
 
     Args:
-        url: of the service.
-        folder: where the service keeps its state.
-        start: the first hour that is a partition.
-        end: of the last one; None where the hours go on.
-        env: the environment to start from.
+        url: Base URL of the service.
+        folder: Folder of the service's state.
+        start: Start of the first hour partition.
+        end: End of the last hour partition, exclusive; None where the hours go on.
+        env: The environment to copy; it is not changed.
     """
     return {
         **env,
@@ -110,7 +118,11 @@ def point_at(url: str, folder: Path, start: datetime, end: datetime | None, env:
 
 
 def prepare_home(home: Path, project: Path = PROJECT) -> Path:
-    """A folder that Dagster can keep its history in: with the project's `dagster.yaml`, where there is one."""
+    """Create a folder for Dagster's history, with a link to the project's `dagster.yaml` if it exists.
+
+    Returns:
+        The folder as an absolute path.
+    """
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     source, link = project / "dagster.yaml", home / "dagster.yaml"

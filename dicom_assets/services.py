@@ -1,8 +1,8 @@
-"""Several DICOM services in one lake: a file that lists them, and the settings of each.
+"""Several DICOM services in one lake: a file that lists the services, and the settings of each.
 
-Each service has the environment's settings, but for those that the file gives it. Its tables lie in a folder of its
-name, unless all share theirs. An identity is all of a piece: whoever gives a service a part of one takes nothing of
-the environment's.
+Each service has the environment's settings, except for settings that the file overrides. Its tables lie in a folder
+with the service's name, unless all services share the tables. An identity is inherited as a whole or not at all: a
+service that has one of the identity's settings in the file takes none of them from the environment.
 """
 
 import difflib
@@ -27,9 +27,9 @@ FIELDS = (
     "window_delay_minutes", "sensor_interval_seconds", "look_back_hours", "catch_up_hours_per_run", "catch_up_runs",
     "container_name", *PATHS, "file_system_url", *IDENTITY,
 )  # fmt: skip
-"""What a service may have of its own; the rest is the lake's."""
+"""Settings that a service may override; the others belong to the lake."""
 _PLACES = ("container_name", *PATHS)
-"""Where tables lie: of the lake too, where the services share them."""
+"""Settings of the tables' locations; they belong to the lake where the services share tables."""
 _OF_THE_LAKE = frozenset(Settings.model_fields) - {
     *FIELDS, "services", "service_name", "environment", "sharing",
 }  # fmt: skip
@@ -38,27 +38,28 @@ _SECRETS = ("azure_client_secret",)
 _LIST = "services"
 _TABLES = "tables"
 _SHARED, _OWN = _CHOICES = ("shared", "own")
-"""Whose tables: one set for all services, with a column that tells whose a row is; or a set for each."""
+"""Values of `tables`: one set of tables for all services, with a column that names a row's service; or one set for
+each service."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _LONGEST_NAME = 40
 _OF_SQL = (
     "all_services", "information_schema", "lateral", "public", "table", "unnest",
     *(path.removesuffix("_table_path") for path in PATHS),
 )  # fmt: skip
-"""What means something else in SQL, where the name of a service stands before its tables' (`north.instance`)."""
+"""Names with another meaning in SQL, where a service's name precedes its tables' names (`north.instance`)."""
 _EXAMPLE = f'service_url = "{rules.SERVICE_URL_EXAMPLE}"'
 _HEAD = "[services.NAME]"
 _VARIABLE = re.compile(r"\b(?:DICOM_)?([A-Z]+(?:_[A-Z]+)*)\b")
 
 
 def load_services(env: Mapping[str, str] | None = None) -> tuple[Settings, ...]:
-    """The settings of every service: those of the environment where DICOM_SERVICES names no file.
+    """Return the settings of every service: only the environment's where DICOM_SERVICES is not set.
 
     Args:
-        env: The environment; without it the process's own.
+        env: The environment; None means the process's own.
 
     Raises:
-        SettingsError: a variable or the file cannot be used; its text shows each at fault.
+        SettingsError: A variable or the file cannot be used; the text shows every fault.
     """
     environment = os.environ if env is None else env
     common = load_settings(environment)
@@ -78,14 +79,15 @@ def load_services(env: Mapping[str, str] | None = None) -> tuple[Settings, ...]:
 
 
 def load_service(name: str | None = None, env: Mapping[str, str] | None = None) -> Settings:
-    """The settings of one service; where there is one alone it needs no name.
+    """Return the settings of one service.
 
     Args:
-        name: as in the file that DICOM_SERVICES names.
-        env: The environment; without it the process's own.
+        name: Name in the file that DICOM_SERVICES names; None where there is only one service.
+        env: The environment; None means the process's own.
 
     Raises:
-        SettingsError: as `load_services`; or there are several, and none is named; or none has that name.
+        SettingsError: As in `load_services`; or there are several services and `name` is None; or no service has the
+            name.
     """
     (settings,) = choose_services(name, env, one=True)
     return settings
@@ -94,15 +96,15 @@ def load_service(name: str | None = None, env: Mapping[str, str] | None = None) 
 def choose_services(
     name: str | None = None, env: Mapping[str, str] | None = None, *, one: bool = False
 ) -> tuple[Settings, ...]:
-    """The services that are meant: that of a name, or all.
+    """Return the settings of the service with a name, or of all services.
 
     Args:
-        name: as in the file that DICOM_SERVICES names.
-        env: The environment; without it the process's own.
-        one: whether several are too many.
+        name: Name in the file that DICOM_SERVICES names; None means all services.
+        env: The environment; None means the process's own.
+        one: Whether to refuse a result of several services.
 
     Raises:
-        SettingsError: as `load_service`.
+        SettingsError: As in `load_services`; or no service has the name; or `one` is set and there are several.
     """
     services = load_services(env)
     names = [str(each.service_name) for each in services if each.service_name]
@@ -120,7 +122,7 @@ def choose_services(
 def _parse(
     common: Settings, environment: Mapping[str, str], document: object
 ) -> tuple[tuple[Settings, ...], Sequence[Problem]]:
-    """The settings of the file's services, and all that is wrong with it."""
+    """Return the settings of the file's services, and all problems of the file."""
     problems: list[Problem] = []
     services: list[Settings] = []
     is_shared = _read_choice(document, problems) == _SHARED
@@ -141,7 +143,7 @@ def _parse(
 
 
 def _read_choice(document: object, problems: list[Problem]) -> str:
-    """Whose tables, as the file says."""
+    """Return the file's value of `tables`; append a problem where it is invalid."""
     chosen = document.get(_TABLES, _OWN) if isinstance(document, dict) else _OWN
     if chosen in _CHOICES:
         return str(chosen)
@@ -157,7 +159,7 @@ def _read_choice(document: object, problems: list[Problem]) -> str:
 
 
 def _services(document: object, problems: list[Problem]) -> Iterator[tuple[Place, str, dict[str, object]]]:
-    """The place, name and content of each service."""
+    """Yield the place, name and content of each valid service; append a problem for each invalid one."""
     content = document if isinstance(document, dict) else {}
     listed = content.get(_LIST)
     for key in content:
@@ -199,7 +201,10 @@ def _read_fields(
     *,
     is_shared: bool,
 ) -> Iterator[tuple[str, object]]:
-    """The service's own settings; a value may be that of a variable."""
+    """Yield the service's own settings; `{ env = "VARIABLE" }` takes the value of a variable.
+
+    Problems are appended to `problems`.
+    """
     for field, value in given.items():
         at = (*place, field)
         if field not in FIELDS:
@@ -233,7 +238,7 @@ def _read_fields(
 def _complete(
     name: str, own: Mapping[str, object], common: Settings, environment: Mapping[str, str], sharing: tuple[str, ...]
 ) -> dict[str, object]:
-    """The service's settings, those of the environment included."""
+    """Return all values of a service's settings: its own, and the environment's for the rest."""
     inherited: dict[str, object] = dict(read_variables(environment))
     for field in ("services", *(IDENTITY if any(part in own for part in IDENTITY) else ())):
         inherited.pop(field, None)
@@ -250,7 +255,7 @@ def _complete(
 
 
 def _find_conflicts(services: Iterable[Settings]) -> Iterator[Problem]:
-    """What two services must not have both."""
+    """Yield a problem for each service URL that is used twice, and each table path that overlaps another service's."""
     for one, other in combinations(services, 2):
         place, before = (_LIST, str(other.service_name)), (_LIST, str(one.service_name))
         if one.service_url == other.service_url:
@@ -288,12 +293,12 @@ def _unknown_field(field: str) -> str:
 
 
 def _explain(field: str, text: str) -> str:
-    """A rule's text, with the names that the file has for variables."""
+    """Return a rule's text with the file's field names in place of variables."""
     plain = _VARIABLE.sub(lambda found: found[1].lower() if found[1].lower() in FIELDS else found[0], text)
     return f"{field}: {plain}"
 
 
 def _hide_value(line: str) -> str:
-    """The line without its value, which may be a secret that has no place there."""
+    """Return a line of the file without its value, which may be a misplaced secret."""
     name, sign, value = re.match(r"([^=:]*)([=:]?)(.*)", line).groups()  # type: ignore[union-attr]
     return f"{name}{sign} …" if value.strip() else line

@@ -1,6 +1,6 @@
-"""What each setting's value must look like. A rule gives the value back, or raises a ValueError.
+"""Validation rules of the settings. A rule returns the value, perhaps normalised, or raises a ValueError.
 
-The error's text follows the variable's name in a message: it says what is wrong, why, and what to do.
+A message shows the error's text after the variable's name: the text says what is wrong, why, and what to do.
 """
 
 import base64
@@ -19,7 +19,7 @@ from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, PROFILE
 from dicom_assets.core.schema import TABLES, Column, Grain
 
 ENGINES = ("delta-rs", "spark")
-"""That merge rows into the tables."""
+"""Engines that can merge rows into the tables."""
 _POOL_NAME = re.compile(r"[A-Za-z0-9_/]+")
 _CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _ACCOUNT_HOST = re.compile(r"([a-z0-9]+)\.dfs\.[a-z0-9.]+")
@@ -32,13 +32,13 @@ SERVICE_URL_EXAMPLE = "https://WORKSPACE-SERVICE.dicom.azurehealthcareapis.com"
 
 
 def _shown(value: object) -> str:
-    """The value for a message, short: whoever pasted a secret into the wrong variable should not find it in a log."""
+    """Return a value for a message, shortened, so that a secret in the wrong variable does not get into a log whole."""
     text = str(value)
     return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:20]}…")
 
 
 def whole_number(low: int, high: int, why: str) -> Callable[[object], int]:
-    """The rule of a whole number between two bounds, both included."""
+    """Return a rule that parses a whole number between two bounds, both inclusive."""
 
     def parse(value: object) -> int:
         if not _DIGITS.fullmatch(str(value)):
@@ -51,7 +51,7 @@ def whole_number(low: int, high: int, why: str) -> Callable[[object], int]:
 
 
 def parse_api_version(value: object) -> int:
-    """The number of an API version that the client speaks."""
+    """Parse the number of an API version that the client supports."""
     number = str(value).lower().removeprefix("v")
     if number == "1":
         raise ValueError(
@@ -63,7 +63,7 @@ def parse_api_version(value: object) -> int:
 
 
 def parse_authentication(value: object) -> Authentication:
-    """The way to sign in, by its name."""
+    """Parse the name of a way to sign in."""
     try:
         return Authentication(str(value).lower())
     except ValueError:
@@ -73,7 +73,7 @@ def parse_authentication(value: object) -> Authentication:
 
 
 def parse_hour(value: object) -> datetime:
-    """The UTC hour in which a time with a zone lies."""
+    """Parse a time with a zone, and return the start of its hour in UTC."""
     example = "such as 2026-03-01T00:00Z"
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
@@ -85,10 +85,10 @@ def parse_hour(value: object) -> datetime:
 
 
 def _split_url(value: str, example: str) -> SplitResult:
-    """The URL's parts, without the parts that hold secrets; no message shows the URL, which may hold one."""
+    """Split a URL, and refuse the parts that can hold secrets. No message shows the URL, which may hold a secret."""
     try:
         url = urlsplit(value)
-        url.port  # noqa: B018 — raises for a port that is no number
+        url.port  # noqa: B018 — raises for a port that is not a number
     except ValueError:
         raise ValueError(f"is no URL. Set one such as {example}.") from None
     if url.query or url.fragment or "?" in value or "#" in value:
@@ -101,7 +101,7 @@ def _split_url(value: str, example: str) -> SplitResult:
 
 
 def check_service_url(value: str) -> str:
-    """The service's base URL, without a slash at its end."""
+    """Check the service's base URL, and return it without a slash at its end."""
     url = _split_url(value, SERVICE_URL_EXAMPLE)
     if url.scheme not in {"https", "http"} or not url.hostname:
         raise ValueError(f"is no http(s) URL. Set the service's base URL, such as {SERVICE_URL_EXAMPLE}.")
@@ -119,12 +119,15 @@ def check_service_url(value: str) -> str:
 
 
 def check_webhook_url(value: object) -> object:
-    """A URL that alerts may be posted to, if there is one. All of it is a secret: whoever has it can post there."""
+    """Check the URL that alerts are posted to, if there is one.
+
+    The whole URL is a secret, since anybody who has it can post alerts.
+    """
     if value is None or isinstance(value, SecretStr):
         return value
     try:
         url = urlsplit(str(value))
-        url.port  # noqa: B018 — raises for a port that is no number
+        url.port  # noqa: B018 — raises for a port that is not a number
     except ValueError:
         raise ValueError("is no URL. Set the https:// URL that the receiver gave you.") from None
     is_local = url.scheme == "http" and url.hostname and is_loopback(url.hostname)
@@ -137,7 +140,7 @@ def check_webhook_url(value: object) -> object:
 
 
 def check_dagster_url(value: str) -> str:
-    """The base URL of Dagster's UI, without a slash at its end."""
+    """Check the base URL of Dagster's UI, and return it without a slash at its end."""
     example = "https://dagster.example.org"
     url = _split_url(value, example)
     if url.scheme not in {"https", "http"} or not url.hostname:
@@ -146,7 +149,7 @@ def check_dagster_url(value: str) -> str:
 
 
 def check_token_scope(value: str) -> str:
-    """A scope that identities can be asked for."""
+    """Check the scope of a token request."""
     if not re.fullmatch(r"\S+/\.default", value):
         raise ValueError(
             f"{_shown(value)} is no scope: it must be the audience followed by /.default, such as {DICOM_SCOPE}."
@@ -155,7 +158,11 @@ def check_token_scope(value: str) -> str:
 
 
 def check_storage_url(value: str) -> str:
-    """A folder as a path; an account as `https://HOST`; an emulator on this machine as its URL."""
+    """Check the location of the lake.
+
+    Returns:
+        A path for a folder, `https://HOST` for a storage account, the URL for an emulator on this machine.
+    """
     example = "https://ACCOUNT.dfs.core.windows.net"
     if "://" not in value:
         return str(Path(value).expanduser())
@@ -183,7 +190,11 @@ def check_storage_url(value: str) -> str:
 
 
 def check_authority(value: str) -> str:
-    """The https URL of a host that hands out Entra's tokens; secrets travel there."""
+    """Check the URL of the host that issues Entra's tokens, which must be https since secrets are sent there.
+
+    Returns:
+        `https://HOST`, without a path.
+    """
     example = "https://login.microsoftonline.us"
     url = _split_url(value if "://" in value else f"https://{value}", example)
     if url.scheme != "https" or not url.hostname or url.path.strip("/"):
@@ -192,7 +203,7 @@ def check_authority(value: str) -> str:
 
 
 def check_account_key(value: str) -> str:
-    """A key of a storage account. No message shows it."""
+    """Check the key of a storage account. No message shows the key."""
     try:
         base64.b64decode(value, validate=True)
     except binascii.Error:
@@ -201,7 +212,7 @@ def check_account_key(value: str) -> str:
 
 
 def check_sas_token(value: str) -> str:
-    """A SAS token: the query of a signed URL. No message shows it."""
+    """Check a SAS token, the query of a signed URL, and return it without `?`. No message shows the token."""
     parts = dict(parse_qsl(value.removeprefix("?")))
     if missing := [name for name in ("sv", "sig") if name not in parts]:
         raise ValueError(
@@ -211,7 +222,7 @@ def check_sas_token(value: str) -> str:
 
 
 def check_container_name(value: str) -> str:
-    """A name that Azure allows for a container."""
+    """Check that Azure allows a container's name."""
     if not _CONTAINER_NAME.fullmatch(value):
         raise ValueError(
             f"{_shown(value)} is no name that Azure allows: 3 to 63 small letters, digits and single hyphens, with a "
@@ -221,7 +232,7 @@ def check_container_name(value: str) -> str:
 
 
 def check_pool_name(value: str) -> str:
-    """A name that Dagster allows for a pool."""
+    """Check that Dagster allows a pool's name."""
     if not _POOL_NAME.fullmatch(value):
         raise ValueError(
             f"{_shown(value)} is no name that Dagster allows for a pool: letters, digits, underscores and slashes. "
@@ -231,7 +242,7 @@ def check_pool_name(value: str) -> str:
 
 
 def check_table_path(value: str) -> str:
-    """A path inside the container."""
+    """Check a table's path inside the container."""
     if "\\" in value or "://" in value or any(part in {"", ".", ".."} for part in value.split("/")):
         raise ValueError(
             f"{_shown(value)} is no path inside the container. Set names joined by /, such as silver/instance, "
@@ -241,13 +252,17 @@ def check_table_path(value: str) -> str:
 
 
 def do_overlap(path: str, other: str) -> bool:
-    """Whether a folder is another, or lies in it, or the other in it; capitals do not tell folders apart everywhere."""
+    """Return whether two folders are equal or one contains the other; case is ignored, as some file systems do."""
     one, two = f"{path}/".casefold(), f"{other}/".casefold()
     return one.startswith(two) or two.startswith(one)
 
 
 def check_file_system_url(value: str) -> str:
-    """A folder as a path; a file system as `abfss://FILESYSTEM@HOST`."""
+    """Check the location of the DICOM files.
+
+    Returns:
+        A path for a folder, `abfss://FILESYSTEM@HOST` for a file system.
+    """
     if "://" not in value:
         return str(Path(value).expanduser())
     example = "https://ACCOUNT.dfs.core.windows.net/FILESYSTEM or abfss://FILESYSTEM@ACCOUNT.dfs.core.windows.net"
@@ -277,7 +292,7 @@ def _local_path(url: SplitResult) -> str:
 
 
 def check_id(value: str) -> str:
-    """A GUID, in small letters."""
+    """Check a GUID, and return it in lower case."""
     if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value.lower()):
         raise ValueError(
             f"{_shown(value)} is no id. Set the GUID: of a workspace and a lakehouse it stands in the address "
@@ -287,19 +302,19 @@ def check_id(value: str) -> str:
 
 
 def check_merge_engine(value: str) -> str:
-    """The name of an engine."""
+    """Check the name of a merge engine, and return it in lower case."""
     if value.lower() not in ENGINES:
         raise ValueError(f"{_shown(value)} is no engine that merges. Set one of {', '.join(ENGINES)}.")
     return value.lower()
 
 
 def check_spark_remote(value: object) -> object:
-    """The address of a Spark Connect server, if there is one. It may hold a token, so it is never shown."""
+    """Check the address of a Spark Connect server, if there is one. No message shows it, since it may hold a token."""
     if value is None or isinstance(value, SecretStr):
         return value
     try:
         url = urlsplit(str(value))
-        url.port  # noqa: B018 — raises for a port that is no number
+        url.port  # noqa: B018 — raises for a port that is not a number
     except ValueError:
         url = urlsplit("")
     if url.scheme != "sc" or not url.hostname or url.path.partition(";")[0] not in {"", "/"}:
@@ -308,7 +323,7 @@ def check_spark_remote(value: object) -> object:
 
 
 def check_fabric_url(value: str) -> str:
-    """The base URL of a REST API, without a slash at its end."""
+    """Check the base URL of the Fabric REST API, and return it without a slash at its end."""
     example = "https://api.fabric.microsoft.com"
     url = _split_url(value, example)
     if not url.hostname or (url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname))):
@@ -319,7 +334,7 @@ def check_fabric_url(value: str) -> str:
 
 
 def check_shortcut_name(value: str) -> str:
-    """A name that Fabric and every engine in it can read."""
+    """Check that Fabric and all its engines can read a shortcut's name."""
     if len(value) > _LONGEST_NAME:
         raise ValueError(f"{_shown(value)} has {len(value)} characters, and {_LONGEST_NAME} are allowed. Shorten it.")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
@@ -331,7 +346,7 @@ def check_shortcut_name(value: str) -> str:
 
 
 def check_shortcut_target(value: str) -> str:
-    """A folder that a shortcut can point to."""
+    """Check that a shortcut can point to a folder."""
     if len(value) > _LONGEST_PATH or not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", value):
         raise ValueError(
             f"{_shown(value)} cannot be the target of a shortcut: Fabric allows letters without accents, digits, . _ ~ "
@@ -342,7 +357,7 @@ def check_shortcut_target(value: str) -> str:
 
 
 def parse_fabric_tables(value: str) -> dict[str, str]:
-    """The shortcut's name by the table's name, of `instance, series=ct_series`."""
+    """Parse a list such as `instance, series=ct_series`, and return the shortcuts' names by table name."""
     known = [table.name for table in (*TABLES, HEALTHCARE_INSTANCE)]
     names: dict[str, str] = {}
     for entry in value.split(","):
@@ -356,23 +371,23 @@ def parse_fabric_tables(value: str) -> dict[str, str]:
 
 
 def check_fabric_tables(value: str) -> str:
-    """The same as text."""
+    """Check the list that `parse_fabric_tables` parses, and return its text unchanged."""
     parse_fabric_tables(value)
     return value
 
 
 def check_profile(value: str) -> str:
-    """The one layout that is available beside our own."""
+    """Check the name of a table profile; there is one profile."""
     if value != PROFILE:
         raise ValueError(f"there is no layout {_shown(value)}. Set {PROFILE}, or unset it for our own tables alone.")
     return value
 
 
 def load_extra_columns(value: object) -> tuple[tuple[Column, Grain], ...]:
-    """The columns listed in the file of that name; columns that were loaded before pass."""
+    """Return the columns listed in a file. Columns that are loaded already are returned unchanged."""
     if isinstance(value, tuple):
         return value
-    from dicom_assets.adapters.column_file import load_columns  # with a dictionary, which few need
+    from dicom_assets.adapters.column_file import load_columns  # imports a DICOM dictionary, which few need
 
     try:
         return load_columns(Path(str(value)).expanduser())

@@ -1,8 +1,8 @@
-"""The environment as validated settings: every variable once, with its default and its meaning.
+"""The environment as validated settings: each variable is declared once, with its default and its meaning.
 
-Only this module, `services.py`, `definitions.py` and `cli.py` read the environment. Pydantic walks the fields; the
-rules and their messages are ours (`setting_rules.py`), since a message must say what is wrong, why, and what to do, in
-plain words.
+Only this module, `services.py`, `definitions.py` and `cli.py` read the environment. Pydantic validates field by field;
+the rules and their messages are the project's (`setting_rules.py`), since a message must say what is wrong, why, and
+what to do, in plain words.
 """
 
 import difflib
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "DICOM_"
 FIRST_HOUR_WITHOUT_SERVICE = datetime(2026, 1, 1, tzinfo=UTC)
-"""Where the hour partitions begin when neither a service nor a start is set: the definitions load all the same."""
+"""First hour partition where neither a service nor a start time is set, so that the definitions load without them."""
 
 
 def _whole(low: int, high: int, why: str) -> BeforeValidator:
@@ -66,9 +66,9 @@ def _variable(field: str) -> str:
 
 
 class Settings(BaseModel):
-    """Every setting, valid. Fields are in the documentation's order; a rule sees the fields above its own.
+    """All settings, validated. Fields are in the documentation's order; a rule sees the fields above its own.
 
-    A field without a description is no variable: `services.py` fills it in.
+    A field without a description does not come from a variable: `services.py` sets it.
     """
 
     model_config = ConfigDict(
@@ -81,11 +81,11 @@ class Settings(BaseModel):
     )
 
     service_name: str | None = None
-    """Of one of several services; None where there is one alone."""
+    """Name of the service, where there are several; None where there is one."""
     environment: "Settings | None" = None
-    """Of one of several services: what they have in common, and the identity that opens their lake."""
+    """Common settings of several services, with the identity that opens their lake; None where there is one service."""
     sharing: tuple[str, ...] = ()
-    """Of one of several services whose rows are in the same tables: the names of all."""
+    """Names of all services that share these tables; empty where each service has its own tables."""
     _host: Host = PrivateAttr(Host.UNKNOWN)
     service_url: Annotated[str | None, _text(rules.check_service_url)] = Field(
         None,
@@ -325,7 +325,7 @@ class Settings(BaseModel):
         if value is not None and key is not None:
             raise ValueError("is set, and AZURE_STORAGE_ACCOUNT_KEY too. Unset one of them, or both for the identity.")
         in_account = "://" in info.data.get("storage_url", "")
-        common = info.data.get("environment")  # of several services, whose identity is not the lake's
+        common = info.data.get("environment")  # set with several services: their identity is not the lake's
         without_identity = not common and info.data.get("authentication") is Authentication.NONE
         if value is None and key is None and in_account and without_identity:
             raise ValueError(
@@ -336,33 +336,33 @@ class Settings(BaseModel):
 
     @property
     def of_lake(self) -> "Settings":
-        """The settings whose identity opens the lake; of several services that of none of them."""
+        """Settings whose identity opens the lake: with several services, the common settings."""
         return self.environment or self
 
     @property
     def host(self) -> Host:
-        """The kind of machine that the settings were loaded on."""
+        """Kind of machine on which the settings were loaded."""
         return self.of_lake._host
 
     @property
     def first_hour(self) -> datetime:
-        """The first hour partition, UTC."""
+        """Start of the first hour partition, in UTC."""
         return self.start_time or FIRST_HOUR_WITHOUT_SERVICE
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables that are kept, with the users' columns: five, and that of the profile."""
+        """Tables of the lake, with the users' columns: five, and one more if a profile is set."""
         return (*extend_tables(self.extra_columns), *([HEALTHCARE_INSTANCE] if self.table_profile else []))
 
     @property
     def table_paths(self) -> dict[str, str]:
-        """The path of each table inside the container, by the table's name."""
+        """Path of each table inside the container, by the table's name."""
         tables = (*TABLES, HEALTHCARE_INSTANCE)
         return {table.name: getattr(self, f"{table.name}_table_path") for table in tables}
 
     @property
     def lake_url(self) -> str:
-        """The folder of all tables: a local path, or `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net`."""
+        """Folder of all tables: a local path, or `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net`."""
         if self.storage_account is None:
             return str(Path(self.storage_url) / self.container_name)
         if self.storage_endpoint is not None:
@@ -384,21 +384,21 @@ class Settings(BaseModel):
 
     @property
     def file_url_prefix(self) -> str | None:
-        """What comes before `/filePath` in `fileUrl`; None where it is not known where the files lie."""
+        """Prefix of `/filePath` in `fileUrl`; None where the location of the files is not known."""
         if self.file_system_url is None or "://" in self.file_system_url:
             return self.file_system_url
         return Path(self.file_system_url).absolute().as_posix().rstrip("/")
 
     @property
     def shares_tables(self) -> bool:
-        """Whether the tables have the rows of other services too."""
+        """Whether the tables also hold the rows of other services."""
         return bool(self.sharing)
 
     def require_service_url(self) -> str:
-        """The service's base URL.
+        """Return the service's base URL.
 
         Raises:
-            SettingsError: none is set.
+            SettingsError: No service URL is set.
         """
         if self.service_url is None:
             raise SettingsError(
@@ -410,20 +410,20 @@ class Settings(BaseModel):
 
 
 def load_settings(env: Mapping[str, str] | None = None) -> Settings:
-    """The settings of an environment. A variable that is empty or blank counts as unset.
+    """Return the settings of an environment. A variable that is empty or blank counts as unset.
 
     Args:
-        env: The environment; without it the process's own.
+        env: The environment; None means the process's own.
 
     Raises:
-        SettingsError: lists every variable that cannot be used, what is wrong and what to do.
+        SettingsError: Some variables cannot be used; the text lists them, with what is wrong and what to do.
     """
     environment = os.environ if env is None else env
     variables = [row.variable for row in describe_settings()]
     _warn_of_misspellings(environment, variables)
     settings, problems = check_settings(read_variables(environment))
     if settings is not None:
-        # Identities are found in the process's own environment, whichever one the settings are from.
+        # azure-identity reads the process's own environment, whichever environment the settings come from.
         settings._host = find_host({**os.environ, **environment})
         return settings
     count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
@@ -433,17 +433,17 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
 
 _KUBERNETES = ("AZURE_FEDERATED_TOKEN_FILE", "KUBERNETES_SERVICE_HOST")
 _MANAGED_IDENTITY = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "WEBSITE_INSTANCE_ID", "CONTAINER_APP_NAME")
-"""Of App Service, Functions, Container Apps, Machine Learning, Service Fabric, Azure Arc."""
+"""Variables of App Service, Functions, Container Apps, Machine Learning, Service Fabric and Azure Arc."""
 _ASSET_TAG_FILE = Path("/sys/class/dmi/id/chassis_asset_tag")
 _ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
-"""Of every virtual machine in Azure. Source: cloud-init's data source for Azure."""
+"""Asset tag of every virtual machine in Azure. Source: cloud-init's data source for Azure."""
 
 
 def find_host(environment: Mapping[str, str]) -> Host:
-    """Return what kind of machine this is, which decides the identity that fits it.
+    """Return the kind of this machine, which decides the identity that fits it.
 
     Args:
-        environment: of the process.
+        environment: Environment of the process.
     """
     workload, kubernetes = (environment.get(name) for name in _KUBERNETES)
     if not workload and any(environment.get(name) for name in _MANAGED_IDENTITY):
@@ -457,7 +457,7 @@ def find_host(environment: Mapping[str, str]) -> Host:
 
 
 def read_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What is set in an environment, by the field's name."""
+    """Return the values of the variables that are set in an environment, by field name."""
     return {
         name: value
         for name, field in Settings.model_fields.items()
@@ -466,12 +466,20 @@ def read_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_settings(values: Mapping[str, object]) -> tuple[Settings | None, list[tuple[str, str]]]:
-    """The settings with these values by the fields' names; or None, and each field at fault with what is wrong."""
+    """Validate values, and return the settings, or None and the problems.
+
+    Args:
+        values: Values by field name.
+
+    Returns:
+        The settings and an empty list; or None, and each invalid field's name with a text that says what is wrong.
+    """
     try:
         return Settings.model_validate(values), []
     except ValidationError as error:
         problems = [(str(details["loc"][0]), details["msg"]) for details in error.errors()]
-    # Pydantic's error holds the values; it names the field or, where none was given, its variable.
+    # Only location and text are taken: Pydantic's error holds the values. The location is the field's name or, where
+    # no value was given, the variable's.
     fields = {str(field.alias): name for name, field in Settings.model_fields.items()}
     return None, [(fields.get(name, name), text.removeprefix("Value error, ")) for name, text in problems]
 
@@ -481,12 +489,12 @@ class SettingRow(NamedTuple):
 
     variable: str
     default: str
-    """As text; empty where there is none."""
+    """Default as text; empty where there is none."""
     meaning: str
 
 
 def describe_settings() -> list[SettingRow]:
-    """Every variable with its default and meaning, in the documentation's order."""
+    """Return every variable with its default and meaning, in the documentation's order."""
     return [
         SettingRow(str(field.alias), str(field.default) if field.default else "", str(field.description))
         for field in Settings.model_fields.values()

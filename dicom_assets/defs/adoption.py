@@ -1,4 +1,4 @@
-"""Dagster told of hours that are in the lake already, as if it had materialised them itself."""
+"""Report hours that are already in the lake to Dagster, as if Dagster had materialised them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,23 @@ from dicom_assets.defs.partitions import parse_key, partition_key
 from dicom_assets.defs.same_lake import TABLE_ID, TABLE_VERSION
 
 HOURS_AT_ONCE = 24
-"""Of which Dagster is told together where it stores events in batches, as on Postgres (DAGSTER_EVENT_BATCH_SIZE)."""
+"""Hours that are reported in one batch, where Dagster stores events in batches, as on Postgres
+(DAGSTER_EVENT_BATCH_SIZE)."""
 
 
 @dataclass(frozen=True)
 class Adoption:
-    """What Dagster is to be told of one asset."""
+    """The hours of one asset that are reported to Dagster."""
 
     asset: dg.AssetKey
     hours: frozenset[datetime]
     version: int
     table_id: str
     entries: Mapping[datetime, int] | None = None
-    """By hour, of the asset that counts them: late entries are found by it."""
+    """Entries by hour, for the asset that counts them; late entries are found by this number."""
 
     def tell_of(self, hour: datetime) -> dg.AssetMaterialization:
-        """The event of an hour."""
+        """Return the materialization event of one hour."""
         metadata: dict[str, Any] = {"adopted": True, TABLE_VERSION: self.version, TABLE_ID: self.table_id}
         if self.entries is not None:
             metadata[ROW_COUNT] = self.entries.get(hour, 0)
@@ -43,23 +44,23 @@ class Adoption:
 
 
 def find_known(instance: dg.DagsterInstance, asset: dg.AssetKey) -> set[datetime]:
-    """The hours for which Dagster takes an asset for materialised."""
+    """Return the hours for which Dagster has a materialization of the asset."""
     return {hour for key in instance.get_materialized_partitions(asset) if (hour := _parse(key))}
 
 
 def find_busy(instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey], now: datetime) -> set[datetime]:
-    """Hours of runs that wait or run."""
+    """Return the hours of runs that are queued or in progress."""
     unfinished = HourLog(instance, assets).look(now).unfinished
     return {hour for hour, attempt in unfinished.items() if attempt.in_flight}
 
 
 def forget(instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey]) -> None:
-    """Takes every hour of the assets out of what Dagster knows; runs and their logs stay."""
+    """Delete every materialization of the assets from Dagster's event log; runs and their logs stay."""
     instance.wipe_assets(assets)
 
 
 def tell(instance: dg.DagsterInstance, adoptions: Sequence[Adoption]) -> Iterator[int]:
-    """Tells Dagster of some hours at a time, newest first, and gives how many are done."""
+    """Report the hours to Dagster in batches, newest first, and yield how many hours are reported so far."""
     hours = sorted(frozenset[datetime]().union(*(each.hours for each in adoptions)), reverse=True)
     for at in range(0, len(hours), HOURS_AT_ONCE):
         group = hours[at : at + HOURS_AT_ONCE]
@@ -71,7 +72,7 @@ def tell(instance: dg.DagsterInstance, adoptions: Sequence[Adoption]) -> Iterato
 
 
 def _report(instance: dg.DagsterInstance, event: dg.AssetMaterialization, batch: DagsterEventBatchMetadata) -> None:
-    """As `report_runless_asset_event` does, which stores every event by itself."""
+    """Report one event as part of a batch; `report_runless_asset_event` stores every event separately."""
     instance.report_dagster_event(
         DagsterEvent(
             event_type_value=DagsterEventType.ASSET_MATERIALIZATION.value,
@@ -86,5 +87,5 @@ def _report(instance: dg.DagsterInstance, event: dg.AssetMaterialization, batch:
 def _parse(key: str) -> datetime | None:
     try:
         return parse_key(key)
-    except ValueError:  # of partitions that these assets once had
+    except ValueError:  # a partition of an earlier partitions definition
         return None

@@ -1,6 +1,6 @@
-"""What the person on call reads when a run has failed, and the sensor that sends it.
+"""The alert about a failed run, for the person on call, and the sensor that sends it.
 
-No text of an error leaves Dagster but that of our own, which never tells of a patient.
+Only the texts of the project's own errors leave Dagster: they never hold patient data.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from dicom_assets.core.errors import DicomAssetsError
 from dicom_assets.defs.hour_runs import REASON_TAG
 
 Send = Callable[[Mapping[str, object]], None]
-"""Delivers the body of an alert; raises if that cannot be done."""
+"""A function that delivers the body of an alert, and raises if it cannot."""
 
 _OUR_ERRORS = {
     f"{kind.__module__}.{kind.__qualname__}": kind.__name__
@@ -35,22 +35,22 @@ _FAILED_CHECK = "DagsterAssetCheckFailedError"
 
 @dataclass(frozen=True)
 class FailedRun:
-    """What Dagster knows of a run that failed."""
+    """Dagster's records of one failed run."""
 
     run: dg.DagsterRun
     failures: Sequence[dg.DagsterEvent]
-    """Of its steps; none where the process died."""
+    """Failure events of the steps; empty where the process died."""
     failed_checks: Sequence[str]
     attempts: int
-    """Of the step that failed."""
+    """Attempts of the first failed step."""
 
 
 def build_alert_sensor(send: Send, dagster_url: str | None) -> dg.SensorDefinition:
-    """The sensor that sends an alert for every run of this code location that fails, backfills included, once.
+    """Return the sensor that sends one alert for every failed run of this code location, backfills included.
 
     Args:
-        send: delivers an alert.
-        dagster_url: of Dagster's UI, for a link to the run; None where it is not known.
+        send: Delivers an alert.
+        dagster_url: Base URL of Dagster's UI, for a link to the run; None where it is not known.
     """
 
     @dg.run_failure_sensor(
@@ -65,7 +65,7 @@ def build_alert_sensor(send: Send, dagster_url: str | None) -> dg.SensorDefiniti
 
 
 def build_alert(failed: FailedRun, dagster_url: str | None) -> dict[str, object]:
-    """The body of an alert: `text` for people, and its parts for machines."""
+    """Return the body of an alert: `text` for people, and separate fields for programs."""
     run, steps = failed.run, [event.step_key for event in failed.failures if event.step_key]
     errors_of_steps = [_find_cause(event) for event in failed.failures]
     kind, why = errors_of_steps[0] if errors_of_steps else ("", _WITHOUT_A_STEP)
@@ -119,7 +119,7 @@ def _look_at(context: dg.RunFailureSensorContext) -> FailedRun:
 
 
 def _describe_hours(tags: Mapping[str, str]) -> str:
-    """The run's partitions in words; nothing where it has none."""
+    """Return the run's hours in words; an empty text where the run has no partitions."""
     first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
     last = tags.get("dagster/asset_partition_range_end") or first
     if first is None:
@@ -128,7 +128,7 @@ def _describe_hours(tags: Mapping[str, str]) -> str:
 
 
 def _find_cause(event: dg.DagsterEvent) -> tuple[str, str]:
-    """Class of the error that made a step fail, and why it did, in words that may leave Dagster."""
+    """Return the class name of the error that failed a step, and an explanation that may leave Dagster."""
     infos = list(_chain(event))
     for info in infos:
         qualified, _, text = info.message.partition(": ")
@@ -146,7 +146,7 @@ def _is(event: dg.DagsterEvent, class_name: str) -> bool:
 
 
 def _chain(event: dg.DagsterEvent) -> Iterator[Any]:
-    """The step's error and what caused it, the outermost first."""
+    """Yield the step's error and its causes, outermost first."""
     info = event.step_failure_data.error
     while info:
         yield info

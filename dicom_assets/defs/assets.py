@@ -1,4 +1,4 @@
-"""The five assets, in the order in which a change reaches them."""
+"""The assets, in the order in which a change reaches them."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -32,7 +32,7 @@ from dicom_assets.defs.same_lake import require_same_lake
 from dicom_assets.defs.same_version import tag_step
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
-"""What an asset gives: its rows, and what its checks found once they were stored."""
+"""Results that an asset yields: its rows, then, once the rows are stored, the results of its checks."""
 
 OWNERS = ["team:imaging-data"]
 
@@ -55,10 +55,10 @@ DOCUMENTS = {
     },
     HEALTHCARE_INSTANCE.name: {"docs": f"{_PROJECT}/docs/healthcare.md"},
 }
-"""Links by asset."""
+"""Links to documentation, by asset."""
 
 POOL = "dicom_lake"
-"""The pool of every step that writes the tables: its limit is how many may do so at a time."""
+"""Pool of every step that writes the tables; its limit is the number of steps that write at the same time."""
 
 
 def build_assets(
@@ -72,19 +72,19 @@ def build_assets(
     feed_pool: str = POOL,
     naming: Naming = PLAIN,
 ) -> list[dg.AssetsDefinition]:
-    """The assets `change_feed`, `instance`, `series`, `study` and `file_index`, each with the checks of its runs.
+    """Return the assets `change_feed`, `instance`, `series`, `study` and `file_index`, each with its checks.
 
-    `healthcare_instance` comes after them where there is such a table.
+    `healthcare_instance` follows them if `tables` contains it.
 
     Args:
-        tables: by name, with the users' columns.
-        partitions: hours.
-        lake: where the tables lie.
-        file_system: what stands before a `filePath` to make its full location; None where it is not known.
-        delay: the wait between the end of an hour and its reading.
-        memory: what reading the feed should do with.
-        feed_pool: the pool of `change_feed`, if hours are to be read while others are merged.
-        naming: of the service.
+        tables: Tables by name, with the users' columns.
+        partitions: The hours.
+        lake: The lake that holds the tables.
+        file_system: Prefix that makes a `filePath` a full location; None where it is not known.
+        delay: Wait between the end of an hour and its reading.
+        memory: Memory limit for reading the feed.
+        feed_pool: Pool of `change_feed`; a pool other than POOL lets hours be read while others are merged.
+        naming: Names of the service's parts.
     """
     service_key = naming.name("dicom_service")
 
@@ -117,7 +117,7 @@ def build_assets(
         """One row is one entry of the service's change feed, verbatim: its metadata is the DICOM JSON as received.
 
         Every other table is made from this one, without asking the service again. Reading an hour again replaces its
-        rows by what the service says now; an entry that turned up late is added, none is lost.
+        rows with the service's current entries: late entries are added, and none is lost.
         """
         selection = context.run.asset_selection  # none or empty: all assets
         decodes = not selection or naming.key("instance") in selection
@@ -142,9 +142,9 @@ def build_assets(
     def instance(change_feed: HoursOf) -> Results:
         """One row is one live SOP instance with its current attributes.
 
-        Of every instance that changed in the hour it holds the newest entry that was ever read, whichever hour that
-        lies in: hours may run in any order, and again. An instance whose newest entry is a delete has no row. A value
-        that cannot be converted is null, and counted.
+        For every instance that changed in the hour it holds the newest entry read so far, of any hour: hours may run
+        in any order, and repeatedly. An instance whose newest entry is a delete has no row. A value that cannot be
+        converted is null, and counted.
         """
         derived = observe("instance", change_feed)
         yield dg.MaterializeResult(value=derived)
@@ -179,7 +179,7 @@ def build_assets(
     def healthcare_instance(change_feed: HoursOf) -> Results:
         """One row is one live SOP instance, in the layout of Fabric's healthcare data solutions.
 
-        The same instances as in `instance`, by the same law. All of the metadata is in every row.
+        It holds the instances that `instance` holds, by the same rules. Every row has the instance's full metadata.
         """
         derived = observe(HEALTHCARE_INSTANCE.name, change_feed)
         yield dg.MaterializeResult(value=derived)
@@ -189,7 +189,7 @@ def build_assets(
 
 
 def describe_table(table: Table, uri: str, naming: Naming = PLAIN) -> dict[str, Any]:
-    """What is known of a table before any run: its place, columns, where they come from, and where to read on."""
+    """Return a table's metadata that is known before any run: location, columns, lineage, key, links."""
     lineage = build_lineage(table, naming)
     return {
         "dagster/table_name": table.name,
@@ -202,9 +202,9 @@ def describe_table(table: Table, uri: str, naming: Naming = PLAIN) -> dict[str, 
 
 
 def describe_columns(table: Table, lineage: dg.TableColumnLineage | None) -> dg.TableSchema:
-    """The table's columns for Dagster: types, meaning, and as tags the DICOM tag and where the values come from.
+    """Return the table's columns for Dagster: type, meaning, and as tags the DICOM tag and the source column.
 
-    Dagster's open-source UI draws no lineage of columns, so it is told here too.
+    Dagster's open-source UI does not draw column lineage, so the tags show it too.
     """
     sources = {} if lineage is None else lineage.deps_by_column
 

@@ -1,4 +1,4 @@
-"""What runs the assets by itself: a job for an hour, and two sensors that ask for it."""
+"""Automation: a job that materialises the assets for some hours, and two sensors that request its runs."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,17 +20,17 @@ JOB = "hours"
 
 @dataclass(frozen=True)
 class Automation:
-    """How much runs by itself."""
+    """Settings of the sensors."""
 
     hours: Hours
     catch_up: Limits
-    """With no run at a time, due hours are left to people."""
+    """Limits of the catch-up sensor; with 0 runs the sensor is not built, and people run the due hours."""
     interval_seconds: int
-    """Between two looks at the feed; 0: none."""
+    """Seconds between two ticks of the feed sensor; 0: the sensor is not built."""
     look_back: timedelta
-    """How long hours are watched for late entries."""
+    """Time for which hours are checked for late entries."""
     has_service: bool
-    """Without one the sensors are there, and off."""
+    """Whether a service is configured; without one the sensors exist, and are stopped."""
 
 
 def build_automation(
@@ -42,15 +42,15 @@ def build_automation(
     *,
     naming: Naming = PLAIN,
 ) -> tuple[Any, list[dg.SensorDefinition]]:
-    """The job of all assets, and the sensors that are not turned off by a setting.
+    """Return the job of all assets, and the sensors that no setting turns off.
 
     Args:
-        assets: all of them, that of the change feed first.
-        automation: how much runs by itself.
-        open_service: a client that soon gives up: a tick has a minute.
-        now: the time, with a zone.
-        check_lake: raises what is wrong with the lake.
-        naming: of the service.
+        assets: All assets, `change_feed` first.
+        automation: Settings of the sensors.
+        open_service: Opens a client with short timeouts and few retries, since a tick has a minute.
+        now: Returns the current time, with a zone.
+        check_lake: Raises an error if the lake cannot be written.
+        naming: Names of the service's parts.
     """
     job = dg.define_asset_job(
         naming.name(JOB),

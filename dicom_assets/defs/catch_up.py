@@ -1,4 +1,4 @@
-"""The sensor that has every hour materialised once it is due, also those that were missed while nothing ran."""
+"""The sensor that requests every hour once it is due, including hours that were missed while Dagster was down."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,46 +19,51 @@ from dicom_assets.defs.sensor_cursor import read_cursor, write_cursor
 NAME = "catch_up"
 INTERVAL_SECONDS = 30
 LOOK_EVERY = timedelta(minutes=10)
-"""Where no hour falls due, runs, or waits for another attempt."""
+"""Longest time between two looks at the event log, while no hour is due, in a run, or waiting for a retry."""
 CHECKED_PER_TICK = 100
-"""Hours whose last runs are looked up in a tick; there are more after the cursor was lost only."""
+"""Most hours whose last runs are looked up in one tick; more than these exist only after the cursor was lost."""
 
 
 class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What spares the sensor looking at everything every time. Without it, it finds the same."""
+    """State that saves the sensor a full look at the event log in every tick.
+
+    Without a cursor the sensor requests no other runs, but takes longer.
+    """
 
     version: Literal[1] = 1
     checked: datetime | None = None
-    """No hour before this one was last read before it was due."""
+    """End of the checked hours: no hour before this one was read too early, that is, before it was due."""
     look_at: datetime | None = None
-    """When to look again: Dagster's event log grows with the years, and there may be nothing to find."""
+    """Time of the next look; None: at once. The event log grows with the years, so not every tick reads it."""
     told: str = ""
-    """What the last look found."""
+    """Skip reason that the last look found."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is asked for."""
+    """Limits of the requested runs."""
 
     hours_per_run: int
     runs: int
-    """That wait or run at the same time."""
+    """Most runs that are queued or in progress at the same time."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """The due hours as a tick finds them."""
+    """State of the due hours at one tick."""
 
     wanted: set[datetime]
-    """To be asked for."""
+    """Hours to request."""
     unfinished: Mapping[datetime, Attempt]
+    """Hours whose last run has not materialised them, with that run."""
     backfilled: set[datetime]
-    """In a person's backfill, which is waited for."""
+    """Hours of a person's unfinished backfill; the sensor waits for the backfill."""
 
     def spans(self, limits: Limits) -> list[Span]:
-        """What to ask for, newest first.
+        """Return the spans to request, newest first.
 
-        Hours whose run failed come in halves of it, so that one bad hour is soon alone and holds up no other.
+        The hours of a failed run are requested in spans of half that run, so that one bad hour is soon in a run of
+        its own and no longer blocks the others.
         """
         origins = {hour: self.unfinished[hour].run_id for hour in self.wanted if hour in self.unfinished}
         sizes = Counter(origins.values())
@@ -69,24 +74,24 @@ class Situation:
         return build_spans(self.wanted, limit, origins.get)
 
     def runs_in_flight(self) -> int:
-        """How many of this sensor's runs wait or run."""
+        """Return the number of this sensor's runs that are queued or in progress."""
         runs = {each.run_id for each in self.unfinished.values() if each.in_flight and each.reason == Reason.DUE}
         return len(runs)
 
     def next_change(self, now: datetime) -> datetime:
-        """When there may be something else to ask for or to tell: at once while a run or a backfill is under way."""
+        """Return the earliest time at which the situation may change: `now` while a run or a backfill is under way."""
         if self.backfilled:
             return now
         unfinished = self.unfinished.values()
         return min([now + LOOK_EVERY, *(now if each.in_flight else each.retry_at for each in unfinished)])
 
     def attempt(self, span: Span) -> int:
-        """Which attempt a run of the span is."""
+        """Return the attempt number for a run of the span, from 1 on."""
         attempt = self.unfinished.get(span.start)
         return 1 if attempt is None else attempt.number + 1
 
     def describe(self, now: datetime) -> str:
-        """The hours that nothing is asked for, in words."""
+        """Return in words why some hours are not requested; an empty text if there are none."""
         flying = sum(attempt.in_flight for attempt in self.unfinished.values())
         failed = [attempt for attempt in self.unfinished.values() if not attempt.in_flight and attempt.retry_at > now]
         parts = []
@@ -114,18 +119,18 @@ def build_catch_up(
     running: bool,
     name: str = NAME,
 ) -> dg.SensorDefinition:
-    """The sensor.
+    """Return the catch-up sensor.
 
     Args:
-        job: what it runs.
-        assets: all that must be materialised for an hour to be done.
-        hours: which there are, and when they are due.
-        limits: how much it asks for.
-        ask_service: one cheap request; raises what is wrong with the service.
-        check_lake: raises what is wrong with the lake.
-        now: the time, with a zone.
-        running: whether it is on until a person turns it off.
-        name: of the sensor.
+        job: The job that the sensor runs.
+        assets: Assets that must all be materialised for an hour to be done.
+        hours: The hours of the lake, and when each is due.
+        limits: Limits of the requested runs.
+        ask_service: Sends one cheap request; raises an error if the service cannot be read.
+        check_lake: Raises an error if the lake cannot be written.
+        now: Returns the current time, with a zone.
+        running: Whether the sensor is on by default.
+        name: Name of the sensor.
     """
 
     @dg.sensor(
@@ -184,7 +189,7 @@ def build_catch_up(
 def _look(
     context: dg.SensorEvaluationContext, log: HourLog, hours: Hours, cursor: Cursor, now: datetime
 ) -> tuple[Situation, Cursor]:
-    """The due hours, and what to remember of them."""
+    """Return the state of the due hours, and the next cursor."""
     until = hours.due_until(now)
     seen = log.look(now)
     backfilled = log.backfilled(context.repository_def.asset_graph) if context.repository_def else set()
@@ -194,7 +199,7 @@ def _look(
     early, checked = _find_early(log, hours, done, cursor.checked or hours.first, until)
     ready = {hour for hour, attempt in unfinished.items() if not attempt.in_flight and attempt.retry_at <= now}
     wanted = (due - done - unfinished.keys() | early | ready) - backfilled
-    # A run that began before an hour was due may yet materialise it.
+    # A run that began before an hour was due may still materialise the hour too early.
     may_be_early = [hour for hour, attempt in unfinished.items() if _began_early(attempt, hours.due_at(hour))]
     return (
         Situation(wanted, unfinished, backfilled & due),
@@ -205,7 +210,7 @@ def _look(
 def _find_early(
     log: HourLog, hours: Hours, done: set[datetime], start: datetime, until: datetime
 ) -> tuple[set[datetime], datetime]:
-    """Hours that were last read before they were due, such as while they were open; and up to where was looked."""
+    """Return the hours that were last read before they were due, and the end of the hours that were checked."""
     unchecked = sorted(hour for hour in done if start <= hour < until)
     looked_at = unchecked[:CHECKED_PER_TICK]
     early = {hour for hour in looked_at if log.read_since(hour) < hours.due_at(hour)}

@@ -1,8 +1,9 @@
-"""Checks of what a run wrote, in the step that wrote it.
+"""Checks of the rows that a run wrote, executed in the step that wrote them.
 
-So they hold for each asset by itself, whichever others run with it, and the pool keeps other writers out until they are
-done. They look at what the run touched, and so cost the same in a lake of any size; `watch.py` looks at all of it. What
-other hours own may be behind, since assets may be run one by one and in any order: a warning, which blocks nothing.
+The checks of an asset therefore run whichever other assets run with it, and the pool keeps other writers out until the
+checks are done. A check reads only what the run touched, so its cost does not grow with the lake; `watch.py` checks the
+whole lake. Rows of other hours may be out of date, since assets may be run one by one and in any order: that is a
+warning, which blocks nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,16 +23,16 @@ from dicom_assets.defs.observed import Observed
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 NAMED_SEQUENCES = 20
-"""Sequences that a check names, at most."""
+"""Most sequences that a check lists."""
 
 METADATA_READABLE = "metadata_readable"
 """Name of the check that warns of entries without usable metadata."""
 
 TOLERATED_SHARE = 0.05
-"""Of a run's rows: values of a column that cannot be converted, or are absent where DICOM demands them."""
+"""Share of a run's rows in which a column's value may fail to convert, or be absent where DICOM requires it."""
 
 DEMANDED = ("sopClassUid", "modality")
-"""Columns of elements that every instance must have (type 1 in DICOM PS3.3)."""
+"""Columns of elements that every instance must have (Type 1 in DICOM PS3.3)."""
 
 SPECS = {
     "change_feed": [
@@ -86,11 +87,11 @@ SPECS = {
         )
     ],
 }
-"""The checks of each table's asset, in its own step."""
+"""Check specs by table, with the table's name as asset key."""
 
 
 def build_specs(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-    """The same of the asset of a key, which ends with the table's name."""
+    """Return the check specs of the asset with this key; the last part of the key is the table's name."""
     return [
         dg.AssetCheckSpec(spec.name, asset=key, description=spec.description, blocking=spec.blocking)
         for spec in SPECS[key.path[-1]]
@@ -98,7 +99,14 @@ def build_specs(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 
 def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any, int]) -> dg.AssetCheckResult:
-    """Whether the window's entries are stored: those that were read, and those that the service has."""
+    """Check that the table holds all entries of the window, both those that were read and those the service has.
+
+    Args:
+        feed: Counts the service's entries.
+        lake: The lake that holds `change_feed`.
+        window: The window that was read.
+        read: Number of entries that were read, by hour.
+    """
     table = lake.open_or_create(CHANGE_FEED)
     found = recount(feed, table, window, read)
     broken = found.doubled or found.lost or found.vanished
@@ -136,12 +144,12 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
 
 
 def check_metadata(unreadable: int, sequences: Sequence[int], **facts: Any) -> dg.AssetCheckResult:
-    """Return whether all entries of live instances came with their metadata.
+    """Check that all entries of live instances came with their metadata.
 
     Args:
-        unreadable: entries without usable metadata.
-        sequences: of some of these.
-        facts: more metadata of the result.
+        unreadable: Number of entries without usable metadata.
+        sequences: Sequences of some of these entries.
+        facts: More metadata for the result.
     """
     described = describe_unreadable(unreadable)
     return dg.AssetCheckResult(
@@ -154,7 +162,11 @@ def check_metadata(unreadable: int, sequences: Sequence[int], **facts: Any) -> d
 
 
 def describe_unreadable(unreadable: int) -> str:
-    """Return what it means that so many entries have no usable metadata, and what to do."""
+    """Return in words what entries without usable metadata mean, and what to do about them.
+
+    Args:
+        unreadable: Number of entries without usable metadata.
+    """
     if not unreadable:
         return "The metadata of every live instance could be had."
     return (
@@ -165,7 +177,7 @@ def describe_unreadable(unreadable: int) -> str:
 
 
 def check_instances(lake: Lake, window: Window, written: Observed, table: Table = INSTANCE) -> dg.AssetCheckResult:
-    """Whether a table of live instances holds what was derived for those that changed in some hours."""
+    """Check a table of live instances against the rows that were derived for the instances changed in the window."""
     found = sum((compare_instances(lake, desired, table) for desired in written.take_kept()), Agreement())
     description, settled = "Every instance that changed has the row that its newest entry says.", True
     if not found.is_complete:
@@ -181,7 +193,7 @@ def check_instances(lake: Lake, window: Window, written: Observed, table: Table 
 
 
 def check_values(observed: Observed, window: Window) -> dg.AssetCheckResult:
-    """Whether the values of the run's rows became what their columns hold."""
+    """Check that the values of the run's rows could be converted to the types of their columns."""
     rows = observed.rows or 1
     failed = {name: round(count / rows, 4) for name, count in observed.failures.items()}
     nulls = {name: round(count / rows, 4) for name, count in observed.nulls.items() if count}
@@ -208,7 +220,7 @@ def check_values(observed: Observed, window: Window) -> dg.AssetCheckResult:
 
 
 def check_agreement(lake: Lake, window: Window, written: Observed, table: Table) -> dg.AssetCheckResult:
-    """Whether a table says of the studies that changed in some hours what `instance` says."""
+    """Check that a table agrees with `instance` for the studies that changed in the window."""
     own = whole = Agreement()
     for desired in written.take_kept():
         of_own, of_all = compare_touched(lake, desired.keys, table)
@@ -238,7 +250,7 @@ def check_agreement(lake: Lake, window: Window, written: Observed, table: Table)
 
 
 def describe_agreement(found: Agreement) -> dict[str, int]:
-    """The numbers of an agreement."""
+    """Return the counts of an agreement, as metadata."""
     return {
         "rows_expected": found.expected,
         "missing": found.missing,

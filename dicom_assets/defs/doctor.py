@@ -1,4 +1,4 @@
-"""`dicom-assets doctor` as a job: the same checks, from where Dagster runs."""
+"""`dicom-assets doctor` as a Dagster job: it runs the checks where Dagster runs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,18 +14,18 @@ _LEVELS = {Status.GREEN: "info", Status.YELLOW: "warning", Status.RED: "error", 
 def build_doctor_job(
     checks: Sequence[str], examine: Callable[[dg.DagsterInstance], Iterable[Finding]], naming: Naming = PLAIN
 ) -> dg.JobDefinition:
-    """The job `doctor`, whose only step has an output with metadata for each check, and fails if one is red.
+    """Return the job `doctor`. Its only step has an output with metadata for each check, and fails if one is red.
 
     Args:
-        checks: their names.
-        examine: gives what each finds.
-        naming: of the service.
+        checks: Names of the checks.
+        examine: Runs the checks, and returns one finding for each.
+        naming: Names of the service's parts.
     """
     outputs = {_output(name): dg.Out(dg.Nothing, description=f"What the check {name} found.") for name in checks}
 
     @dg.op(name=naming.name("examine_surroundings"), out=outputs)
     def examine_surroundings(context: dg.OpExecutionContext) -> Any:
-        """Whether settings, tokens, the service, the lake, the files and Dagster are as runs need them."""
+        """Check that settings, tokens, the service, the lake, the files and Dagster are as runs need them."""
         red = []
         for finding in examine(context.instance):
             getattr(context.log, _LEVELS[finding.status])("%s: %s", finding.check, finding.found)
@@ -49,7 +49,7 @@ def build_doctor_job(
 
 
 def describe(finding: Finding) -> dict[str, Any]:
-    """The finding's members as metadata, without those that say nothing."""
+    """Return the finding's fields as metadata, without empty ones."""
     members = {"status": finding.status.value, "found": finding.found, "why": finding.why, "remedy": finding.remedy}
     facts = {f"facts/{name}": value for name, value in finding.facts.items()}
     return {name: value for name, value in {**members, **facts}.items() if value not in ("", None)}

@@ -1,4 +1,7 @@
-"""The job that makes a Fabric lakehouse have shortcuts to the tables; run it after a change of names or places."""
+"""The job that creates or corrects a Fabric lakehouse's shortcuts to the tables.
+
+Run it after a change of table names, paths or storage.
+"""
 
 from typing import Protocol
 
@@ -11,28 +14,28 @@ from dicom_assets.defs.naming import PLAIN, Naming
 
 
 class BringShortcuts(Protocol):
-    """Makes a lakehouse have the shortcuts that are wanted."""
+    """A function that creates or corrects the configured shortcuts in a lakehouse."""
 
     def __call__(self, *, replace: bool, dry_run: bool) -> list[Outcome]:
-        """How that went, shortcut by shortcut."""
+        """Return one outcome for each shortcut."""
         ...
 
 
 class ShortcutsConfig(dg.Config):
-    """What the job may do."""
+    """Options of the job."""
 
     replace: bool = False
-    """Whether shortcuts that point elsewhere are changed; the data they point to stays."""
+    """Whether to change shortcuts that point elsewhere; the data behind them stays."""
     dry_run: bool = False
-    """Whether to tell only what would be done."""
+    """Whether to report the steps without doing them."""
 
 
 def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.JobDefinition]:
-    """The job `fabric_shortcuts`."""
+    """Return the job `fabric_shortcuts`, in a list."""
 
     @dg.op(name=naming.name("bring_shortcuts"), tags={"dagster/compute_kind": "fabric"})
     def bring_op(context: dg.OpExecutionContext, config: ShortcutsConfig) -> None:
-        """Compares the lakehouse's shortcuts with those wanted, and writes the ones that differ."""
+        """Compare the lakehouse's shortcuts with the configured ones, and write the ones that differ."""
         outcomes = bring(replace=config.replace, dry_run=config.dry_run)
         for outcome in outcomes:
             context.log.info("%s: %s", outcome.step.shortcut.path, outcome.done(dry_run=config.dry_run))

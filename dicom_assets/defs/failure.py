@@ -1,4 +1,7 @@
-"""What heals by itself is tried again, what does not fails at once: the one place where our errors become Dagster's."""
+"""The project's errors as Dagster's: transient ones are retried, others fail the step at once.
+
+No other module turns the project's errors into Dagster's.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +20,10 @@ from dicom_assets.core.errors import (
 )
 
 RETRIES = dg.RetryPolicy(max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""How a step is tried again: 30, 90 and 210 seconds later, each up to 30 more or less, so that runs do not come back
-all at the same moment. Longer troubles are for the runs that follow.
+"""Retry policy of a step: retries after 30, 90 and 210 seconds, each up to 30 seconds more or less, so that runs do
+not all retry at the same moment. Later runs make up for outages that last longer.
 
-Not the assets' `retry_policy`: with one, Dagster also tries a step again that someone has just cancelled."""
+It is not set as the assets' `retry_policy`: Dagster would then also retry a step that a person has just cancelled."""
 
 _HEALING = (
     CommitConflictError,
@@ -32,20 +35,21 @@ _HEALING = (
 
 
 def heals(error: DicomAssetsError) -> bool:
-    """Whether the same step may succeed some time later, without anyone doing anything."""
+    """Return whether a retry may succeed after a while, without any change by a person."""
     return isinstance(error, _HEALING) and not isinstance(error, LakeRefusedError)
 
 
 @contextmanager
 def retrying(attempts_before: int) -> Iterator[None]:
-    """Our errors inside ask Dagster for another attempt, or fail the step with their own words alone.
+    """Convert the project's errors in the block: request a retry from Dagster, or fail the step.
 
     Args:
-        attempts_before: of this step in this run.
+        attempts_before: Number of earlier attempts of this step in this run.
 
     Raises:
-        dagster.RetryRequested: after an error that heals, as long as RETRIES allows.
-        dagster.Failure: after any other error of ours, or the last attempt.
+        dagster.RetryRequested: A transient error was raised, and RETRIES allows another attempt.
+        dagster.Failure: Another of the project's errors was raised, or this was the last attempt. Its text is the
+            error's text.
     """
     try:
         yield
@@ -57,9 +61,9 @@ def retrying(attempts_before: int) -> Iterator[None]:
 
 
 def fail(error: DicomAssetsError, metadata: Mapping[str, Any] | None = None) -> NoReturn:
-    """Fails the step in the error's own words, which alerts tell too.
+    """Fail the step with the error's text, which alerts show too.
 
     Raises:
-        dagster.Failure: always.
+        dagster.Failure: Always.
     """
     raise dg.Failure(str(error), metadata=metadata, allow_retries=False) from error

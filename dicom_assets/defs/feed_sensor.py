@@ -1,8 +1,8 @@
-"""The sensor that asks the service what is new: in the open hour, and late in hours that were read before.
+"""The sensor that asks the service for new entries: in the open hour, and late ones in hours that were read before.
 
-It reads no entries. Entries never leave an hour, so an hour is out of date if and only if the service holds more
-entries of it than were counted when it was last read, and one request for the entry behind that number tells. It costs
-the same whether one entry is new or a million.
+It does not read the new entries. Entries never leave an hour, so an hour is out of date if and only if the service
+holds more entries of the hour than were counted when the hour was last read. One request, for the entry after the last
+counted one, shows whether it does. The cost does not depend on the number of new entries.
 """
 
 import time
@@ -26,82 +26,83 @@ from dicom_assets.defs.sensor_cursor import read_cursor, write_cursor
 
 NAME = "change_feed_sensor"
 SWEEP_EVERY = timedelta(minutes=10)
-"""Late entries do not show in the newest one, so hours are asked about from time to time even while nothing moves."""
+"""Time between two sweeps. The newest entry does not show late entries, so hours are checked even if it is old."""
 SETTLING = timedelta(minutes=10)
-"""After an hour is due it is the catch-up's for so long."""
+"""Time after an hour is due during which only the catch-up sensor requests the hour."""
 QUESTIONS_PER_TICK = 50
+"""Most requests about hours and entries in one tick."""
 PATIENCE_SECONDS = 20
-"""Hours that are asked about in a tick, and for how long: Dagster gives a tick a minute."""
+"""Most seconds that a tick spends on these requests; Dagster gives a tick a minute."""
 
 
 class Service(Protocol):
-    """What the sensor asks; the client of the DICOM service."""
+    """Requests that the sensor sends; the client of the DICOM service implements them."""
 
     def fetch_latest(self) -> Entry | None:
-        """The newest entry."""
+        """Return the newest entry; None where the feed is empty."""
         ...
 
     def has_more_than(self, entries: int, window: Window) -> bool:
-        """Whether the window holds more entries than that."""
+        """Return whether the window holds more than `entries` entries."""
         ...
 
     def fetch_entries(self, entries: Sequence[Named]) -> list[Entry]:
-        """Entries as the service gives them now, with their metadata where it can be had."""
+        """Return entries as the service returns them now, with their metadata where the service can read it."""
         ...
 
 
 UNREADABLE_PER_HOUR = 5
-"""Entries without usable metadata that are asked for again of an hour, at most; the nightly audit asks for all."""
+"""Most entries without usable metadata that a tick requests again for one hour; the nightly audit requests all."""
 
 
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hours that are being asked about, newest first, over several ticks where they are many."""
+    """Check of many hours, newest first, which may take several ticks."""
 
     until: datetime
-    """Hours from here on are done."""
+    """Hours from this one on are checked."""
     next_since: datetime
-    """Where the next sweep is to end: what this one could not ask about is asked about then."""
+    """Oldest hour of the next sweep, so that it includes the hours that this sweep had to skip."""
 
 
 class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the sensor has asked about. Without it, it asks about every hour there is."""
+    """State of the sensor. Without a cursor the sensor checks every hour."""
 
     version: Literal[1] = 1
     latest: tuple[str, int] | None = None
-    """Time and sequence of the newest entry when the open hours were last found up to date."""
+    """Timestamp and sequence of the newest entry when the open hours were last found up to date."""
     sweep_at: datetime | None = None
-    """When the next sweep begins; None: at once."""
+    """Time at which the next sweep begins; None: at once."""
     since: datetime | None = None
-    """The oldest hour of the sweep under way, or else of the next; None: the first there is."""
+    """Oldest hour of the sweep under way, or else of the next one; None: the lake's first hour."""
     sweep: Sweep | None = None
-    """The one under way."""
+    """The sweep under way, if there is one."""
 
 
 @dataclass
 class Look:
-    """One tick's look at the service: which hours are behind it, within the number of questions a tick may ask."""
+    """Comparison of hours with the service, within the number of requests and seconds that one tick has."""
 
     service: Service
     log: HourLog
     feed: dg.AssetKey
-    """The asset that counts an hour's entries."""
+    """Asset that records the number of an hour's entries."""
     now: datetime
     questions: int = field(default_factory=lambda: QUESTIONS_PER_TICK)
     give_up_at: float = field(default_factory=lambda: time.monotonic() + PATIENCE_SECONDS)
 
     @property
     def is_over(self) -> bool:
-        """Whether the tick may ask no more."""
+        """Whether the tick may send no more requests."""
         return self.questions <= 0 or time.monotonic() > self.give_up_at
 
     def behind(self, hour: datetime) -> bool:
-        """Return whether the service has entries of the hour that were not read, or metadata that it had not."""
+        """Return whether the service has unread entries of the hour, or metadata that it could not give before."""
         self.questions -= 1
         rows, unreadable = self.log.last_read(self.feed, hour)
         return self.service.has_more_than(rows, Window(hour, hour + HOUR)) or self._heals(unreadable)
 
     def _heals(self, unreadable: list[Named]) -> bool:
-        """Return whether one of some entries that came without usable metadata has it now, or is deleted."""
+        """Return whether an entry that was read without usable metadata has metadata now, or is deleted."""
         asked = unreadable[:UNREADABLE_PER_HOUR]
         self.questions -= len(asked)
         return any(has_news(entry) for entry in self.service.fetch_entries(asked)) if asked else False
@@ -122,21 +123,21 @@ def build_feed_sensor(
     running: bool,
     name: str = NAME,
 ) -> dg.SensorDefinition:
-    """The sensor.
+    """Return the change feed sensor.
 
     Args:
-        job: what it runs.
-        assets: all that are brought up to date together.
-        feed: the one of them that counts an hour's entries.
-        hours: which there are, and when they are due.
-        open_service: a client that soon gives up.
-        check_lake: raises what is wrong with the lake.
-        now: the time, with a zone.
-        interval_seconds: between two ticks, at least.
-        look_back: how long an hour is watched for late entries after it was due.
-        hours_per_run: the most hours of a run.
-        running: whether it is on until a person turns it off.
-        name: of the sensor.
+        job: The job that the sensor runs.
+        assets: Assets that a run materialises together.
+        feed: The asset among them that records the number of an hour's entries.
+        hours: The hours of the lake, and when each is due.
+        open_service: Opens a client with short timeouts and few retries.
+        check_lake: Raises an error if the lake cannot be written.
+        now: Returns the current time, with a zone.
+        interval_seconds: Least number of seconds between two ticks.
+        look_back: Time for which an hour is checked for late entries after it was due.
+        hours_per_run: Most hours of a run.
+        running: Whether the sensor is on by default.
+        name: Name of the sensor.
     """
 
     @dg.sensor(
@@ -194,10 +195,13 @@ def build_feed_sensor(
 def _look_at_open_hours(
     look: Look, hours: Hours, cursor: Cursor, latest: tuple[str, int] | None
 ) -> tuple[dict[datetime, int], Cursor]:
-    """Hours that are not due yet and have new entries, from that of the newest entry seen before on; which attempt."""
+    """Return the hours with new entries that are not due yet, with their attempt numbers, and the next cursor.
+
+    The look begins at the hour of the newest entry that was seen before.
+    """
     first = max(hours.first, hours.due_until(look.now))
     if cursor.latest is not None:
-        with suppress(ValueError):  # what the service gave was no time
+        with suppress(ValueError):  # the service's timestamp could not be parsed
             first = max(first, floor_hour(datetime.fromisoformat(cursor.latest[0])))
     candidates = hours_between(first, hours.begun_until(look.now))[-QUESTIONS_PER_TICK // 2 :]
     unfinished = look.log.look(look.now, candidates).unfinished
@@ -205,13 +209,13 @@ def _look_at_open_hours(
     free = [hour for hour in candidates if hour not in busy]
     attempts = {hour: unfinished[hour].number + 1 if hour in unfinished else 1 for hour in free}
     new = {hour: number for hour, number in attempts.items() if number > 1 or look.behind(hour)}
-    if free == candidates and not new:  # else they are looked at again, until a run has brought what is new
+    if free == candidates and not new:  # else the next tick checks again, until a run has stored the new entries
         cursor = msgspec.structs.replace(cursor, latest=latest)
     return new, cursor
 
 
 def _sweep(look: Look, hours: Hours, cursor: Cursor, look_back: timedelta) -> tuple[set[datetime], Cursor]:
-    """Hours that were read and have late entries, as many as may be asked about now; and what is left."""
+    """Return the read hours that have late entries, as far as this tick may check, and the next cursor."""
     settled = hours.due_until(look.now - SETTLING)
     sweep = cursor.sweep or Sweep(until=settled, next_since=settled - look_back)
     since = min(cursor.since or hours.first, sweep.next_since)
@@ -222,7 +226,7 @@ def _sweep(look: Look, hours: Hours, cursor: Cursor, look_back: timedelta) -> tu
         if look.is_over:
             sweep = Sweep(until=until, next_since=next_since)
             return late, msgspec.structs.replace(cursor, since=since, sweep=sweep)
-        if hour in seen.unfinished:  # in a run, or the catch-up's
+        if hour in seen.unfinished:  # in a run, or requested by the catch-up sensor
             next_since = min(next_since, hour)
         elif look.behind(hour):
             late.add(hour)
@@ -231,7 +235,7 @@ def _sweep(look: Look, hours: Hours, cursor: Cursor, look_back: timedelta) -> tu
 
 
 def _is_time(sweep_at: datetime | None, now: datetime) -> bool:
-    """Whether a sweep is to begin; also after the clock was put back."""
+    """Return whether a sweep begins now; it also begins after the clock was set back."""
     return sweep_at is None or not now < sweep_at <= now + SWEEP_EVERY
 
 

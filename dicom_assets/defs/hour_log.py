@@ -1,4 +1,4 @@
-"""What Dagster knows of hours: which are materialised, and which a run is to bring, or was to bring and did not."""
+"""State of the hours in Dagster's event log: materialised hours, and hours whose last run has not materialised them."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,50 +18,57 @@ if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 FIRST_WAIT = timedelta(minutes=5)
-"""Between the end of a run that did not succeed and the next one for its hours; twice as long each time."""
+"""Wait between the end of an unsuccessful run and the next run of its hours; it doubles with each attempt."""
 LONGEST_WAIT = timedelta(hours=6)
+"""Upper bound of that wait."""
 ABANDONED_AFTER = timedelta(hours=1)
-"""A run that was created and not launched for so long: the daemon died in between, and no longer means to launch it."""
+"""Age at which a run that was created and not launched counts as abandoned: the daemon died before the launch, and
+does not launch the run later."""
 
 _RUNS_PER_QUERY = _EVENTS_PER_QUERY = 500
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The last run that was to materialise an hour in some asset, and has not."""
+    """The last run that was planned to materialise an hour of some asset, and has not done so."""
 
     run_id: str
     reason: str | None
-    """Why a sensor asked for it; None where a person did."""
+    """Reason for which a sensor requested the run; None where a person started it."""
     in_flight: bool
-    """Whether it waits or runs; else it failed, was cancelled, or was never launched."""
+    """Whether the run is queued or in progress; else it failed, was cancelled, or was never launched."""
     began: datetime | None
-    """When it was started."""
+    """Time at which the run was started; None where it was not."""
     number: int
-    """Which attempt it was at these hours, from 1 on."""
+    """Attempt number for these hours, from 1 on."""
     retry_at: datetime
-    """When its hours may be asked for again, if it is not in flight."""
+    """Time from which its hours may be requested again, if the run is not in flight."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of hours."""
+    """State of some hours."""
 
     materialized: set[datetime]
-    """Hours that every asset has been materialised for, by whomever and whenever."""
+    """Hours for which every asset has a materialization, by any run."""
     unfinished: dict[datetime, Attempt]
-    """Hours with an attempt that is newer than what is materialised."""
+    """Hours with an attempt that is newer than the last materialization of one of the assets."""
 
 
 @dataclass(frozen=True)
 class HourLog:
-    """Dagster's event log as hours of the given assets."""
+    """Dagster's event log, read as hours of the given assets."""
 
     instance: dg.DagsterInstance
     assets: Sequence[dg.AssetKey]
 
     def look(self, now: datetime, hours: Collection[datetime] | None = None) -> Seen:
-        """What is known of some hours, or of all."""
+        """Return the state of some hours; None means all hours.
+
+        Args:
+            now: The current time, with a zone.
+            hours: Starts of the hours.
+        """
         keys = None if hours is None else {partition_key(hour) for hour in hours}
         materialized: list[set[str]] = []
         newest: dict[str, tuple[int, str]] = {}
@@ -76,27 +83,27 @@ class HourLog:
         unfinished = {
             hour: attempts[run_id]
             for key, (_, run_id) in newest.items()
-            if run_id in attempts and (hour := _parse(key)) is not None  # a run that was deleted counts as none
+            if run_id in attempts and (hour := _parse(key)) is not None  # a deleted run does not count
         }
         return Seen(_hours(set.intersection(*materialized)), unfinished)
 
     def read_since(self, hour: datetime) -> datetime:
-        """The start of the earliest of the runs that materialised the hour last, one for each asset.
+        """Return the earliest start among the runs that last materialised the hour, one run for each asset.
 
-        Whatever the service held at that moment, the tables hold.
+        The tables hold all entries that the service held at that time.
         """
         return min(self._last_run_began(asset, hour) for asset in self.assets)
 
     def last_read(self, asset: dg.AssetKey, hour: datetime) -> tuple[int, list[Named]]:
-        """Return the rows of an hour as counted when it was last materialised, and entries without usable metadata.
+        """Return an hour's row count at its last materialization, and some of its entries without usable metadata.
 
-        Both are nothing where nothing is known of the hour.
+        The result is 0 and an empty list where the hour has no materialization.
         """
         record = self._last_materialization(asset, hour)
         return _row_count(record), _unreadable(record)
 
     def row_counts(self, asset: dg.AssetKey) -> dict[datetime, int]:
-        """The same of every hour that was materialised."""
+        """Return the row count of every materialised hour at its last materialization, by the hour's start."""
         latest = self._latest(asset, dg.DagsterEventType.ASSET_MATERIALIZATION, None)
         ordered = sorted(latest.values())
         counts: dict[datetime, int] = {}
@@ -109,8 +116,8 @@ class HourLog:
         return counts
 
     def backfilled(self, graph: "BaseAssetGraph[Any]") -> set[datetime]:
-        """Hours of backfills that are not finished: their runs may be still to come."""
-        # Half of what Dagster has comes along with it, which a run has no need of.
+        """Return the hours of unfinished backfills, whose runs may not exist yet."""
+        # This import loads about half of Dagster, which a run does not need.
         from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
         unfinished = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
@@ -120,21 +127,21 @@ class HourLog:
                 continue
             try:
                 target = backfill.get_asset_backfill_data(graph).target_subset
-            except DagsterDefinitionChangedDeserializationError:  # of partitions that these assets once had
+            except DagsterDefinitionChangedDeserializationError:  # a backfill of an earlier partitions definition
                 continue
             for asset in set(self.assets) & set(target.asset_keys):
                 hours |= _hours(target.get_partitions_subset(asset).get_partition_keys())
         return hours
 
     def _latest(self, asset: dg.AssetKey, kind: dg.DagsterEventType, keys: Collection[str] | None) -> Mapping[str, int]:
-        """The number of the newest event of a kind, by partition; numbers grow."""
+        """Return the storage id of the newest event of a kind, by partition; newer events have greater ids."""
         if keys is not None and not keys:
             return {}
         partitions = None if keys is None else set(keys)
         return self.instance.event_log_storage.get_latest_storage_id_by_partition(asset, kind, partitions)
 
     def _planned(self, asset: dg.AssetKey, pending: Mapping[str, int]) -> dict[str, tuple[str, int]]:
-        """The run and the number of each of these planned events, by partition."""
+        """Return the run id and the storage id of each pending planned event, by partition."""
         if not pending:
             return {}
         storage = self.instance.event_log_storage
@@ -199,7 +206,7 @@ def _hours(keys: Iterable[str]) -> set[datetime]:
 def _parse(key: str) -> datetime | None:
     try:
         return parse_key(key)
-    except ValueError:  # of partitions that these assets once had
+    except ValueError:  # a partition of an earlier partitions definition
         return None
 
 

@@ -1,4 +1,4 @@
-"""Requests to materialise all assets for some hours, one run for each unbroken span of them."""
+"""Requests to materialise all assets for some hours, one run for each span of consecutive hours."""
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from dicom_assets.defs.partitions import partition_key
 REASON_TAG = "dicom_assets/reason"
 ATTEMPT_TAG = "dicom_assets/attempt"
 HOURS_TAG = "hours"
-"""A run's range: the UI's list of runs shows single hours, but none of Dagster's own tags of a range. It is short:
-what is long is cut off there."""
+"""Tag with a run's range of hours. The UI's list of runs shows a single partition, but not Dagster's own tags of a
+range. The name is short because the list truncates long tags."""
 
 
 class Reason(StrEnum):
-    """Why the sensors ask for a run; shown as a tag of the run."""
+    """Reason for which a sensor requests a run; shown as a tag of the run."""
 
     DUE = "hours are due"
     NEW = "new entries"
@@ -28,14 +28,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Span:
-    """Hours one after the other, for one run."""
+    """Consecutive hours, for one run."""
 
     start: datetime
     hours: int = 1
 
     @property
     def window(self) -> Window:
-        """The span as a window of the feed."""
+        """Window of the change feed that the span covers."""
         return Window(self.start, self.start + self.hours * HOUR)
 
     def __contains__(self, hour: datetime) -> bool:
@@ -47,12 +47,12 @@ def build_spans(
     limit: Callable[[Hashable], int],
     origin: Callable[[datetime], Hashable] = lambda _: None,
 ) -> list[Span]:
-    """The hours as spans, newest first.
+    """Return the hours as spans, newest first.
 
     Args:
-        hours: in any order.
-        limit: the most hours of a span, by origin.
-        origin: hours of different origins never share a span.
+        hours: Starts of the hours, in any order.
+        limit: Returns the most hours of a span, for an origin.
+        origin: Returns the origin of an hour; hours of different origins never share a span.
     """
     spans: list[Span] = []
     of_last: Hashable = None
@@ -68,17 +68,17 @@ def build_spans(
 
 
 def build_request(span: Span, reason: Reason, attempt: int = 1) -> dg.RunRequest:
-    """A run of all assets for a span.
+    """Return the request for a run of all assets for a span.
 
-    It has no run key on purpose. Dagster stores the requests of a tick, with the ids of their runs, before it creates
-    the first one, and goes on with them after a crash: none is lost, none comes twice. A run key would do more: it
-    would refuse the same hours for ever, even where a person deleted what was materialised.
+    The request has no run key on purpose. Dagster stores the requests of a tick, with the ids of their runs, before it
+    creates the first run, and continues after a crash: no request is lost, and none is run twice. A run key would do
+    more: it would refuse a second run of these hours for ever, even after a person deleted their materializations.
     """
     tags = {REASON_TAG: reason.value}
     if attempt > 1:
         tags[ATTEMPT_TAG] = str(attempt)
     if reason is not Reason.DUE:
-        tags[PRIORITY_TAG] = "1"  # what is new need not wait behind what was missed
+        tags[PRIORITY_TAG] = "1"  # new entries do not wait behind missed hours
     first, last = partition_key(span.start), partition_key(span.start + (span.hours - 1) * HOUR)
     if span.hours == 1:
         return dg.RunRequest(partition_key=first, tags=tags)
@@ -91,6 +91,6 @@ def build_request(span: Span, reason: Reason, attempt: int = 1) -> dg.RunRequest
 
 
 def attempt_of(run: dg.DagsterRun) -> int:
-    """Which attempt a run is; runs that others asked for are the first."""
+    """Return the attempt number of a run; 1 for a run that no sensor requested."""
     text = run.tags.get(ATTEMPT_TAG, "")
     return int(text) if text.isdecimal() else 1

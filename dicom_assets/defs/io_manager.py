@@ -1,6 +1,7 @@
 """The IO manager between assets and the lake's Delta tables.
 
-Our own, since dagster-delta's merge knows neither deletes nor a fence, and looks for a key in one partition only.
+The project has its own since dagster-delta's merge supports neither deletes nor a fence, and looks for a key in one
+partition only.
 """
 
 import time
@@ -30,27 +31,28 @@ from dicom_assets.defs.same_lake import TABLE_ID, TABLE_VERSION
 from dicom_assets.defs.same_version import require_recent
 
 RANGE = "range"
-"""Under this the last partition of a range tells what the run did for all of them."""
+"""Metadata entry of a range's last partition: the numbers of the run as a whole."""
 
 
 class DeltaIOManager(dg.IOManager):
-    """Stores an asset's output in the Delta table of its name, and loads a table's rows for the run's hours.
+    """IO manager that stores an asset's output in the Delta table of its name, and loads rows of the run's hours.
 
-    An output is a `Derivation` (what the table must hold for some keys), an Arrow table of rows, or an iterable of
-    either, each a commit of its own. Rows of other keys are left alone, whatever the partition.
+    An output is a `Derivation` (the rows that the table must hold for some keys), an Arrow table of rows, or an
+    iterable of either, each written in a commit of its own. Rows of other keys stay unchanged, whatever the partition.
 
-    An input is loaded as its annotation says: `pyarrow.Table`, `pyarrow.RecordBatchReader`, `polars.LazyFrame`,
-    `deltalake.DeltaTable` (the whole table, with the rows of all services that share it), or `HoursOf` (nothing is
-    read). A row belongs to the hour of its `windowStart`, or else of its `lastModifiedTimestamp`.
+    The annotation of an input decides how it is loaded: as `pyarrow.Table`, `pyarrow.RecordBatchReader`,
+    `polars.LazyFrame`, `deltalake.DeltaTable` (the whole table, with the rows of all services that share it), or
+    `HoursOf` (nothing is read). A row belongs to the hour of its `windowStart` or, in a table without that column, of
+    its `lastModifiedTimestamp`.
     """
 
     def __init__(self, lake: Lake, tables: Mapping[str, Table], memory: MemoryLimit | None = None) -> None:
-        """An IO manager.
+        """Create an IO manager.
 
         Args:
-            lake: where the tables lie.
-            tables: by asset name.
-            memory: what a derivation that can be made in parts should do with.
+            lake: The lake that holds the tables.
+            tables: Tables by asset name.
+            memory: Memory limit for a derivation that can be split into parts; None means the default.
         """
         self.lake = lake
         self._tables = tables
@@ -58,7 +60,7 @@ class DeltaIOManager(dg.IOManager):
         self._begun = ""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Brings the table to hold the output, and tells Dagster what that did."""
+        """Write the output to the table, and add the numbers of the writes to the materialization's metadata."""
         table = self._table(context.asset_key)
         cpu = time.process_time()
         results: list[Written] = []
@@ -72,10 +74,10 @@ class DeltaIOManager(dg.IOManager):
                     with writing.part():
                         results.append(self.lake.write(table, derivation))
                 results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
-        except BaseException:  # a run that is cancelled too
+        except BaseException:  # also when the run is cancelled
             if isinstance(obj, Reading):
                 record_hours(context, obj)
-                obj.close()  # Dagster forgets the asset where it waits, with the client open
+                obj.close()  # Dagster abandons the asset's generator while its client is open
             raise
         finally:
             release_memory()
@@ -93,14 +95,14 @@ class DeltaIOManager(dg.IOManager):
         context.add_output_metadata(state | run | of_hour | ({} if preview is None else {"preview": preview}))
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """The table's rows of the run's hours, in the type that the input is annotated with."""
+        """Return the table's rows of the run's hours, in the type that the input is annotated with."""
         table = self._table(context.asset_key)
         window = to_window(context.asset_partitions_time_window) if context.has_asset_partitions else None
         with retrying(context.step_context.previous_attempt_count):
             return self._load(table, window, context.dagster_type.typing_type)
 
     def _begin_run(self, context: dg.OutputContext) -> None:
-        """What is done once a run, since its steps are all of this process."""
+        """Prepare for a run, once: all steps of a run are executed in this process."""
         run = context.step_context.dagster_run
         if run.run_id != self._begun:
             require_recent(context.step_context.instance, run, self._tables.values())
@@ -131,7 +133,7 @@ class DeltaIOManager(dg.IOManager):
 
 
 def _to_derivations(obj: Any, table: Table, entries: int) -> Iterable[Derivation]:
-    """A list, but where their number shows at the end only."""
+    """Return the derivations of an output: a list, or a generator where their number is not known before the end."""
     if hasattr(obj, "in_parts"):
         return list(obj.in_parts(entries))
     if hasattr(obj, "build"):
@@ -144,17 +146,17 @@ def _to_derivations(obj: Any, table: Table, entries: int) -> Iterable[Derivation
 
 
 def numbers_of_run(last: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
-    """What a run did as a whole, from the metadata of its last partition."""
+    """Return the numbers of a run as a whole, from the metadata of its last partition."""
     if RANGE in last:
         return dict(cast(Any, last[RANGE].value))
     return {name: value.value for name, value in last.items()}
 
 
 def add_partition_metadata(context: dg.OutputContext, by_partition: Mapping[str, Mapping[str, Any]]) -> None:
-    """Gives each partition of a range metadata of its own.
+    """Add metadata to each partition of a range.
 
-    As `AssetExecutionContext.add_asset_metadata` does, which for every single partition lists all of the range: in
-    that of a year a tenth of a second each time.
+    `AssetExecutionContext.add_asset_metadata` does so too, but lists the whole range for every partition: for a range
+    of a year this takes a tenth of a second each time.
     """
     step = context.step_context
     own: dict[Any, Mapping[str, Any]] = {
@@ -166,7 +168,7 @@ def add_partition_metadata(context: dg.OutputContext, by_partition: Mapping[str,
 
 
 def _describe(results: list[Written]) -> dict[str, Any]:
-    """What the writes did."""
+    """Return the sums of the writes' numbers, as metadata."""
     seconds = sum((result.seconds for result in results), Counter[str]())
     return {
         "rows_inserted": sum(result.inserted for result in results),
@@ -180,7 +182,7 @@ def _describe(results: list[Written]) -> dict[str, Any]:
 
 
 def _describe_table(last: Written) -> dict[str, Any]:
-    """The table after the writes."""
+    """Return the state of the table after the writes, as metadata."""
     return {
         "dagster/row_count": last.row_count,
         TABLE_VERSION: last.version,
@@ -196,7 +198,7 @@ def _hour_column(snapshot: Snapshot) -> str:
 
 
 def _stream(snapshot: Snapshot, window: Window | None) -> pa.RecordBatchReader:
-    """The table's rows of the window, a file at a time."""
+    """Return the table's rows of the window, read one file at a time; None means all rows."""
     column = _hour_column(snapshot)
 
     def lies_within(rows: pa.Table) -> pa.ChunkedArray:
@@ -211,7 +213,7 @@ def _is_lazy_frame(wanted: Any) -> bool:
 
 
 def _scan_lazily(snapshot: Snapshot, window: Window | None) -> Any:
-    """The table as a polars.LazyFrame; polars is the reader's own, and not needed otherwise."""
+    """Return the table as a polars.LazyFrame; polars is installed by the user, and needed only here."""
     import polars as pl
 
     frame = pl.scan_delta(snapshot.delta)

@@ -1,4 +1,4 @@
-"""Which columns of the table before it each column is made from."""
+"""Column lineage: for each column of a table, the source column in the upstream table."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ UPSTREAM = {
     **dict.fromkeys((INSTANCE.name, HEALTHCARE_INSTANCE.name), CHANGE_FEED.name),
     **dict.fromkeys((SERIES.name, STUDY.name, FILE_INDEX.name), INSTANCE.name),
 }
-"""The table that another is made from."""
+"""Upstream table by table name."""
 
 _RENAMED = {
     (INSTANCE.name, "lastModifiedTimestamp"): "timestamp",
@@ -24,7 +24,7 @@ _RENAMED = {
 
 
 def build_lineage(table: Table, naming: Naming = PLAIN) -> dg.TableColumnLineage | None:
-    """The columns' sources; None for `change_feed`, which comes from the service."""
+    """Return the source of each column; None for `change_feed`, which comes from the service."""
     if table.name not in UPSTREAM:
         return None
     upstream = naming.key(UPSTREAM[table.name])

@@ -1,4 +1,4 @@
-"""What the assets of a service, and all that belongs to them, are called."""
+"""Names of a service's assets, jobs, sensors, resources and pools."""
 
 from dataclasses import dataclass
 
@@ -11,31 +11,31 @@ GROUP = "dicom"
 
 @dataclass(frozen=True)
 class Naming:
-    """The names of one service's parts; plain ones where there is no other service."""
+    """Names of one service's parts; plain names where there is only one service."""
 
     service: str | None = None
 
     @property
     def group(self) -> str:
-        """The asset group."""
+        """Asset group."""
         return self.service or GROUP
 
     @property
     def words(self) -> str:
-        """Which service, as the end of a sentence or title; nothing where there is one."""
+        """Words that name the service at the end of a sentence or title; empty where there is only one service."""
         return f" of {self.service}" if self.service else ""
 
     def key(self, table: Table | str) -> dg.AssetKey:
-        """The asset that keeps a table."""
+        """Return the key of the asset that keeps a table."""
         name = table if isinstance(table, str) else table.name
         return dg.AssetKey([self.service, name] if self.service else name)
 
     def name(self, name: str) -> str:
-        """The name of a job, step, sensor, resource or pool, as Dagster itself joins the parts of an asset's key."""
+        """Return the name of a job, step, sensor, resource or pool, joined as Dagster joins an asset key's parts."""
         return f"{self.service}__{name}" if self.service else name
 
     def owns(self, run: dg.DagsterRun) -> bool:
-        """Whether a run is of this service; any is where there is no other."""
+        """Return whether a run belongs to this service; True for any run where there is only one service."""
         if self.service is None:
             return True
         if run.asset_selection:

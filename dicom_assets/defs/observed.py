@@ -1,4 +1,7 @@
-"""What assets hand to the IO manager, and afterwards tell about: hour by hour, so that ranges show true numbers too."""
+"""Outputs that assets hand to the IO manager, and that count what was read or derived.
+
+The numbers are kept hour by hour, so that each partition of a range gets its own.
+"""
 
 import time
 from collections import Counter
@@ -25,48 +28,48 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 5
 
 KEPT_KEYS = 250_000
-"""Keys that a run keeps to check what it wrote, at most: what a range has beyond is the audit's."""
+"""Most keys that a run keeps to check its writes; the audit checks the rows of a range beyond that number."""
 
 ROW_COUNT = "dagster/partition_row_count"
 UNREADABLE = "unreadable"
-"""Name of the number of entries whose metadata could not be had."""
+"""Metadata entry with the number of entries without usable metadata."""
 UNREADABLE_ENTRIES = "unreadable_entries"
-"""Name of the text that says which ones: sequence and time of some."""
+"""Metadata entry with a text that lists sequence and time of some of them."""
 
 
 @runtime_checkable
 class Told(Protocol):
-    """Whatever has numbers of its own, once it was stored."""
+    """An output that has numbers and a sample once it was stored."""
 
     @property
     def sample(self) -> pa.Table | None:
-        """Some of the rows."""
+        """Some rows, for a preview; None where there are none."""
         ...
 
     def describe_hours(self) -> dict[datetime, dict[str, Any]]:
-        """Numbers of each of the run's hours, by its start."""
+        """Return the numbers of each of the run's hours, by the hour's start."""
         ...
 
     def describe_run(self) -> dict[str, Any]:
-        """Numbers of the run as a whole."""
+        """Return the numbers of the run as a whole."""
         ...
 
 
 class Divisible(Protocol):
-    """A derivation that can be made in parts."""
+    """A derivation that can be split into parts."""
 
     def in_parts(self, entries: int) -> Iterator[Derivation]:
-        """The parts, each of about so many entries of the feed."""
+        """Return the parts, each of about `entries` entries of the feed."""
         ...
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """The hours that are left to be read."""
+    """Hours that are still to be read."""
 
     window: Window
     earlier: Mapping[datetime, Mapping[str, Any]] = field(default_factory=dict)
-    """Numbers of hours of the same run that an earlier attempt has stored, by their start."""
+    """Numbers of the run's hours that an earlier attempt has stored, by the hour's start."""
 
 
 class Reading:
@@ -82,15 +85,15 @@ class Reading:
         batch_bytes: int,
         progress: Progress,
     ) -> None:
-        """A reading.
+        """Create a reading.
 
         Args:
-            client: of the service.
-            remaining: whole hours.
-            now: gives the time, with a zone.
-            instance: `instance`, where its attributes are wanted next.
-            batch_bytes: size of the rows that are held before they are stored.
-            progress: told of every page and hour that was read.
+            client: Client of the service.
+            remaining: Hours to read, all of them whole hours.
+            now: Returns the current time, with a zone.
+            instance: The table `instance`, if its attributes are needed next; None to decode none.
+            batch_bytes: Bytes of rows that are collected before they are stored.
+            progress: Receives every page and hour that was read.
         """
         self._client = client
         self._extraction = Extraction(
@@ -106,7 +109,7 @@ class Reading:
 
     @property
     def unreadable(self) -> tuple[int, list[int]]:
-        """How many entries have no usable metadata, and the sequences of some of them."""
+        """Number of entries without usable metadata, and the sequences of some of them."""
         reads = [read for read, _ in self._hours.values()]
         earlier = sum(int(numbers.get(UNREADABLE, 0)) for numbers in self._earlier.values())
         named = [sequence for read in reads for sequence, _ in read.named]
@@ -114,7 +117,7 @@ class Reading:
 
     @property
     def entries(self) -> dict[datetime, int]:
-        """How many entries were read, by the start of their hour."""
+        """Number of entries that were read, by the start of their hour."""
         return {start: read.entries for start, (read, _) in self._hours.items()}
 
     def __iter__(self) -> Iterator[Derivation]:
@@ -128,14 +131,14 @@ class Reading:
             if self.sample is None:
                 self.sample = _first_rows(batch.rows)
             yield batch
-            self._stored = list(self._hours)  # being asked for more means that what was given so far is stored
+            self._stored = list(self._hours)  # the IO manager requests the next batch once this one is stored
 
     def close(self) -> None:
-        """Gives the client's connections back."""
+        """Close the client's connections."""
         self._client.close()
 
     def fetch_pages(self, window: Window) -> Iterator[list[Entry]]:
-        """The window's pages; the time that they take counts as waiting."""
+        """Yield the window's pages, and count the time until each arrives as waiting."""
         with closing(self._client.fetch_pages(window)) as pages:
             while True:
                 began = time.perf_counter()
@@ -146,18 +149,18 @@ class Reading:
                 yield page
 
     def describe_hours(self) -> dict[datetime, dict[str, Any]]:
-        """Of each hour the entries by action and state, and what it took to get them."""
+        """Return, by the hour's start, the hour's entries by action and state, and its pages, retries and bytes."""
         return {
             **{start: dict(numbers) for start, numbers in self._earlier.items()},
             **{start: _describe_hour(*self._hours[start]) for start in self._hours},
         }
 
     def describe_stored(self) -> dict[datetime, dict[str, Any]]:
-        """The same of the hours whose rows are all stored, as long as others are not; without earlier attempts'."""
+        """Return the numbers of the hours whose rows are all stored, without the hours of earlier attempts."""
         return {start: _describe_hour(*self._hours[start]) for start in self._stored}
 
     def describe_run(self) -> dict[str, Any]:
-        """Sums over the hours, and seconds by stage."""
+        """Return sums over the hours, and seconds by stage."""
         costs = sum((costs for _, costs in self._hours.values()), Statistics())
         return {
             "entries": sum(self.entries.values()),
@@ -175,48 +178,48 @@ class Reading:
 
 
 class Observed:
-    """A derivation in parts, and what was derived: only numbers, a few rows and a bounded number of keys are kept."""
+    """A derivation in parts that records its results: numbers, a few rows, and a bounded number of keys."""
 
     def __init__(self, derivation: Divisible, window: Window) -> None:
-        """A derivation that is observed.
+        """Wrap a derivation.
 
         Args:
-            derivation: does the work.
-            window: the run's hours.
+            derivation: Derivation that does the work.
+            window: The run's hours.
         """
         self._derivation = derivation
         self._window = window
         self._parts: list[_Part] = []
 
     def in_parts(self, entries: int) -> Iterator[Derivation]:
-        """The derivation's parts, each of about so many entries of the feed."""
+        """Return the derivation's parts, each of about `entries` entries of the feed."""
         self._parts = [_Part(part, self._may_keep) for part in self._derivation.in_parts(entries)]
         return iter(self._parts)
 
     @property
     def rows(self) -> int:
-        """Rows that were derived, of whatever hour."""
+        """Number of rows that were derived, of any hour."""
         return sum(part.rows for part in self._parts)
 
     @property
     def nulls(self) -> Counter[str]:
-        """Of these, rows without a value, by column."""
+        """Number of derived rows without a value, by column."""
         return sum((part.nulls for part in self._parts), Counter())
 
     @property
     def failures(self) -> Counter[str]:
-        """Values that could not be converted, by column."""
+        """Number of values that could not be converted, by column."""
         return sum((part.failures for part in self._parts), Counter())
 
     @property
     def sample(self) -> pa.Table | None:
-        """Some of the rows."""
+        """Some of the derived rows; None before a part was built."""
         return next((part.sample for part in self._parts if part.sample is not None), None)
 
     def take_kept(self) -> Iterator[Desired]:
-        """What was derived, of its rows the keys and the fence alone: of huge runs not all of it.
+        """Yield the kept parts of the derivation, with only the key columns of their rows; huge runs keep not all.
 
-        It is given once, and no longer kept then: Dagster holds what assets gave until a while after the run.
+        Each part is yielded once and released: Dagster holds an asset's outputs until some time after the run.
         """
         for part in self._parts:
             desired, part.desired = part.desired, None
@@ -225,20 +228,20 @@ class Observed:
 
     @property
     def rows_not_kept(self) -> int:
-        """Rows that were derived, and are not among these."""
+        """Number of derived rows in parts that were not kept."""
         return sum(part.rows for part in self._parts if not part.is_kept)
 
     def is_current(self) -> bool:
-        """Whether the sources are still as they were when they were read."""
+        """Return whether the sources are unchanged since they were read."""
         return all(part.is_current() for part in self._parts)
 
     def describe_hours(self) -> dict[datetime, dict[str, Any]]:
-        """Of each hour the rows whose newest change lies in it."""
+        """Return, by the hour's start, the number of rows whose newest change lies in the hour."""
         rows = sum((part.rows_by_hour for part in self._parts), Counter())
         return {hour.start: {ROW_COUNT: rows[hour.start]} for hour in self._window.hours()}
 
     def describe_run(self) -> dict[str, Any]:
-        """Rows that were derived, and values that could not be converted, by column."""
+        """Return the number of derived rows, and the number of values that could not be converted, by column."""
         numbers: dict[str, Any] = {"rows_derived": self.rows}
         if hasattr(self._derivation, "failures"):
             numbers["conversion_failures"] = self.failures.total()
@@ -250,7 +253,7 @@ class Observed:
 
 
 class _Part:
-    """A part of an observed derivation."""
+    """One part of an observed derivation."""
 
     def __init__(self, derivation: Derivation, may_keep: Callable[[int], bool]) -> None:
         self._derivation = derivation
@@ -286,7 +289,7 @@ class _Part:
 
 
 def _first_rows(rows: pa.Table) -> pa.Table:
-    """A copy: a slice would hold all of the rows."""
+    """Return a copy of the first rows; a slice would keep all rows in memory."""
     first = rows.slice(0, SAMPLE_ROWS)
     return first.take(pa.array(range(len(first)), pa.int64()))
 
@@ -303,7 +306,7 @@ def _describe_hour(read: HourRead, costs: Statistics) -> dict[str, Any]:
 
 
 def format_named(named: Sequence[Named]) -> str:
-    """Return entries as text, for metadata that a sensor reads again."""
+    """Return entries as text, for metadata that a sensor parses later."""
     return " ".join(f"{sequence}@{time_.isoformat()}" for sequence, time_ in named)
 
 

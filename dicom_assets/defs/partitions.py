@@ -1,4 +1,4 @@
-"""Hours in UTC as partitions, and windows of the feed as runs see them."""
+"""Hours in UTC as partitions, and runs' partitions as windows of the change feed."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,9 +14,12 @@ PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
 def build_partitions(
     first_hour: datetime, end: datetime | None, *, with_open_hour: bool = False
 ) -> dg.HourlyPartitionsDefinition:
-    """The hours from the first on, up to `end`, exclusive, where there is one.
+    """Return the hours from the first one on as partitions.
 
-    An hour becomes a partition once it has ended, or, `with_open_hour`, as soon as it begins.
+    Args:
+        first_hour: Start of the first hour, with a zone.
+        end: End of the last hour, exclusive, with a zone; None where the hours go on.
+        with_open_hour: Whether an hour is a partition as soon as it begins; otherwise once it has ended.
     """
     return dg.HourlyPartitionsDefinition(
         start_date=first_hour.astimezone(UTC).strftime(PARTITION_FORMAT),
@@ -29,24 +32,24 @@ def build_partitions(
 
 @dataclass(frozen=True)
 class Hours:
-    """The hours of the lake as time passes. An hour is named by its start, in UTC."""
+    """The hours of the lake, and when each is due. An hour is identified by its start, in UTC."""
 
     first: datetime
     end: datetime | None
-    """Of the last hour; None where the hours go on."""
+    """End of the last hour; None where the hours go on."""
     delay: timedelta
-    """Between the end of an hour and the moment at which it is due: all that belongs in it is there by then."""
+    """Time between the end of an hour and the time at which it is due; late changes are expected within it."""
 
     def due_at(self, hour: datetime) -> datetime:
-        """When an hour is to be read for good."""
+        """Return the time at which an hour is due, that is, expected to be complete."""
         return hour + HOUR + self.delay
 
     def due_until(self, now: datetime) -> datetime:
-        """The end of the last hour that is due; the first hour's start, or earlier, where none is."""
+        """Return the end of the last hour that is due; the first hour's start, or earlier, where no hour is due."""
         return self._within(floor_hour(now - self.delay))
 
     def begun_until(self, now: datetime) -> datetime:
-        """The end of the hour that is open now, or of the last hour of all."""
+        """Return the end of the hour that is open now, or of the lake's last hour."""
         return self._within(floor_hour(now) + HOUR)
 
     def _within(self, time: datetime) -> datetime:
@@ -54,20 +57,20 @@ class Hours:
 
 
 def floor_hour(time: datetime) -> datetime:
-    """The start of the hour, in UTC, that a time lies in."""
+    """Return the start, in UTC, of the hour that contains a time."""
     return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def hours_between(start: datetime, end: datetime) -> list[datetime]:
-    """The hours from `start` on that end by `end`, both full hours; none where `end` is not later."""
+    """Return the hours between two full hours, `end` exclusive; an empty list where `end` is not after `start`."""
     return [start + number * HOUR for number in range((end - start) // HOUR)]
 
 
 def check_hours(asked: dg.PartitionKeyRange, partitions: dg.PartitionsDefinition[str]) -> None:
-    """Makes sure that a run covers partitions alone: Dagster starts one with any hours in its tags.
+    """Check that a run covers only existing partitions: Dagster starts runs with any hours in their tags.
 
     Raises:
-        UnknownHourError: the first or the last hour is no partition, or they are in the wrong order.
+        UnknownHourError: The first or the last hour is not a partition, or they are in the wrong order.
     """
     if asked.start <= asked.end and all(partitions.has_partition_key(key) for key in (asked.start, asked.end)):
         return
@@ -80,19 +83,19 @@ def check_hours(asked: dg.PartitionKeyRange, partitions: dg.PartitionsDefinition
 
 
 def to_window(span: dg.TimeWindow) -> Window:
-    """A run's partition, or its range of partitions, as a window of the feed."""
+    """Return a run's partition, or its range of partitions, as a window of the change feed."""
     return Window(span.start.astimezone(UTC), span.end.astimezone(UTC))
 
 
 def partition_key(start: datetime) -> str:
-    """The partition of the hour that starts then."""
+    """Return the partition key of the hour that starts at `start`."""
     return start.astimezone(UTC).strftime(PARTITION_FORMAT)
 
 
 def parse_key(key: str) -> datetime:
-    """The start of the hour that a partition is.
+    """Return the start of the hour, in UTC, that a partition key names.
 
     Raises:
-        ValueError: the key is no hour.
+        ValueError: The key does not name an hour.
     """
     return datetime.strptime(key, PARTITION_FORMAT).replace(tzinfo=UTC)

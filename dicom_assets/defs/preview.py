@@ -1,4 +1,4 @@
-"""Some rows of a run to look at, in which there is nothing about a patient."""
+"""Preview of some rows of a run, without patient data."""
 
 from datetime import datetime
 
@@ -13,21 +13,21 @@ COLUMNS = {
     "file_index": ("sequence", "lastModifiedTimestamp", "modality"),
     "healthcare_instance": ("lastModifiedTimestamp", "modality"),
 }
-"""The columns that are shown, by table: no other ever is."""
+"""Columns that a preview shows, by table; no other column is ever shown."""
 
 _MODALITIES = """
 ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DMS DG DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT IVUS KER
 KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE
 RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC
 """
-"""Source: DICOM PS3.3 C.7.3.1.1.1, defined terms of Modality."""
+"""Defined terms of Modality. Source: DICOM PS3.3 C.7.3.1.1.1."""
 
 WORDS = frozenset([*_MODALITIES.split(), "create", "update", "delete", "current", "replaced", "deleted"])
-"""Texts that are shown. A service takes any text for a modality, so another could be anything."""
+"""Texts that a preview shows. A service accepts any text as a modality, so other texts could hold patient data."""
 
 
 def build_preview(table: str, rows: pa.Table) -> dg.MetadataValue[str] | None:
-    """The rows as a table in Markdown; None where the table has no columns to show, or there are no rows."""
+    """Return the rows as a Markdown table; None where the table has no columns to show, or there are no rows."""
     columns = [name for name in COLUMNS.get(table, ()) if name in rows.column_names]
     if not columns or not len(rows):
         return None

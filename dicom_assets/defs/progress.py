@@ -1,4 +1,4 @@
-"""Where a long run is, in words, at a human pace."""
+"""Log lines about the progress of a long run, at intervals that suit people."""
 
 import threading
 import time
@@ -11,21 +11,21 @@ from dicom_assets.adapters.extract import HourRead
 from dicom_assets.core.change_feed import HOUR, Window
 
 PACE_SECONDS = 20
-"""Between two lines, at least: a run of seconds says nothing, a run of hours says a line now and then."""
+"""Least number of seconds between two log lines, so that a short run logs nothing and a long run logs few lines."""
 
 
 @dataclass
 class Progress:
-    """Tells every now and then how much of a window was read, how fast, and how long the rest will take.
+    """Progress of reading a window: how much was read, how fast, and an estimate of the time left.
 
-    Within an hour the rest is judged by the times of the changes, as if they were spread evenly.
+    Within an hour the estimate takes the timestamps of the changes, as if the changes were spread evenly.
     """
 
     window: Window
     tell: Callable[[str], None]
-    """Told a line."""
+    """Logs a line."""
     clock: Callable[[], float]
-    """Seconds, from any start."""
+    """Returns seconds from an arbitrary start."""
     _hours: int = 0
     _entries: int = 0
     _started: float = field(init=False)
@@ -35,13 +35,18 @@ class Progress:
         self._started = self._told = self.clock()
 
     def advance(self, read: HourRead) -> None:
-        """Counts an hour."""
+        """Count an hour that was read."""
         self._hours += 1
         self._entries += read.entries
         self._tell(f"{self._hours:,} of {self._total:,} hours", self._entries, self._hours / self._total)
 
     def advance_within(self, read: HourRead, reached: datetime) -> None:
-        """Tells of an hour that is being read, up to a time."""
+        """Report an hour that is being read.
+
+        Args:
+            read: Counts of the hour so far.
+            reached: Timestamp of the last entry that was read.
+        """
         pages = f"{read.pages:,} pages of the hour"
         if self._total > 1:
             pages = f"{self._hours:,} of {self._total:,} hours and {read.pages:,} pages of the next"
@@ -64,28 +69,28 @@ class Progress:
 
 @dataclass
 class Writing:
-    """Tells every now and then that a table is still being written, part by part, and how long that will take."""
+    """Progress of writing a table part by part, with an estimate of the time left."""
 
     name: str
-    """Of the table."""
+    """Name of the table."""
     parts: int | None
-    """How many; None where that shows at the end, and each counts for itself."""
+    """Number of parts; None where it is not known before the end, and each part is timed separately."""
     tell: Callable[[str], None]
-    """Told a line, by a thread of its own."""
+    """Logs a line; called in a separate thread."""
     clock: Callable[[], float] = time.monotonic
-    """Seconds, from any start."""
+    """Returns seconds from an arbitrary start."""
     pace_seconds: float = PACE_SECONDS
     _done: int = 0
     _started: float = field(init=False)
     _done_at: float = 0
-    """Seconds from the start to the end of the last part that was written."""
+    """Seconds from the start to the end of the last written part."""
 
     def __post_init__(self) -> None:
         self._started = self.clock()
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """A part is written in the block."""
+        """Log progress while a part is written in the block."""
         if self.parts is None:
             self._started = self.clock()
         ended = threading.Event()
@@ -105,7 +110,7 @@ class Writing:
         self._done_at = self.clock() - self._started
 
     def describe(self) -> str:
-        """How it stands, in a line."""
+        """Return the progress as one line."""
         seconds = self.clock() - self._started
         part = f", part {self._done + 1} of {self.parts}" if self.parts and self.parts > 1 else ""
         left = ""

@@ -1,4 +1,4 @@
-"""The DICOM service as a resource."""
+"""The DICOM service as a Dagster resource."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DicomServiceResource:
-    """Opens the service's client when a run needs it, not when the definitions load."""
+    """Resource that opens the service's client when a run needs it, not when the definitions load."""
 
     open_client: Callable[[], "DicomService"]
     now: Callable[[], datetime]
-    """The time, with a zone."""
+    """Returns the current time, with a zone."""

@@ -1,7 +1,7 @@
-"""How a range that failed, or was cancelled, goes on where it stopped.
+"""Resume a range that failed or was cancelled at the hour where it stopped.
 
-A step that ends well tells Dagster of all its hours. One that does not tells of those that are in the lake by then: a
-backfill that is retried from its failure leaves them out, and so does another attempt of the step.
+A successful step materialises all its hours in Dagster. A step that fails materialises the hours that are in the lake
+by then: a backfill that is retried from its failure skips these hours, and so does another attempt of the step.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,21 @@ from dicom_assets.defs.observed import Reading, Remaining
 from dicom_assets.defs.partitions import check_hours, partition_key, to_window
 
 _RESUMED = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
-"""Tags of a run that goes on "from failure"; one that was started anew reads every hour again."""
+"""Tags of a run that was re-executed "from failure"; a run that was started anew reads every hour again."""
 
 
 def find_remaining(context: dg.AssetExecutionContext, now: datetime) -> Remaining:
-    """The run's hours, but for the first ones that an earlier attempt has brought into the lake.
+    """Return the run's hours, without the first ones that an earlier attempt has stored in the lake.
 
-    An hour that is still open ends now: what is read must hold still meanwhile.
+    At least one hour remains. An hour that is still open is read up to `now`, since the window must not change while it
+    is read.
+
+    Args:
+        context: Context of the asset's step.
+        now: The current time, with a zone.
 
     Raises:
-        UnknownHourError: the run covers hours that are no partitions.
+        UnknownHourError: The run covers hours that are not partitions.
     """
     check_hours(context.partition_key_range, context.assets_def.partitions_def)
     whole = to_window(context.partition_time_window)
@@ -38,16 +43,16 @@ def find_remaining(context: dg.AssetExecutionContext, now: datetime) -> Remainin
 
 
 def record_hours(context: dg.OutputContext, reading: Reading) -> None:
-    """Tells Dagster which hours of a reading are in the lake, although the step will not end well."""
+    """Log materializations for the hours of a reading that are in the lake, although the step fails."""
     for start, numbers in reading.describe_stored().items():
         key = partition_key(start)
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=dict(numbers)))
 
 
 def _find_recorded(context: dg.AssetExecutionContext) -> dict[str, Mapping[str, Any]]:
-    """Numbers by partition of the hours that earlier attempts have brought into the lake.
+    """Return the metadata, by partition, of the hours that earlier attempts have stored in the lake.
 
-    Attempts of this run, and of the runs that it goes on from.
+    Earlier attempts are those of this run, and of the failed runs that it was re-executed from.
     """
     run: dg.DagsterRun | None = context.run
     runs = [context.run] if context.retry_number else []

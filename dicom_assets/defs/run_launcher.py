@@ -1,7 +1,8 @@
-"""Dagster's own run launcher, which also notices that a run is gone together with the code server that ran it.
+"""Dagster's default run launcher, which also detects that a run died together with its code server.
 
-The code server tells of runs that die. Where it dies itself (a power cut, a container that is killed or replaced), the
-run would be thought to be running, and keep its place in the pool from all others, until its longest time is over.
+The code server reports runs that die. If the code server itself dies (a power cut, a container that is killed or
+replaced), Dagster would consider the run in progress, and the run would block its slot in the pool, until the run's
+maximum runtime is over.
 """
 
 import json
@@ -18,28 +19,28 @@ _PATIENCE_SECONDS = 10
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
-    """Launches runs in the code server, and asks it about them when Dagster's run monitoring wants to know."""
+    """Run launcher that asks the code server about its runs when Dagster's run monitoring checks them."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Yes."""
+        """Whether run monitoring may check the health of a run's worker: always True."""
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the code server that was given the run has it; as long as that is not known, it counts as running."""
-        if GRPC_INFO_TAG not in run.tags:  # of a command, in whose own process it runs
+        """Return whether the code server that got the run still executes it; RUNNING while that is not known."""
+        if GRPC_INFO_TAG not in run.tags:  # a run of a command, executed in the command's own process
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         place = json.loads(run.tags[GRPC_INFO_TAG])
         if _is_gone(place):
             return CheckRunHealthResult(WorkerStatus.FAILED, "The code server that executed the run is gone.")
-        if not place.get("socket") and not _has(place, run.run_id):  # a socket belongs to one code server alone
+        if not place.get("socket") and not _has(place, run.run_id):  # a socket belongs to only one code server
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "The code server was started again without the run.")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
 def _has(place: dict[str, Any], run_id: str) -> bool:
-    """Whether a code server executes a run; as long as it does not say, it does."""
-    # Most processes that have a launcher never ask.
+    """Return whether a code server executes a run; True as long as the server does not answer."""
+    # Imported here since most processes that have a launcher never need it.
     from dagster._grpc.client import DagsterGrpcClient
     from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 
@@ -53,7 +54,10 @@ def _has(place: dict[str, Any], run_id: str) -> bool:
 
 
 def _is_gone(place: dict[str, Any]) -> bool:
-    """Whether nobody listens where a code server did. What is slow, or has no name for now, may come back."""
+    """Return whether no server listens at the address of a code server.
+
+    A server that is slow, or whose name cannot be resolved at present, may come back, so it does not count as gone.
+    """
     try:
         if place.get("socket"):
             with socket.socket(socket.AF_UNIX) as probe:

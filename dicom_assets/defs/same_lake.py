@@ -1,7 +1,7 @@
-"""Whether the lake is still the one that Dagster's history is of: its tables, as new as they were, with their rows.
+"""Check that the lake is the one in Dagster's history: the recorded tables, no older than recorded, with their rows.
 
-Dagster takes an hour that was materialised for done. In a lake that was deleted, restored from a backup or mistaken for
-another, such hours would stay missing for ever, while the newest ones arrive as if nothing had happened.
+Dagster treats a materialised hour as done. In a lake that was deleted, restored from a backup or confused with another
+lake, such hours would stay missing for ever, while new hours arrive as usual.
 """
 
 from collections.abc import Iterable
@@ -19,11 +19,13 @@ from dicom_assets.defs.hour_log import HourLog
 from dicom_assets.defs.naming import PLAIN, Naming
 
 TABLE_VERSION = "table_version"
+"""Metadata entry of a materialization: the table's version after the run's writes."""
 TABLE_ID = "table_id"
-"""Metadata by which a materialisation says which table it wrote, and up to which version."""
+"""Metadata entry of a materialization: the id of the Delta table that was written."""
 
 _LOOKED_THROUGH = 1000
-"""Materialisations, at most: of a range only the last hour's has them, and those before may be of runs that failed."""
+"""Most materializations that are searched for a table version. In a range only the last hour's materialization has a
+version, and materializations of failed runs have none."""
 
 REMEDY = (
     "Hours that Dagster takes for done would stay missing, so nothing is read. Look at DICOM_STORAGE_URL, "
@@ -34,7 +36,7 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class _Recorded:
-    """The table as the last run that told of it left it."""
+    """Version and id of a table as last recorded in Dagster's history."""
 
     version: int | None
     table_id: str | None
@@ -43,11 +45,11 @@ class _Recorded:
 def require_same_lake(
     instance: dg.DagsterInstance, lake: Lake, tables: Iterable[Table], naming: Naming = PLAIN
 ) -> None:
-    """Makes sure that each table is the one that Dagster's history is of, and not older.
+    """Check that each table is the one in Dagster's history, and not at an older version.
 
     Raises:
-        LakeLostError: one is not; names all of them.
-        LakeUnavailableError: storage refuses.
+        LakeLostError: A table is missing, another one, or older; the text names all such tables.
+        LakeUnavailableError: Storage refuses the request.
     """
     problems = [problem for table in tables if (problem := _find_problem(instance, lake, table, naming))]
     if problems:
@@ -55,9 +57,10 @@ def require_same_lake(
 
 
 def find_lost_hours(instance: dg.DagsterInstance, lake: Lake, naming: Naming = PLAIN) -> list[datetime]:
-    """Hours of which `change_feed` holds fewer entries than were stored when they were read last: they never leave it.
+    """Return the hours of which `change_feed` holds fewer entries than their last run stored, in order.
 
-    It looks at every hour, so it is for a nightly audit.
+    Entries never leave `change_feed`, so they were lost. The function counts every hour: it is meant for a nightly
+    audit.
     """
     counts = HourLog(instance, []).row_counts(naming.key(CHANGE_FEED))
     feed = lake.open(CHANGE_FEED)
@@ -82,9 +85,9 @@ def _find_problem(instance: dg.DagsterInstance, lake: Lake, table: Table, naming
 
 
 def _find_recorded(instance: dg.DagsterInstance, asset: dg.AssetKey) -> _Recorded | None:
-    """None where the asset was never materialised."""
+    """Return the table version last recorded for an asset; None where the asset was never materialised."""
     records: list[dg.EventLogRecord] = []
-    for limit in (1, _LOOKED_THROUGH):  # the last one says it nearly always
+    for limit in (1, _LOOKED_THROUGH):  # the newest materialization nearly always has a version
         records = list(instance.fetch_materializations(asset, limit=limit).records)
         for record in records:
             metadata = record.asset_materialization.metadata if record.asset_materialization else {}

@@ -1,7 +1,7 @@
-"""Whether the process of a run is as new as the code location that asked for it: workers are upgraded one by one.
+"""Check that the process of a run is not older than the code location that requested the run.
 
-A worker that was forgotten would write rows without what came since, and no check of its own would know. So would one
-whose file of users' columns lacks some.
+Workers are upgraded one by one. A worker that was not upgraded would write rows without the newer version's columns
+and fixes, and its own checks would not notice. So would a worker whose file of users' columns lacks some columns.
 """
 
 import re
@@ -16,19 +16,20 @@ from dicom_assets.core.schema import TABLES, Table
 
 VERSION = version("dicom-assets")
 VERSION_TAG = "dicom_assets/version"
-"""Of every asset's step. Dagster keeps it with each run, as the code location had it that asked for the run."""
+"""Tag of every asset's step: the project's version. Dagster stores it with each run, as the requesting code location
+had it."""
 COLUMNS_TAG = "dicom_assets/columns"
-"""Of the step of a table that has users' columns: those, with their elements."""
+"""Tag of the step of a table with users' columns: these columns, with their DICOM elements, one a line."""
 
 
 def tag_step(table: Table) -> dict[str, str]:
-    """The tags of the step that keeps a table."""
+    """Return the tags of the step that writes a table."""
     columns = "\n".join(find_users_columns([table]))
     return {VERSION_TAG: VERSION} | ({COLUMNS_TAG: columns} if columns else {})
 
 
 def find_users_columns(tables: Iterable[Table]) -> list[str]:
-    """The columns that users added to some tables, each once, with its element."""
+    """Return the columns that users added to some tables, each once, with its DICOM element."""
     declared = {table.name: table.columns for table in TABLES}
     added = [
         column for table in tables for column in table.columns if column not in declared.get(table.name, table.columns)
@@ -37,12 +38,17 @@ def find_users_columns(tables: Iterable[Table]) -> list[str]:
 
 
 def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Iterable[Table]) -> None:
-    """Makes sure that no newer version than this one asked for the run, and none with columns that this one lacks.
+    """Check that the code location that requested the run has no newer version, and no columns this process lacks.
 
-    An older one may have: before an upgrade.
+    An older version passes: the run was requested before an upgrade.
+
+    Args:
+        instance: Holds the run's job, with the tags of its steps.
+        run: The run that this process executes.
+        tables: This process's tables.
 
     Raises:
-        OutdatedError: such a one did.
+        OutdatedError: The code location has a newer version, or columns that this process lacks.
     """
     asked = next(iter(_find_tags(instance, run, VERSION_TAG)), None)
     if asked and _order(asked) > _order(VERSION):
@@ -62,7 +68,7 @@ def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Ite
 
 
 def _find_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> list[str]:
-    """What the steps of the run's job are tagged with, as the code location had it that asked for the run."""
+    """Return the values of one tag over all steps of the run's job, as the requesting code location had them."""
     if run.job_snapshot_id is None:
         return []
     steps = instance.get_job_snapshot(run.job_snapshot_id).node_defs_snapshot.op_def_snaps
@@ -70,6 +76,6 @@ def _find_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> l
 
 
 def _order(text: str) -> list[int]:
-    """Of a release: whatever follows its numbers is left out."""
+    """Return the numbers of a version as a sort key; a suffix such as `rc1` is ignored."""
     release = re.match(r"[\d.]*", text)
     return [int(number) for number in (release[0] if release else "").split(".") if number]

@@ -1,4 +1,4 @@
-"""What a sensor remembers between two ticks, as JSON that says its own version."""
+"""Cursors of sensors: state between two ticks, stored as JSON with a version."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,14 +9,14 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def read_cursor(text: str | None, kind: type[T], warn: Callable[[str], None]) -> T:
-    """The cursor in a text; where there is none, or it cannot be used, one that starts over.
+    """Parse a cursor; return a new one where there is no text, or the text cannot be used.
 
-    To start over is safe: a cursor only spares looking again, what was done is known from Dagster's event log.
+    A new cursor is safe: a cursor only saves repeated checks, and finished hours are known from Dagster's event log.
 
     Args:
-        text: as Dagster kept it.
-        kind: its class; all fields but `version` have defaults.
-        warn: told of a cursor that cannot be used.
+        text: Text that Dagster stored; None before the first tick.
+        kind: Class of the cursor; all its fields have defaults.
+        warn: Logs a warning; called if the text cannot be used.
     """
     if text:
         try:
@@ -30,5 +30,5 @@ def read_cursor(text: str | None, kind: type[T], warn: Callable[[str], None]) ->
 
 
 def write_cursor(cursor: msgspec.Struct) -> str:
-    """The cursor as text."""
+    """Return the cursor as JSON text."""
     return msgspec.json.encode(cursor).decode()

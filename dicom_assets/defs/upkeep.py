@@ -1,4 +1,4 @@
-"""The job that keeps the tables small, as Dagster sees it: daily by itself, and from the launchpad as a dry run."""
+"""The job that keeps the tables small: scheduled daily, and a dry run when launched by hand."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ UPKEEP_AT = "10 4 * * *"
 
 
 class UpkeepConfig(dg.Config):
-    """What the job may do."""
+    """Options of the job."""
 
     dry_run: bool = Field(True, description="Whether to tell only what would be done, and change nothing.")
 
 
 def build_upkeep(repair: Repair, naming: Naming = PLAIN) -> dg.ScheduleDefinition:
-    """The job `maintain_lake` and its schedule: a step per table, so that hours can be written between two of them."""
+    """Return the schedule of the job `maintain_lake`. The job has a step per table, so that runs can write between."""
     ops = [_build_op(repair, table, naming) for table in repair.tables]
 
     @dg.config_mapping
@@ -51,7 +51,7 @@ def build_upkeep(repair: Repair, naming: Naming = PLAIN) -> dg.ScheduleDefinitio
 
 
 def _build_op(repair: Repair, table: Table, naming: Naming) -> dg.OpDefinition:
-    # Upkeep is right beside writers too. It waits for its turn since a commit that is lost is work done twice.
+    # Upkeep is correct while others write, too. It waits for the pool since a lost commit means work done twice.
     @dg.op(
         name=naming.name(f"maintain_{table.name}"),
         out=dg.Out(dg.Nothing),
@@ -59,7 +59,7 @@ def _build_op(repair: Repair, table: Table, naming: Naming) -> dg.OpDefinition:
         tags={"dagster/compute_kind": "deltalake"},
     )
     def maintain_table(context: dg.OpExecutionContext, config: UpkeepConfig) -> dg.Output[None]:
-        """The upkeep of a table. What it did shows at the asset too, where numbers become plots."""
+        """Maintain one table. The numbers are also recorded on the asset, where Dagster plots them."""
         with retrying(context.retry_number):
             repaired = None if config.dry_run else repair.run()
             done = maintain(repair.lake, table, dry_run=config.dry_run)
@@ -81,9 +81,9 @@ def _build_op(repair: Repair, table: Table, naming: Naming) -> dg.OpDefinition:
 
 
 def describe(done: Upkeep, *, dry_run: bool) -> dict[str, Any]:
-    """What was done, in a sentence and in numbers; of the table under the names that the events of runs have.
+    """Return the upkeep as a sentence and as numbers; numbers of the table have the names that runs' events use.
 
-    The UI shows the first seven before one asks for more.
+    The order matters: Dagster's UI shows the first seven entries until the user asks for more.
     """
     before, after = done.before, done.after
     return {

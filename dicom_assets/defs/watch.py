@@ -1,7 +1,7 @@
-"""Jobs that look after the lake as a whole: the nightly audit of all rows, and the hourly look at the newest hour.
+"""Jobs that check the whole lake: the nightly audit of all rows, and the hourly check of the newest hour.
 
-They are no asset checks of their own, since those run whenever their asset is materialised, and reading every key of
-the lake has no place in an hour's run. A job that finds something fails, so whoever is told of failed runs is told.
+They are jobs, not asset checks, since an asset check runs whenever its asset is materialised, and reading every key of
+the lake would slow each hour's run. A job that finds a fault fails, so that the alert on failed runs reports it.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,17 +37,17 @@ def build_watch(
     ask_again: Callable[[], Healed] | None = None,
     naming: Naming = PLAIN,
 ) -> Sequence[dg.ScheduleDefinition]:
-    """The two jobs with their schedules.
+    """Return the schedules of the two jobs.
 
     Args:
-        lake: where the tables lie.
-        tables: all that are kept.
-        partitions: the hours.
-        delay: the wait between the end of an hour and its reading.
-        now: gives the time, with a zone.
-        has_service: without one no hour can be late, and nobody looks.
-        ask_again: asks the service for metadata that it could not give.
-        naming: of the service.
+        lake: The lake that holds the tables.
+        tables: All tables of the lake.
+        partitions: The hours.
+        delay: Wait between the end of an hour and its reading.
+        now: Returns the current time, with a zone.
+        has_service: Whether a service is configured; without one no hour can be late, and the hourly check is off.
+        ask_again: Requests metadata that the service could not give before; None to skip this.
+        naming: Names of the service's parts.
     """
     lateness = allowed_lateness(delay)
     minute = (int(lateness.total_seconds() // 60) + 1) % 60
@@ -75,11 +75,11 @@ def build_watch(
 def build_audit(
     lake: Lake, tables: Sequence[Table], naming: Naming = PLAIN, ask_again: Callable[[], Healed] | None = None
 ) -> dg.JobDefinition:
-    """Return the job that compares every row with those it is made from, and reports to the checks of the assets."""
+    """Return the job that compares every row with its source rows, and reports to the checks of the assets."""
 
     @dg.op(name=naming.name("audit_all_rows"), out=dg.Out(dg.Nothing))
     def audit_all_rows(context: dg.OpExecutionContext) -> None:
-        """Reads all keys, some files at a time; writes only metadata that the service could not give before."""
+        """Read all keys, some files at a time; write only metadata that the service could not give before."""
         try:
             require_same_lake(context.instance, lake, tables, naming)
         except LakeLostError as error:
@@ -126,7 +126,7 @@ def build_audit(
 
 
 def _heal(context: dg.OpExecutionContext, ask_again: Callable[[], Healed], naming: Naming) -> None:
-    """Ask the service for metadata that it could not give, and report what is still missing."""
+    """Request metadata that the service could not give before, and report the entries that still lack it."""
     try:
         healed = ask_again()
     except DicomAssetsError as error:
@@ -155,21 +155,28 @@ def build_freshness_job(
     *,
     naming: Naming = PLAIN,
 ) -> dg.JobDefinition:
-    """The job that fails where an hour is late.
+    """Return the job that fails if the newest due hour is late.
 
-    The assets' freshness policy sees when anything was last materialised, and so takes a backfill of old hours for
-    news. This asks for the hour itself; and Dagster's history, not the tables, where an hour without changes has no
-    rows.
+    The assets' freshness policy looks at the last materialization of any hour, so a backfill of old hours satisfies it.
+    This job checks the hour itself. It reads Dagster's history, not the tables, since an hour without changes has no
+    rows in them.
+
+    Args:
+        assets: Assets that must have the hour.
+        partitions: The hours.
+        lateness: Time after its end from which a missing hour is late.
+        now: Returns the current time, with a zone.
+        naming: Names of the service's parts.
     """
     minutes = int(lateness.total_seconds() // 60)
 
     @dg.op(name=naming.name("check_newest_hour"), out=dg.Out(dg.Nothing))
     def check_newest_hour(context: dg.OpExecutionContext) -> None:
-        """One look at Dagster's history per asset."""
+        """Fail if an asset lacks the newest due hour; one query of Dagster's history per asset."""
         due = now() - lateness
         with dg.partition_loading_context(effective_dt=due):
             window = partitions.get_last_partition_window()
-            while window is not None and window.end > due:  # where hours may be run before they end
+            while window is not None and window.end > due:  # the last partition may be an hour that is still open
                 window = partitions.get_prev_partition_window(window.start)
         if window is None:
             context.log.info("No hour is due yet.")

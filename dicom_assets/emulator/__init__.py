@@ -1,1 +1,1 @@
-"""The embedded DICOM service: DICOM in (STOW-RS), change feed out, with the rules of the real one."""
+"""The embedded DICOM service: it stores DICOM (STOW-RS) and serves a change feed, by the rules of the real service."""

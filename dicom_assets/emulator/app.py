@@ -1,7 +1,7 @@
 """The embedded service over HTTP: STOW-RS, DELETE, bulk updates, data partitions and the change feed (API v2 on).
 
-More lenient than the real service in one respect: partitions are always on, and a path without one means
-`Microsoft.Default`, as if they were off.
+It is more lenient than the real service in one respect: data partitions are always enabled, and a path without a
+partition means `Microsoft.Default`, as if they were disabled.
 
 Source: the public DICOM server's routes, controllers and status codes.
 """
@@ -37,7 +37,7 @@ from dicom_assets.emulator.unreadable import UnreadableMetadataError
 from dicom_assets.emulator.updates import MAXIMUM_STUDIES, check_changes
 
 Intercept = Callable[[Request], Response | None]
-"""Sees every request first; a response it returns is sent instead (to act busy, or broken)."""
+"""A function that gets every request first; a response that it returns is sent instead (to act busy, or broken)."""
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
 _OLDEST_VERSION: Final = 2
@@ -54,15 +54,16 @@ def create_app(
     max_page_bytes: int | None = None,
     max_page_entries: int | None = None,
 ) -> Starlette:
-    """The ASGI application over a service.
+    """Return the ASGI application of a service.
 
     Args:
-        service: the state behind it; stays open when the application ends.
-        token: the bearer token that every request must bear; None asks for none.
-        audience: for which the token of every request must have been issued; None does not look.
-        intercept: sees every request first.
-        max_page_bytes: a page whose body is greater answers 504, as a gateway before the service would; None: any size.
-        max_page_entries: likewise a page of more entries.
+        service: The service's state; it stays open when the application ends.
+        token: Bearer token that every request must carry; None accepts requests without one.
+        audience: Audience that the token of every request must have; None does not check it.
+        intercept: Gets every request first, and may answer it.
+        max_page_bytes: Most bytes of a page's body; greater pages answer 504, as a gateway before the service would.
+            None means no limit.
+        max_page_entries: Most entries of a page; larger pages answer 504. None means no limit.
     """
     endpoints = _Endpoints(service, max_page_bytes, max_page_entries)
 
@@ -177,7 +178,7 @@ class _Endpoints:
         return JSONResponse(state)
 
     def _update(self, studies: list[str], changes: dict[str, Any], partition: str) -> str:
-        """Carry the update out at once; the real service does so some time later. Returns the operation's id."""
+        """Perform the update at once, and return the operation's id; the real service performs it some time later."""
         created = format_ticks(ticks_now())
         counts = [self._service.update(study, changes, partition=partition) for study in studies]
         missing = [study for study, count in zip(studies, counts, strict=True) if not count]
@@ -198,7 +199,7 @@ class _Endpoints:
         return operation
 
     def _uids(self, request: Request) -> dict[str, str]:
-        """The UIDs in the path, all of them valid."""
+        """Return the UIDs in the path, after a check that all are valid."""
         names = [name for name in ("study", "series", "instance") if name in request.path_params]
         uids: dict[str, str] = {name: str(request.path_params[name]) for name in names}
         for name, uid in uids.items():
@@ -214,7 +215,7 @@ class _Endpoints:
 
 
 def _update_specification(body: bytes, keep_padding: bool) -> tuple[list[str], dict[str, Any]]:
-    """The studies and the changes of a bulk update's body."""
+    """Parse the studies and the changes in a bulk update's body."""
     try:
         specification = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -242,12 +243,12 @@ def _check_accept(request: Request, media_type: str) -> None:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    assert isinstance(error, HTTPException)  # noqa: S101 - the class that it is registered for
     return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
 
 
 async def _refuse_unreadable(_: Request, error: Exception) -> Response:
-    assert isinstance(error, UnreadableMetadataError)  # noqa: S101 - what it is registered for
+    assert isinstance(error, UnreadableMetadataError)  # noqa: S101 - the class that it is registered for
     return PlainTextResponse(str(error), error.status_code)
 
 

@@ -1,6 +1,6 @@
-"""Time as the service keeps it: whole ticks of 100 ns since the year 1, and a clock that stands where it is set.
+"""The service's time: whole ticks of 100 ns since the year 1, and a clock that can be set.
 
-Source: SQL Server's `DATETIMEOFFSET(7)`, which holds the feed's timestamps, has this resolution.
+Source: the resolution of SQL Server's `DATETIMEOFFSET(7)`, which stores the feed's timestamps.
 """
 
 import re
@@ -23,10 +23,10 @@ _DATE_TIME = re.compile(
 
 
 def ticks_of(moment: datetime) -> Ticks:
-    """The ticks of a moment.
+    """Return the ticks of a time.
 
     Raises:
-        ValueError: the moment has no time zone.
+        ValueError: The time has no zone.
     """
     if moment.tzinfo is None:
         raise ValueError("a moment needs a time zone")
@@ -37,22 +37,22 @@ _UNIX_EPOCH = ticks_of(datetime(1970, 1, 1, tzinfo=UTC))
 
 
 def ticks_now() -> Ticks:
-    """The ticks of the system clock."""
+    """Return the current ticks of the system clock."""
     return _UNIX_EPOCH + time.time_ns() // 100
 
 
 def format_ticks(ticks: Ticks) -> str:
-    """ISO 8601 in UTC with exactly seven fractional digits: `2026-03-01T00:00:09.0000004Z`."""
+    """Return ticks as ISO 8601 in UTC with exactly seven fractional digits: `2026-03-01T00:00:09.0000004Z`."""
     microseconds, tick = divmod(ticks, TICKS_PER_MICROSECOND)
     moment = _YEAR_ONE.replace(tzinfo=None) + timedelta(microseconds=microseconds)
     return f"{moment.isoformat(timespec='microseconds')}{tick}Z"
 
 
 def parse_ticks(text: str) -> Ticks:
-    """The ticks of an ISO 8601 date and time with a zone; digits beyond the seventh are cut.
+    """Parse an ISO 8601 date and time with a zone into ticks; fractional digits beyond the seventh are cut off.
 
     Raises:
-        ValueError: the text is no date and time, or has no zone.
+        ValueError: The text is not a date and time, or has no zone.
     """
     match = _DATE_TIME.fullmatch(text.strip())
     if match is None:
@@ -69,17 +69,17 @@ class SettableClock:
         self._now = self._with_zone(now)
 
     def __call__(self) -> datetime:
-        """The moment the clock stands at."""
+        """Return the time of the clock."""
         with self._lock:
             return self._now
 
     def set(self, now: datetime) -> None:
-        """Put the clock to a moment, earlier or later."""
+        """Set the clock to a time, earlier or later."""
         with self._lock:
             self._now = self._with_zone(now)
 
     def advance(self, by: timedelta) -> None:
-        """Move the clock on, or back by a negative span."""
+        """Move the clock forward, or back by a negative timedelta."""
         with self._lock:
             self._now += by
 

@@ -1,4 +1,4 @@
-"""The command that runs the embedded service by itself: `dicom-assets emulator`."""
+"""The command that runs only the embedded service: `dicom-assets emulator`."""
 
 import sys
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 _NAMED_FILES: Final = 100
-"""Skipped files that are named, at most, of those that have one reason."""
+"""Most skipped files that are listed for one reason."""
 
 
 @commands.command()
@@ -103,7 +103,7 @@ def emulator(
 
 
 def _first_hour(start: str | None, hours: int) -> datetime:
-    """The hour in which changes begin."""
+    """Return the hour in which changes begin."""
     if start is None:
         return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
     return parse_time(start, "--start")
@@ -112,7 +112,7 @@ def _first_hour(start: str | None, hours: int) -> datetime:
 def _fill(
     service: "Service", *, load: Path | None, bundled: bool, count: int, seed: int, hours: int, start: datetime
 ) -> None:
-    """Store what was asked for: at once, or spread over hours."""
+    """Store the requested instances: at once, or spread over hours."""
     import random
     from collections import Counter
 
@@ -163,12 +163,12 @@ def _fill(
 
 
 def _printable(path: Path) -> str:
-    """A path whose bytes, whatever they are, fit on a line of a terminal."""
+    """Return a path for the terminal, with `?` in place of unprintable characters."""
     return "".join(character if character.isprintable() else "?" for character in str(path))
 
 
 def _announce(service: "Service", url: str, files: Path | None, token: str | None) -> None:
-    """Say where the service is and how the project is pointed at it."""
+    """Print the service's address, and the variables that point the project at it."""
     first = service.change_feed(limit=1, include_metadata=False)
     start = first[0]["timestamp"][:13] if first else f"{datetime.now(UTC):%Y-%m-%dT%H}"
     typer.echo(f"The embedded DICOM service listens on {url} (change feed: {url}/v2/changefeed). Ctrl-C stops it.")

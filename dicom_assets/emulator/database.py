@@ -1,7 +1,7 @@
-"""The SQLite database behind the embedded service: instances, changes, data partitions, and the counters over them.
+"""The SQLite database of the embedded service: instances, changes, data partitions, and counters.
 
-A change remembers the version it made and the UIDs as it shows them; an instance knows the version it has now, or none
-once it is deleted. Instances' UIDs that differ in trailing blanks alone are equal, as in SQL Server.
+A change stores the version that it made and the UIDs that its entry shows. An instance stores its current version, or
+NULL once it is deleted. UIDs of instances that differ only in trailing blanks are equal, as in SQL Server.
 """
 
 import re
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS change (
 );
 CREATE INDEX IF NOT EXISTS change_by_time ON change (ticks, sequence);
 """
-# A database from before changes had UIDs of their own: its tables are made anew from the old ones.
+# Migration of a database of an earlier version, whose changes had no UIDs: its tables are rebuilt from the old ones.
 _SET_ASIDE = """
 ALTER TABLE instance RENAME TO old_instance;
 ALTER TABLE change RENAME TO old_change;
@@ -106,25 +106,25 @@ class Live(NamedTuple):
 
 
 class Database:
-    """One connection, shared between threads under a lock.
+    """One database connection, shared between threads under a lock.
 
     Args:
-        path: the SQLite file; None keeps everything in memory.
-        seed: fixes where sequences have gaps.
+        path: The SQLite file; None keeps everything in memory.
+        seed: Seed that fixes the gaps in the sequences.
 
     Raises:
-        EmulatorStartError: the file is no such database, or another process has it open.
+        EmulatorStartError: The file is not a database of the embedded service, or another process has it open.
     """
 
     def __init__(self, path: Path | None, seed: int) -> None:
         self._seed = seed
         self._lock = threading.RLock()
         self.sequence = 0
-        """Of the newest change."""
+        """Sequence of the newest change."""
         self.version = 0
-        """The newest that any instance got."""
+        """Newest version of any instance."""
         self.partitions: dict[str, int] = {}
-        """Name to key."""
+        """Keys of the data partitions, by name."""
         try:
             self._connection = sqlite3.connect(
                 path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False
@@ -132,7 +132,7 @@ class Database:
         except sqlite3.Error as error:
             raise _start_error(path, error) from error
         try:
-            # Exclusive: sequences are counted in this process, so no second one may write.
+            # Exclusive: this process counts the sequences, so no second process may write.
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -143,13 +143,13 @@ class Database:
             raise _start_error(path, error) from error
 
     def close(self) -> None:
-        """Close the connection; what is in memory is gone."""
+        """Close the connection; a database in memory is lost."""
         with self._lock:
             self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside happens or nothing does; other threads wait. May be nested."""
+        """Open a transaction for the block; other threads wait. Transactions may be nested."""
         with self._lock:
             nested = self._connection.in_transaction
             before = (self.sequence, self.version, dict(self.partitions))
@@ -165,15 +165,15 @@ class Database:
             self._connection.execute("RELEASE nested" if nested else "COMMIT")
 
     def fetch(self, query: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         with self._lock:
             return self._connection.execute(query, parameters or {}).fetchall()
 
     def add_partition(self, name: str, created: Ticks) -> int:
-        """The key of a data partition, made if it does not exist.
+        """Return the key of a data partition, which is created if it does not exist.
 
         Raises:
-            InvalidPartitionError: the name is not accepted.
+            InvalidPartitionError: The name is not valid.
         """
         key = self.partitions.get(name)
         if key is None:
@@ -189,16 +189,23 @@ class Database:
     def find(
         self, partition: str, study: str, series: str | None = None, sop_instance: str | None = None
     ) -> list[Live]:
-        """The live instances of a study, a series, or the one instance, in the order of their first storing."""
+        """Return the live instances of a study or series, or one instance, in the order of their first storing.
+
+        Args:
+            partition: Name of the data partition.
+            study: Study instance UID.
+            series: Series instance UID; None means all series.
+            sop_instance: SOP instance UID; None means all instances.
+        """
         key = self.partitions.get(partition)
         uids = {"study": study, "series": series, "sop_instance": sop_instance}
         return [Live(*row) for row in self.fetch(_FIND, {"partition": key, **uids})]
 
     def create(self, partition: int, uids: tuple[str, str, str], metadata: str, file_path: str | None) -> int:
-        """Add an instance, or the next version of a deleted one, as version `self.version + 1`. Returns its key.
+        """Add an instance, or store a deleted one again, as version `self.version + 1`, and return its key.
 
         Raises:
-            InstanceExistsError: it is there and not deleted.
+            InstanceExistsError: The instance exists and is not deleted.
         """
         row = self._connection.execute(
             _CREATE, (partition, *uids, self.version + 1, metadata, file_path, file_path)
@@ -214,16 +221,16 @@ class Database:
         self._connection.execute(_UPDATE, (self.version + 1, metadata, file_path, key))
 
     def delete(self, key: int) -> None:
-        """Leave an instance without a version."""
+        """Mark an instance as deleted, and clear its metadata and paths."""
         self._connection.execute(_DELETE, (key,))
 
     def set_fault(self, which: str | int, partition: int | None, fault: str | None) -> int:
-        """Give metadata of live instances a fault, or none. Returns the number of these instances.
+        """Set or clear the fault of live instances' metadata, and return the number of these instances.
 
         Args:
-            which: a SOP instance UID, or the sequence of a change.
-            partition: key of the only partition; None means all.
-            fault: a name of `unreadable.Fault`; None heals.
+            which: A SOP instance UID, or the sequence of a change.
+            partition: Key of the data partition; None means all.
+            fault: A value of `unreadable.Fault`; None makes the metadata readable.
         """
         is_sequence = isinstance(which, int)
         parameters = {
@@ -236,19 +243,19 @@ class Database:
             return self._connection.execute(_SET_FAULT, parameters).rowcount
 
     def heal_all(self) -> int:
-        """Take all faults away. Returns the number of instances that had one."""
+        """Clear all faults, and return the number of instances that had one."""
         with self._lock:
             return self._connection.execute(_HEAL_ALL).rowcount
 
     def append_change(self, ticks: Ticks, action: int, instance: int, version: int, uids: tuple[str, str, str]) -> None:
-        """Add a change under the next sequence. Some numbers are left out, as the real service leaves them out.
+        """Add a change under the next sequence. Some numbers are skipped, as in the real service.
 
         Args:
-            ticks: the change's time.
-            action: one of `feed`'s.
-            instance: key of the instance.
-            version: that the change made or, of a deletion, ended.
-            uids: study, series and SOP instance UID as the change's entry shows them.
+            ticks: Time of the change.
+            action: One of `feed.CREATE`, `feed.UPDATE` and `feed.DELETE`.
+            instance: Key of the instance.
+            version: Version that the change made or, for a deletion, ended.
+            uids: Study, series and SOP instance UID as the change's entry shows them.
         """
         noise = zlib.crc32(b"%d:%d" % (self._seed, self.sequence))
         kind, size = noise % 1024, noise // 1024
@@ -261,14 +268,14 @@ class Database:
         )
 
     def _make_tables(self) -> None:
-        """Create the tables that are missing, and take over what an earlier version of the project stored."""
+        """Create missing tables, and migrate a database of an earlier version of the project."""
         columns = [row[1] for row in self._connection.execute("PRAGMA table_info(change)")]
         is_old = bool(columns) and "study" not in columns
         move = (_SET_ASIDE, _TAKE_OVER) if is_old else ("", "")
         self._connection.executescript(f"BEGIN;{move[0]}{_TABLES}{move[1]}COMMIT;")
 
     def _recall(self) -> None:
-        """Take the counters and the partitions from the tables."""
+        """Load the counters and the partitions from the tables."""
         newest = "SELECT ifnull(max(sequence), 0), ifnull(max(version), 0) FROM change"
         self.sequence, self.version = self._connection.execute(newest).fetchone()
         self.partitions = dict(self._connection.execute("SELECT name, key FROM data_partition"))

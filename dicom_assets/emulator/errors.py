@@ -1,10 +1,10 @@
-"""What the embedded service refuses, and what keeps it from starting."""
+"""Errors of the embedded service."""
 
 from dicom_assets.core.errors import DicomAssetsError
 
 
 class EmulatorError(DicomAssetsError):
-    """Base of the embedded service's errors."""
+    """Base class of the embedded service's errors."""
 
 
 class EmulatorStartError(EmulatorError):
@@ -16,15 +16,15 @@ class InstanceExistsError(EmulatorError):
 
 
 class InvalidInstanceError(EmulatorError):
-    """A data set without what the service requires: the three UIDs, the SOP class, the patient ID attribute."""
+    """A data set without a required attribute: one of the three UIDs, the SOP class UID or the patient ID."""
 
 
 class InvalidPartitionError(EmulatorError):
-    """A partition name the service does not accept, or a partition that does not exist."""
+    """A partition name that the service does not accept, or a partition that does not exist."""
 
 
 class InvalidUpdateError(EmulatorError):
-    """A bulk update of attributes the service does not change, or with unusable values."""
+    """A bulk update of attributes that the service does not change, or with invalid values."""
 
     def __init__(self, comments: list[str]) -> None:
         super().__init__("; ".join(comments))

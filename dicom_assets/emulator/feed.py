@@ -1,4 +1,4 @@
-"""The change feed as it is read: which entries a page holds, and an entry out of what is current at that moment.
+"""Pages of the change feed: their queries, and entries with the state, path and metadata of the time of reading.
 
 Source: the public DICOM server's `GetChangeFeedByTime` procedure and its `ChangeFeedEntry`.
 """
@@ -12,7 +12,7 @@ from dicom_assets.emulator.unreadable import Fault, UnreadableMetadataError, spo
 CREATE, DELETE, UPDATE = range(3)
 _ACTIONS: Final = ("Create", "Delete", "Update")
 
-# The page is cut before anything is looked up: a deep offset walks the index of `change` alone.
+# The page is cut before the joins, so that a deep offset reads only the index of `change`.
 _ENTRIES = """
 SELECT c.sequence, p.name, i.file_path, c.study, c.series, c.sop_instance, c.action, c.ticks, c.version, i.version,
        i.fault, CASE WHEN :include_metadata THEN i.metadata END
@@ -25,23 +25,23 @@ PAGE: Final = _ENTRIES.format(
     ORDER BY ticks, sequence LIMIT :limit OFFSET :offset
     """
 )
-"""The rows of a page, with parameters `start`, `end` (ticks), `offset`, `limit` and `include_metadata`."""
+"""Query of a page's rows, with parameters `start`, `end` (ticks), `offset`, `limit` and `include_metadata`."""
 LATEST: Final = _ENTRIES.format(page="SELECT * FROM change ORDER BY ticks DESC, sequence DESC LIMIT 1")
-"""The row of the newest entry, with parameter `include_metadata`."""
+"""Query of the newest entry's row, with parameter `include_metadata`."""
 
 Row = tuple[Any, ...]
-"""A row of `PAGE` or `LATEST`; its last column is the metadata's text."""
+"""Row of `PAGE` or `LATEST`; its last column is the metadata as JSON text."""
 
 
 def to_entry(row: Row, *, omit_unreadable: bool = False) -> dict[str, Any]:
-    """An entry, ready for JSON; members without a value are left out.
+    """Return an entry as a JSON object; members without a value are left out.
 
     Args:
-        row: the row.
-        omit_unreadable: leave out metadata that the service cannot give out.
+        row: The entry's row.
+        omit_unreadable: Whether to leave out metadata with a fault instead of raising an error.
 
     Raises:
-        UnreadableMetadataError: the metadata cannot be given out.
+        UnreadableMetadataError: The metadata has a fault.
     """
     entry = _without_metadata(row)
     *_, fault, metadata = row
@@ -53,10 +53,10 @@ def to_entry(row: Row, *, omit_unreadable: bool = False) -> dict[str, Any]:
 
 
 def to_json(row: Row) -> bytes:
-    """An entry as JSON text; the metadata is passed on without being parsed.
+    """Return an entry as JSON text; the metadata is copied without being parsed.
 
     Raises:
-        UnreadableMetadataError: the metadata has a fault with which no page comes.
+        UnreadableMetadataError: The metadata has a fault for which the service sends no page.
     """
     content = json.dumps(_without_metadata(row), separators=(",", ":")).encode()
     *_, fault, metadata = row

@@ -1,4 +1,4 @@
-"""The folder in which the service keeps DICOM files, as it would in Data Lake Storage."""
+"""The folder of the service's DICOM files, laid out as in Data Lake Storage."""
 
 import zlib
 from pathlib import Path
@@ -7,33 +7,33 @@ from dicom_assets.emulator.metadata import Metadata, build_dataset, decode, enco
 
 
 class FileStore:
-    """Files under `AHDS/{workspace}/dicom/{service}/{partition}/`, in a folder or, without one, as names only."""
+    """DICOM files under `AHDS/{workspace}/dicom/{service}/{partition}/` in a folder; without a folder, only paths."""
 
     def __init__(self, root: Path | None, workspace: str, service: str) -> None:
         self.root = root
         self._prefix = f"AHDS/{workspace}/dicom/{service}"
 
     def path(self, partition: str, version: int) -> str:
-        """The path of a version's file, relative to the file system. Every version has its own."""
-        # The hash spreads names over the storage's partitions; its value means nothing.
+        """Return the path of a version's file, relative to the file system. Every version has its own file."""
+        # The hash spreads names over the storage's partitions; its value has no meaning.
         return f"{self._prefix}/{partition}/{zlib.crc32(str(version).encode()):08x}"[:-5] + f"_{version}.dcm"
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file."""
+        """Write a file; do nothing where there is no folder."""
         target = self._at(path)
         if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
 
     def rewrite(self, old: str, new: str, changes: Metadata) -> None:
-        """Write a copy of a file with elements changed. Nothing is written where there is no old file."""
+        """Write a copy of a file with changed elements; do nothing where the old file does not exist."""
         source = self._at(old)
         if source is None or not source.exists():
             return
         self.write(new, _change(source.read_bytes(), changes))
 
     def remove(self, path: str | None) -> None:
-        """Remove a file, if there is one."""
+        """Delete a file if it exists."""
         target = self._at(path) if path else None
         if target is not None:
             target.unlink(missing_ok=True)
@@ -43,7 +43,7 @@ class FileStore:
 
 
 def _change(content: bytes, changes: Metadata) -> bytes:
-    """Return a file with elements changed, or the file as it is where pydicom can keep but not write it."""
+    """Return a file's bytes with changed elements, or the unchanged bytes where pydicom cannot write them."""
     try:
         dataset = decode(content)
         with tolerant():

@@ -1,4 +1,4 @@
-"""A made-up history of a service, spread over hours: studies arrive, are corrected, deleted and stored again."""
+"""A synthetic history of a service, spread over hours: studies arrive, are corrected, deleted and stored again."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -33,13 +33,13 @@ Progress = Callable[[int, int], None]
 """Called with the number of steps done and the number of all steps."""
 
 _SECOND_PARTITION_EVERY: Final = 5
-"""Every fifth made-up study lies in the second partition."""
+"""Every fifth synthetic study lies in the second partition."""
 _SHARE_CORRECTED: Final = 0.25
 _SHARE_WITH_DELETION: Final = 0.2
 _SHARE_STORED_AGAIN: Final = 0.4
-"""Of the studies with a deletion."""
+"""Share of the studies with a deletion whose deleted instance is stored again."""
 _SHARE_OF_TIES: Final = 0.1
-"""Of the instances: stored at the very time of the one before."""
+"""Share of the instances that are stored at exactly the time of the previous instance."""
 _QUIET_HOURS: Final = frozenset(range(6))
 _HOUR: Final = 3600 * TICKS_PER_SECOND
 _STEPS_PER_REPORT: Final = 200
@@ -47,13 +47,13 @@ _STEPS_PER_REPORT: Final = 200
 
 @dataclass
 class History:
-    """What a history holds: numbers of changes, by action."""
+    """Numbers of a history's changes, by action."""
 
     created: int = 0
     updated: int = 0
     deleted: int = 0
     refused: int = 0
-    """Times that a file could not be stored."""
+    """Number of times that a file could not be stored."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Instance:
     series: str
     sop_instance: str
     store: Callable[..., object]
-    """Takes `partition` and `at`."""
+    """Stores the instance; takes `partition` and `at`."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,22 @@ def write_history(
     progress: Progress | None = None,
     skip: Skip | None = None,
 ) -> History:
-    """Give an empty service a history; equal arguments give equal feeds.
+    """Write a history into an empty service; equal arguments produce equal feeds.
 
-    Where the service keeps padding, UIDs and values of made-up instances have some, each time another.
+    Where the service keeps padding, UIDs and values of synthetic instances have varying padding.
 
     Args:
-        service: takes all changes in one transaction, in the order of their times.
-        start: the first hour, with a time zone.
-        hours: how many hours the changes are spread over; what would fall behind them does not happen.
-        instances: the number of made-up instances.
-        seed: fixes every choice.
-        files: DICOM files that arrive among the made-up instances.
-        partitions: most studies lie in the first, some in the second.
-        write_files: write a DICOM file for made-up instances too, where there is a file store; slower by far.
-        progress: told how far the writing is.
-        skip: called with each file that cannot be stored, and why.
+        service: The service; it gets all changes in one transaction, in the order of their times.
+        start: Start of the first hour, with a time zone.
+        hours: Number of hours over which the changes are spread; later changes are dropped.
+        instances: Number of synthetic instances.
+        seed: Seed that fixes every random choice.
+        files: DICOM files that arrive among the synthetic instances.
+        partitions: Data partitions; most studies lie in the first, some in the second.
+        write_files: Whether to write DICOM files for synthetic instances too, where there is a file store; this is much
+            slower.
+        progress: Called with the number of steps done and the number of all steps.
+        skip: Called with each file that cannot be stored, and the reason.
 
     Returns:
         The numbers of changes.
@@ -159,13 +160,13 @@ def _studies_of(
 
 
 def _arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
-    """When a study's first instance arrives, from the start on: seldom at night."""
+    """Return a random arrival of a study's first instance, in ticks after the start; few studies arrive at night."""
     weights = [1 if (start.hour + hour) % 24 in _QUIET_HOURS else 5 for hour in range(hours)]
     return rng.choices(range(hours), weights)[0] * _HOUR + rng.randrange(_HOUR)
 
 
 class _Life:
-    """The steps of one study's life, in a service, as they are planned."""
+    """Planned changes of one study in a service."""
 
     def __init__(self, service: Service, study: _Study, history: History, padding: random.Random | None) -> None:
         self._service = service
@@ -175,7 +176,12 @@ class _Life:
         self.steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
 
     def plan(self, now: Ticks, rng: random.Random) -> None:
-        """Plan everything from the arrival on."""
+        """Plan all changes from the arrival on.
+
+        Args:
+            now: Time of the arrival.
+            rng: Source of the random choices.
+        """
         for instance in self._study.instances:
             if rng.random() >= _SHARE_OF_TIES:
                 now += rng.randrange(TICKS_PER_SECOND)
@@ -213,7 +219,7 @@ class _Life:
 
 
 def build_correction(rng: random.Random) -> Metadata:
-    """A new patient ID and accession number, and a description that tells of it."""
+    """Return a correction: a new patient ID and accession number, and the description "Corrected"."""
     return {
         "00080050": {"vr": "SH", "Value": [f"C{rng.randrange(10**8):08d}"]},
         "00081030": {"vr": "LO", "Value": ["Corrected"]},

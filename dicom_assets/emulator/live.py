@@ -1,4 +1,4 @@
-"""Changes that keep coming, at a human pace: studies arrive, are corrected, deleted and stored again."""
+"""Continuous changes at a slow pace: studies arrive, are corrected, deleted and stored again."""
 
 import random
 import threading
@@ -21,15 +21,15 @@ from dicom_assets.emulator.sources import build_study
 from dicom_assets.emulator.store import Service
 
 _PARTITIONS: Final = {DEFAULT_PARTITION: 4, "research": 1}
-"""Of five studies, one lies in the second partition."""
+"""Data partitions with their weights: one study in five lies in the second."""
 _REMEMBERED: Final = 50
-"""Studies, of those that arrived last, to which something may still happen."""
+"""Number of most recent studies that may still be changed."""
 _DEPTHS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("study", ()),
     ("series", (SERIES_INSTANCE_UID,)),
     ("instance", (SERIES_INSTANCE_UID, SOP_INSTANCE_UID)),
 )
-"""What can be deleted of a study, and what names it."""
+"""Levels at which a study is deleted, with the tags of the UIDs that identify the level."""
 
 
 @dataclass
@@ -41,19 +41,22 @@ class _Study:
 
 
 class Producer:
-    """A clinic at work: each time it is asked it does one thing to its service. Equal seeds do equal things."""
+    """Simulated clinic that makes one random change to its service per call. Equal seeds make equal changes."""
 
     def __init__(self, service: Service, *, seed: int = 0) -> None:
         self._service = service
-        # A service that is opened again has the studies of its first days, and needs others.
+        # A service that is opened again holds the studies of earlier sessions, so the seed must differ.
         self._rng = random.Random(f"{seed}, after {service.change_count()} changes")  # noqa: S311 - not secret
         self._studies: list[_Study] = []
 
     def act(self, today: date) -> str:
-        """Stores a study, or corrects, deletes or stores again what arrived before.
+        """Store a study, or correct, delete or store again an earlier one.
+
+        Args:
+            today: Date of a new study.
 
         Returns:
-            What was done, in words, without anything about a patient.
+            The change in words, without patient data.
         """
         live = [study for study in self._studies if study.live]
         gone = [study for study in self._studies if study.deleted]
@@ -78,7 +81,7 @@ class Producer:
         return f"study corrected, {_count(study.live)}"
 
     def _delete(self, live: list[_Study]) -> str:
-        """Deletes a study, a series or an instance."""
+        """Delete a study, a series or an instance."""
         study = self._rng.choice(live)
         what, tags = self._rng.choice(_DEPTHS)
         uids = _uids(self._rng.choice(study.live), tags)
@@ -104,13 +107,13 @@ class Producer:
 def producing(
     producer: Producer, *, per_minute: float, tell: Callable[[datetime, str], None], seed: int = 0
 ) -> Iterator[None]:
-    """Lets a producer act in the background until the block ends, at uneven intervals.
+    """Run a producer in the background until the block ends, at random intervals.
 
     Args:
-        producer: what acts.
-        per_minute: how often, on average; 0 is never.
-        tell: told when what was done.
-        seed: fixes the intervals.
+        producer: The producer.
+        per_minute: Average number of changes per minute; 0 means none.
+        tell: Called with the time (UTC) and the description of each change.
+        seed: Seed that fixes the intervals.
     """
     if not per_minute:
         yield

@@ -1,4 +1,4 @@
-"""DICOM data sets as the metadata the feed carries: DICOM JSON without bulk data; and back again.
+"""Conversion of DICOM data sets to the metadata of the change feed, which is DICOM JSON without bulk data, and back.
 
 Source: DICOM PS3.18 Annex F (DICOM JSON model).
 """
@@ -29,7 +29,7 @@ from dicom_assets.emulator.padding import restore_padding, strip_padding
 from dicom_assets.emulator.validation import is_valid
 
 Metadata = dict[str, Any]
-"""A data set in the DICOM JSON model: tag (eight hexadecimal digits, upper case) to element."""
+"""Data set in the DICOM JSON model: elements by tag (eight hexadecimal digits, upper case)."""
 
 STUDY_INSTANCE_UID: Final = "0020000D"
 SERIES_INSTANCE_UID: Final = "0020000E"
@@ -39,21 +39,21 @@ PATIENT_ID: Final = "00100020"
 
 _FILE_META = 0x0002
 _KEY = frozenset({STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID, SOP_CLASS_UID})
-"""Checked by the service's own, more lenient rule."""
+"""Elements that the service checks by a rule of its own, which is more lenient."""
 _ESCAPE_GB2312 = "\x1b$)A"
-"""Switches to ISO 2022 IR 58; pydicom decodes what follows, but leaves the escape in the text."""
+"""Escape sequence that switches to ISO 2022 IR 58; pydicom decodes the text after it, but leaves it in the text."""
 _NAME = re.compile(r"[0-9.]{1,64} *", re.ASCII)
 _NUMBERS = frozenset({"DS", "IS"})
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
-# `warnings.catch_warnings` swaps process-wide state: two threads at once could leave it swapped for good.
+# `warnings.catch_warnings` replaces process-wide state: two threads at once could leave it replaced for ever.
 _quiet = threading.RLock()
 _logger = logging.getLogger("pydicom")
 
 
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """Inside, pydicom's warnings about values (which quote patient data) are dropped, and not logged either."""
+    """Suppress pydicom's warnings and log messages about values in the block, since they quote patient data."""
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         was_disabled, _logger.disabled = _logger.disabled, True
@@ -65,19 +65,19 @@ def tolerant() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ReadMetadata:
-    """The metadata of a data set, and the tags that could not be converted and are missing from it."""
+    """Metadata of a data set, and the tags of the elements that could not be converted and are left out."""
 
     metadata: Metadata
     dropped: tuple[str, ...]
 
 
 def read_metadata(dataset: Dataset, *, keep_padding: bool = False, validate: bool = False) -> ReadMetadata:
-    """The metadata of a data set as the service keeps it: no bulk data, no unreadable elements, no file meta.
+    """Return the metadata of a data set as the service stores it: no bulk data, unreadable elements or file meta.
 
     Args:
-        dataset: the data set.
-        keep_padding: leave the padding of values as the real service does; otherwise there is none.
-        validate: leave out elements with a value that does not fit its value representation.
+        dataset: The data set.
+        keep_padding: Whether to keep the padding of values that the real service keeps; otherwise it is removed.
+        validate: Whether to leave out elements with a value that does not fit its value representation.
     """
     converter = _Converter(keep_padding, validate)
     with tolerant():
@@ -85,7 +85,7 @@ def read_metadata(dataset: Dataset, *, keep_padding: bool = False, validate: boo
 
 
 class _Converter:
-    """A data set on its way into the JSON model, and the tags of the elements that are left out."""
+    """Converter of one data set to the JSON model, which records the tags of the elements that are left out."""
 
     def __init__(self, keep_padding: bool, validate: bool) -> None:
         self._keep_padding = keep_padding
@@ -109,7 +109,7 @@ class _Converter:
         return metadata
 
     def _convert_element(self, dataset: Dataset, tag: BaseTag) -> dict[str, Any] | None:
-        """The element in the JSON model, or None for bulk data."""
+        """Return the element in the JSON model, or None for bulk data."""
         raw: object = dataset.get_item(tag)
         element = dataset[tag]
         if element.VR in _BULK or " or O" in element.VR or "OB or " in element.VR:
@@ -122,7 +122,7 @@ class _Converter:
         if self._validate and f"{tag:08X}" not in _KEY and not is_valid(element):
             raise ValueError("a value does not fit its value representation")
         converted = _to_json(element)
-        # Through text: plain types only, and what JSON cannot hold is refused here.
+        # The round trip through text leaves plain types only, and refuses values that JSON cannot hold.
         plain: dict[str, Any] = json.loads(json.dumps(converted, allow_nan=False))
         if self._keep_padding and isinstance(raw, RawDataElement) and raw.value:
             return restore_padding(plain, raw.value)
@@ -145,7 +145,7 @@ def _to_json(element: DataElement) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as the service gives it: null where it is empty, words for numbers that JSON does not know."""
+    """Return a value as the service writes it: None where it is empty, a word for a number that JSON lacks."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):  # a person's name
@@ -157,18 +157,18 @@ def _plain(value: Any) -> Any:
 
 
 def first_value(metadata: Mapping[str, Any], tag: str) -> str:
-    """The first value of a text element without padding, or an empty string."""
+    """Return the first value of a text element without padding, or an empty string."""
     return strip_padding(first_text(metadata, tag))
 
 
 def first_text(metadata: Mapping[str, Any], tag: str) -> str:
-    """The first value of a text element as it stands, or an empty string."""
+    """Return the first value of a text element with its padding, or an empty string."""
     values = (metadata.get(tag) or {}).get("Value") or [""]
     return values[0] if isinstance(values[0], str) else ""
 
 
 def build_dataset(metadata: Metadata) -> Dataset:
-    """A data set with the metadata's elements, ready to be written as a file."""
+    """Return a data set with the metadata's elements, ready to be written as a file."""
     numbers = {tag: _without_padding(element) for tag, element in metadata.items() if element.get("vr") in _NUMBERS}
     with tolerant():
         dataset = Dataset.from_json({**metadata, **numbers})
@@ -182,16 +182,16 @@ def build_dataset(metadata: Metadata) -> Dataset:
 
 
 def _without_padding(element: dict[str, Any]) -> dict[str, Any]:
-    """A number element without the NULs that pydicom does not take in numbers."""
+    """Return a number element without padding, since pydicom refuses NULs in numbers."""
     values = [strip_padding(value) if isinstance(value, str) else value for value in element.get("Value", [])]
     return {**element, "Value": values} if values else element
 
 
 def encode(dataset: Dataset) -> bytes:
-    """The data set as the bytes of a DICOM file.
+    """Return the data set as the bytes of a DICOM file; missing file meta information is added to it.
 
     Raises:
-        InvalidInstanceError: it has an element that cannot be written.
+        InvalidInstanceError: The data set has an element that cannot be written.
     """
     with tolerant(), BytesIO() as buffer:
         try:
@@ -207,10 +207,10 @@ def encode(dataset: Dataset) -> bytes:
 
 
 def decode(content: bytes) -> Dataset:
-    """The data set of a DICOM file, or of a bare data set that names its SOP class and instance.
+    """Return the data set of a DICOM file, or of a bare data set that has a SOP class UID and a SOP instance UID.
 
     Raises:
-        InvalidDicomError: the bytes are neither, or cannot be read to their end.
+        InvalidDicomError: The bytes are neither, or cannot be read to their end.
     """
     return read_dataset(BytesIO(content), bare=True)
 
@@ -219,12 +219,13 @@ def read_dataset(source: BytesIO | Path, *, bare: bool, **options: Any) -> Datas
     """Read a data set.
 
     Args:
-        source: of the bytes.
-        bare: take data sets without preamble and file meta information, too, if they name SOP class and instance.
-        options: of pydicom's `dcmread`.
+        source: The bytes, or a file.
+        bare: Whether to also accept data sets without preamble and file meta information, if they have a SOP class UID
+            and a SOP instance UID.
+        options: Options of pydicom's `dcmread`.
 
     Raises:
-        InvalidDicomError: the source holds no such data set, or one that cannot be read.
+        InvalidDicomError: The source does not hold such a data set, or the data set cannot be read.
     """
     with tolerant():
         try:

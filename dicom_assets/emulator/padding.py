@@ -1,6 +1,6 @@
-"""Padding of UIDs and values, kept as the real service keeps it.
+"""Padding of UIDs and values, treated as in the real service.
 
-The service's library cuts trailing blanks off a text, and trailing NULs off a UID; other padding stays.
+The service's library removes trailing blanks from a text, and trailing NULs from a UID; other padding stays.
 """
 
 from typing import Any, Final
@@ -16,7 +16,7 @@ def strip_padding(text: str) -> str:
 
 
 def keep_blanks(uid: str) -> str:
-    """Return a UID with its trailing blanks, and without NULs among them."""
+    """Return a UID with its trailing blanks, but without trailing NULs."""
     bare = strip_padding(uid)
     return bare + uid[len(bare) :].replace("\0", "")
 
@@ -25,15 +25,15 @@ def restore_padding(element: dict[str, Any], content: bytes) -> dict[str, Any]:
     """Return an element with the padding that the service's library leaves in its values.
 
     Args:
-        element: an element in the DICOM JSON model, its values without padding.
-        content: the element's value field as it is in the file.
+        element: Element in the DICOM JSON model, with values without padding.
+        content: Bytes of the element's value field in the file.
     """
     vr = element["vr"]
     if vr not in _TEXT:
         return element
     parts = [content] if vr in _SINGLE else content.split(b"\\")
     values = element.get("Value") or [{} if vr == "PN" else ""]
-    if len(parts) != len(values):  # a backslash that is the second byte of a character: the last value is certain
+    if len(parts) != len(values):  # a backslash is the second byte of a character; only the last value is certain
         parts = [*[b""] * (len(values) - 1), content.rpartition(b"\\")[2]]
     padded = [_pad(value, part, vr) for value, part in zip(values, parts, strict=True)]
     return element if padded == values or padded in ([""], [{}]) else {**element, "Value": padded}
@@ -49,6 +49,6 @@ def _pad(value: Any, part: bytes, vr: str) -> Any:
         value = value or {}
         last = list(value)[-1] if value else "Alphabetic"
         return {**value, last: value.get(last, "") + padding}
-    if isinstance(value, int | float):  # no number for the service's library, which passes the text on
+    if isinstance(value, int | float):  # the service's library does not parse a padded number, and keeps the text
         return part.decode("ascii", "replace").strip(" ")
     return (value or "") + padding

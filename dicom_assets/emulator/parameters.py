@@ -1,4 +1,4 @@
-"""Query parameters of the change feed, read as the service reads them.
+"""Query parameters of the change feed, parsed as the service parses them.
 
 Source: the public DICOM server's controller, its model binders and pagination options (API v2).
 """
@@ -23,7 +23,7 @@ class InvalidParameterError(ValueError):
 
 @dataclass(frozen=True)
 class PageRequest:
-    """Which page of the feed is asked for."""
+    """Parameters of a requested page of the feed."""
 
     start: Ticks | None
     end: Ticks | None
@@ -33,10 +33,11 @@ class PageRequest:
 
 
 def parse_page_request(query: Mapping[str, str]) -> PageRequest:
-    """The page that a query string asks for; names of parameters are compared without case.
+    """Parse the page that a query string requests; parameter names are case-insensitive.
 
     Raises:
-        InvalidParameterError: a time without a zone, an empty window, a number out of range, or another type.
+        InvalidParameterError: A time has no zone, the window is empty, a number is out of range, or a value has another
+            type.
     """
     query = _lowered(query)
     start, end = _moment(query, "startTime"), _moment(query, "endTime")
@@ -52,10 +53,10 @@ def parse_page_request(query: Mapping[str, str]) -> PageRequest:
 
 
 def parse_include_metadata(query: Mapping[str, str]) -> bool:
-    """Whether metadata is asked for.
+    """Return whether a query string requests metadata.
 
     Raises:
-        InvalidParameterError: the value is no boolean.
+        InvalidParameterError: The value is not a boolean.
     """
     return _boolean(_lowered(query), "includeMetadata")
 

@@ -27,20 +27,21 @@ def serve(
     """Serve until the block ends.
 
     Args:
-        service: the state; stays open.
-        host: the address to listen on.
-        port: the port; 0 takes a free one.
-        token: the bearer token that every request must bear; None asks for none.
-        audience: for which the token of every request must have been issued; None does not look.
-        intercept: sees every request first, and may answer it.
-        max_page_bytes: a page whose body is greater answers 504, as a gateway before the service would; None: any size.
-        max_page_entries: likewise a page of more entries.
+        service: The service's state; it stays open.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        token: Bearer token that every request must carry; None accepts requests without one.
+        audience: Audience that the token of every request must have; None does not check it.
+        intercept: Gets every request first, and may answer it.
+        max_page_bytes: Most bytes of a page's body; greater pages answer 504, as a gateway before the service would.
+            None means no limit.
+        max_page_entries: Most entries of a page; larger pages answer 504. None means no limit.
 
     Yields:
         The base URL.
 
     Raises:
-        EmulatorStartError: the port is taken, or the host is none of this machine's.
+        EmulatorStartError: The port is taken, or the address does not belong to this machine.
     """
     with _listen(host, port) as listener:
         app = create_app(
@@ -58,7 +59,7 @@ def serve(
         thread = threading.Thread(target=server.run, args=([listener],), name="dicom-emulator", daemon=True)
         thread.start()
         try:
-            # Connections queue up in the listening socket from here on: nobody has to wait for the server to start.
+            # The listening socket queues connections from here on, so clients need not wait for the server's start.
             yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True

@@ -1,6 +1,6 @@
-"""What the embedded service can be filled with: pydicom's bundled files, a folder, or any number of made-up instances.
+"""Content for the embedded service: pydicom's bundled files, a folder, or any number of synthetic instances.
 
-Made-up instances are real metadata, multiplied: an element of a bundled file stays as it is unless it identifies the
+Synthetic instances are copies of real metadata: an element of a bundled file stays unchanged unless it identifies the
 patient, the study, the series or the instance.
 """
 
@@ -33,16 +33,16 @@ from dicom_assets.emulator.padding import strip_padding
 from dicom_assets.emulator.store import Moment, Service, Stored
 
 REFUSED: Final = (InstanceExistsError, InvalidDicomError, InvalidInstanceError)
-"""What is raised for a file that cannot be stored."""
+"""Errors raised for a file that cannot be stored."""
 Skip = Callable[[Path, str], object]
-"""Called with the path of a file that is left out, and the reason."""
+"""A function that is called with the path of a file that is left out, and the reason."""
 
 _REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
-# Modality to the least and the most instances in one of its series, and the most series in a study.
+# By modality: least and most instances in a series, and most series in a study.
 _SHAPES: Final = {"CT": (20, 60, 3), "MR": (10, 30, 5), "CR": (1, 3, 2), "US": (3, 12, 1), "SR": (1, 1, 1)}
 _STUDIES_BY_MODALITY: Final = {"CT": 30, "MR": 25, "CR": 25, "US": 15, "SR": 5}
-_TEMPLATE_ELEMENTS: Final = range(20, 121)  # neither stubs nor giants
+_TEMPLATE_ELEMENTS: Final = range(20, 121)  # files with very few or very many elements are no templates
 _FAMILY_NAMES: Final = (
     "Adeyemi",
     "Costa",
@@ -69,7 +69,7 @@ _SHARE_PADDED: Final = 0.25
 
 @dataclass(frozen=True)
 class DicomFile:
-    """A DICOM file with what identifies its instance; the rest is read when it is needed."""
+    """A DICOM file with the UIDs of its instance; its data set is read when it is needed."""
 
     path: Path
     study: str
@@ -77,14 +77,14 @@ class DicomFile:
     sop_instance: str
 
     def dataset(self) -> Dataset:
-        """The file's data set."""
+        """Read and return the file's data set."""
         return decode(self.path.read_bytes())
 
     def store(self, service: Service, *, partition: str = DEFAULT_PARTITION, at: Moment | None = None) -> Stored:
-        """Store the file, byte for byte, as `Service.store` does.
+        """Store the file, byte for byte, with `Service.store`.
 
         Raises:
-            one of REFUSED: the service does not take the file, or the file cannot be read.
+            One of REFUSED: The service refuses the file, or the file cannot be read.
         """
         try:
             content = self.path.read_bytes()
@@ -94,7 +94,7 @@ class DicomFile:
 
 
 def describe_refusal(error: Exception) -> str:
-    """Return in few words why a file was not stored, out of one of REFUSED."""
+    """Return a short reason why a file was not stored, from an error of REFUSED."""
     if isinstance(error, InstanceExistsError):
         return "already stored"
     return "no DICOM file that can be read" if isinstance(error, InvalidDicomError) else "refused by the service"
@@ -103,13 +103,13 @@ def describe_refusal(error: Exception) -> str:
 def folder_files(
     directory: Path, skipped: Counter[str] | None = None, *, skip: Skip | None = None, bare: bool = False
 ) -> Iterator[DicomFile]:
-    """The DICOM files under a folder that the service would take, one per instance, in the order of their paths.
+    """Yield the DICOM files in a folder that the service would accept, one per instance, in the order of their paths.
 
     Args:
-        directory: searched with everything below it.
-        skipped: counts, by reason, the files that are left out.
-        skip: called for each of them.
-        bare: take files without preamble and file meta information, too.
+        directory: Folder to search, with its subfolders.
+        skipped: Counter that gets the number of files that are left out, by reason.
+        skip: Called for each file that is left out.
+        bare: Whether to also accept files without preamble and file meta information.
     """
     skipped = Counter() if skipped is None else skipped
     seen = set()
@@ -141,27 +141,27 @@ def _read_file(path: Path, bare: bool) -> tuple[DicomFile | None, str]:
 
 
 def folder_datasets(directory: Path, skipped: Counter[str] | None = None) -> Iterator[Dataset]:
-    """The data sets of `folder_files`."""
+    """Return an iterator over the data sets of `folder_files`."""
     return (file.dataset() for file in folder_files(directory, skipped))
 
 
 def bundled_files(skipped: Counter[str] | None = None) -> Iterator[DicomFile]:
-    """The DICOM files that come with pydicom, as `folder_files` gives them. Nothing is downloaded."""
+    """Return an iterator over the DICOM files bundled with pydicom, as `folder_files` does. Nothing is downloaded."""
     return folder_files(Path(str(resources.files("pydicom") / "data" / "test_files")), skipped)
 
 
 def bundled_datasets(skipped: Counter[str] | None = None) -> Iterator[Dataset]:
-    """The data sets of `bundled_files`."""
+    """Return an iterator over the data sets of `bundled_files`."""
     return (file.dataset() for file in bundled_files(skipped))
 
 
 def synthesize(count: int, *, seed: int = 0, day: date = date(2026, 3, 1)) -> Iterator[Metadata]:
-    """Metadata of made-up instances, study by study; equal arguments give equal metadata.
+    """Yield metadata of synthetic instances, study by study; equal arguments produce equal metadata.
 
     Args:
-        count: the number of instances.
-        seed: fixes every choice.
-        day: the date of the studies.
+        count: Number of instances.
+        seed: Seed that fixes every random choice.
+        day: Date of the studies.
     """
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     while count > 0:
@@ -172,7 +172,12 @@ def synthesize(count: int, *, seed: int = 0, day: date = date(2026, 3, 1)) -> It
 
 
 def build_study(rng: random.Random, day: date) -> Iterator[Metadata]:
-    """Metadata of the instances of one made-up study of a day, series by series."""
+    """Yield metadata of the instances of one synthetic study, series by series.
+
+    Args:
+        rng: Source of the random choices.
+        day: Date of the study.
+    """
     modality = rng.choices(list(_STUDIES_BY_MODALITY), list(_STUDIES_BY_MODALITY.values()))[0]
     fewest, most, most_series = _SHAPES[modality]
     born = _FIRST_BIRTH_DATE + timedelta(days=rng.randrange(_BIRTH_DAYS))
@@ -197,7 +202,7 @@ def build_study(rng: random.Random, day: date) -> Iterator[Metadata]:
 
 
 def pad_uid(uid: str, rng: random.Random) -> str:
-    """Return a UID, in one of three cases with blanks behind it."""
+    """Return a UID, in one of three cases with trailing blanks."""
     return uid + rng.choice(_UID_PADDINGS)
 
 
@@ -205,8 +210,8 @@ def pad_metadata(metadata: Metadata, rng: random.Random) -> Metadata:
     """Return metadata in which some UIDs of the instance, and some values, are padded with blanks and NULs.
 
     Args:
-        metadata: of one instance; stays as it is.
-        rng: decides what is padded, and how; other decisions give other forms of one UID.
+        metadata: Metadata of one instance; it is not changed.
+        rng: Source of the random choices; other choices give other forms of one UID.
     """
     padded = dict(metadata)
     for tag, element in metadata.items():
@@ -231,12 +236,12 @@ def _pad_value(value: Any, padding: str) -> Any:
 
 @cache
 def _templates() -> dict[str, list[Metadata]]:
-    """Real metadata by modality."""
+    """Return real metadata, from bundled files, by modality."""
     templates: dict[str, list[Metadata]] = {modality: [] for modality in _SHAPES}
     for dataset in bundled_datasets():
         metadata = read_metadata(dataset).metadata
         fitting = templates.get(dataset.get("Modality", ""))
-        # Public elements only: what private ones say would be repeated in every study.
+        # Public elements only: every study would repeat the values of private elements.
         public = {tag: element for tag, element in metadata.items() if int(tag[:4], 16) % 2 == 0}
         if fitting is not None and len(public) in _TEMPLATE_ELEMENTS:
             fitting.append(public)
@@ -248,5 +253,5 @@ def _element(vr: str, value: Any) -> dict[str, Any]:
 
 
 def _uid(rng: random.Random) -> str:
-    """A UID made from a random UUID, as DICOM PS3.5 Annex B.2 allows."""
+    """Return a UID derived from a random UUID, as DICOM PS3.5 Annex B.2 allows."""
     return f"2.25.{rng.getrandbits(122)}"

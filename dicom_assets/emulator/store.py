@@ -1,4 +1,4 @@
-"""The embedded DICOM service without HTTP: instances are stored, updated and deleted, and its change feed is read.
+"""The embedded DICOM service without HTTP: it stores, updates and deletes instances, and returns its change feed.
 
 Source: the public DICOM server's rules for storing, deleting and bulk updates, and its change feed.
 """
@@ -39,7 +39,7 @@ from dicom_assets.emulator.unreadable import Fault
 from dicom_assets.emulator.updates import check_changes
 
 Moment = datetime | Ticks
-"""A datetime with a time zone or, to 100 ns, ticks."""
+"""A datetime with a time zone, or ticks, which are exact to 100 ns."""
 
 _END_OF_TIME: Final = 2**63 - 1
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9.]*[0-9]", re.ASCII)
@@ -47,7 +47,7 @@ _UID = re.compile(r"(?=.{1,64}\Z)[0-9.]*[0-9]", re.ASCII)
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of a data set that was stored."""
+    """Result of storing a data set."""
 
     study: str
     series: str
@@ -55,15 +55,15 @@ class Stored:
     sop_class: str
     sequence: int
     dropped: tuple[str, ...] = ()
-    """Tags of the elements that could not be read and are missing from the metadata."""
+    """Tags of the elements that could not be read, and are left out of the metadata."""
 
 
 def is_uid(text: str, *, keep_padding: bool = False) -> bool:
-    """Whether the service accepts the text as a UID: digits and dots, at most 64, a digit last.
+    """Return whether the service accepts a text as a UID: digits and dots, at most 64, with a digit at the end.
 
     Args:
-        text: any.
-        keep_padding: blanks may follow, as the real service lets them.
+        text: Any text.
+        keep_padding: Whether trailing blanks are allowed, as in the real service.
     """
     return _UID.fullmatch(text.rstrip(" ") if keep_padding else text) is not None
 
@@ -72,23 +72,25 @@ class Service:
     """The embedded service. Safe to share between threads.
 
     Args:
-        database: SQLite file that keeps the state; None keeps it in memory.
-        file_store: folder for the DICOM files; None is a service without Data Lake Storage: its entries have no path.
-        workspace: the workspace in the files' paths.
-        name: the service in the files' paths.
-        clock: tells the time of changes that are not given one; None is the system's, to 100 ns.
-        seed: fixes where the feed's sequences have gaps.
-        validate: leave elements out of the metadata that do not fit their value representation, as the real service
-            does from API v2 on; otherwise only those that cannot be converted.
-        keep_padding: take UIDs with trailing blanks and show them as they came, and leave NULs at the end of values,
-            as the real service does; otherwise padding is cut off. UIDs that differ in trailing blanks are equal in
-            any case.
-        faulty_every: of so many instances, in the order in which they are first stored, the last gets metadata that
-            cannot be given out; 0 spares all. More are chosen by `break_metadata`.
-        faults: what is wrong with them, in turn.
+        database: SQLite file of the state; None keeps the state in memory.
+        file_store: Folder for the DICOM files; None means a service without Data Lake Storage, whose entries have no
+            path.
+        workspace: Name of the workspace in the files' paths.
+        name: Name of the service in the files' paths.
+        clock: Returns the time, with a zone, of changes without an explicit time; None means the system clock, exact
+            to 100 ns.
+        seed: Seed that fixes the gaps in the feed's sequences.
+        validate: Whether to leave out elements that do not fit their value representation, as the real service does
+            from API v2 on; otherwise only elements that cannot be converted are left out.
+        keep_padding: Whether to accept UIDs with trailing blanks and show them as received, and to keep trailing NULs
+            of values, as the real service does; otherwise padding is removed. UIDs that differ in trailing blanks are
+            equal in any case.
+        faulty_every: Every `faulty_every`-th instance, in the order of first storing, gets metadata with a fault; 0
+            means none. `break_metadata` adds faults to other instances.
+        faults: Faults of these instances, in turn.
 
     Raises:
-        EmulatorStartError: the database cannot be opened, or another process has it.
+        EmulatorStartError: The database cannot be opened, or another process has it open.
     """
 
     def __init__(
@@ -125,11 +127,11 @@ class Service:
         self.close()
 
     def close(self) -> None:
-        """Close the database; what is in memory is gone."""
+        """Close the database; a state in memory is lost."""
         self._database.close()
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Everything inside happens or nothing does, and much faster than one by one. May be nested."""
+        """Return a context manager for a transaction; changes in one are much faster. Transactions may be nested."""
         return self._database.transaction()
 
     def store(
@@ -143,15 +145,16 @@ class Service:
         """Store a data set, and its file where there is a file store.
 
         Args:
-            dataset: the data set.
-            partition: the data partition; made if it does not exist.
-            at: the change's time; None asks the clock. It may lie in the past: a transaction that committed late.
-            content: the file's bytes as received; None encodes the data set.
+            dataset: The data set.
+            partition: Name of the data partition, which is created if it does not exist.
+            at: Time of the change; None takes the clock's. It may lie in the past, like a transaction that committed
+                late.
+            content: Bytes of the file as received; None encodes the data set.
 
         Raises:
-            InstanceExistsError: it is already stored.
-            InvalidInstanceError: a required attribute is missing, a UID is none, or the data set cannot be kept.
-            InvalidPartitionError: the partition's name is not accepted.
+            InstanceExistsError: The instance is already stored.
+            InvalidInstanceError: A required attribute is missing, a UID is invalid, or the data set cannot be stored.
+            InvalidPartitionError: The partition's name is not valid.
         """
         read = read_metadata(dataset, keep_padding=self.keep_padding, validate=self._validate)
         for tag in (SOP_CLASS_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID):
@@ -175,20 +178,21 @@ class Service:
         file_path: str | None = None,
         write_file: bool = False,
     ) -> Stored:
-        """Store an instance by its metadata alone: quick, its values unchecked.
+        """Store an instance from its metadata; this is fast, and its values are not checked.
 
         Args:
-            metadata: the data set in the DICOM JSON model, kept as given. Blanks at the end of its UIDs are shown in
-                entries where the service keeps padding.
-            partition: the data partition; made if it does not exist.
-            at: as in `store`.
-            file_path: the path its entries show; None makes one where the service has a file store.
-            write_file: write a file with the metadata's elements, where there is a file store; slower by far.
+            metadata: The data set in the DICOM JSON model, stored as given. Entries show trailing blanks of its UIDs
+                where the service keeps padding.
+            partition: Name of the data partition, which is created if it does not exist.
+            at: Time of the change, as in `store`.
+            file_path: Path that its entries show; None makes one where the service has a file store.
+            write_file: Whether to write a file with the metadata's elements, where there is a file store; this is much
+                slower.
 
         Raises:
-            InstanceExistsError: it is already stored.
-            InvalidInstanceError: one of the three UIDs is missing.
-            InvalidPartitionError: the partition's name is not accepted.
+            InstanceExistsError: The instance is already stored.
+            InvalidInstanceError: One of the three UIDs is missing.
+            InvalidPartitionError: The partition's name is not valid.
         """
         with self.transaction():
             path = file_path or self._next_path(partition)
@@ -206,9 +210,9 @@ class Service:
         partition: str = DEFAULT_PARTITION,
         at: Moment | None = None,
     ) -> int:
-        """Delete a study, a series or an instance; all their changes bear the same time and show the stored UIDs.
+        """Delete a study, a series or an instance; all its changes have one time and show the stored UIDs.
 
-        Blanks at the end of a UID make no difference.
+        Trailing blanks of a UID are ignored.
 
         Returns:
             The number of instances deleted.
@@ -228,16 +232,23 @@ class Service:
     def update(
         self, study: str, changes: Metadata, *, partition: str = DEFAULT_PARTITION, at: Moment | None = None
     ) -> int:
-        """Change attributes in every instance of a study: one Update each, a new version, a new file under a new name.
+        """Change attributes in every instance of a study.
 
-        All changes bear the same time. Blanks at the end of the study's UID make no difference to what is changed;
-        where the service keeps padding, the entries show the study's UID as it is given here.
+        Each instance gets an Update entry, a new version, and a new file with a new name. All changes have one time.
+        Trailing blanks of the study's UID are ignored in the search; where the service keeps padding, the entries show
+        the study's UID as given here.
+
+        Args:
+            study: Study instance UID.
+            changes: Elements to change, in the DICOM JSON model.
+            partition: Name of the data partition.
+            at: Time of the changes, as in `store`.
 
         Returns:
             The number of instances changed.
 
         Raises:
-            InvalidUpdateError: an attribute that the service does not change, or a value that is none.
+            InvalidUpdateError: The service does not change one of the attributes, or a value is invalid.
         """
         check_changes(changes)
         with self.transaction():
@@ -253,7 +264,7 @@ class Service:
                 if live.file_path and path:
                     self._files.rewrite(live.file_path, path, changes)
         for live in found:
-            if live.file_path != live.original_file_path:  # the service keeps the original and the newest
+            if live.file_path != live.original_file_path:  # the service keeps the original and the newest file
                 self._files.remove(live.file_path)
         return len(found)
 
@@ -267,20 +278,21 @@ class Service:
         include_metadata: bool = True,
         omit_unreadable: bool = False,
     ) -> list[dict[str, Any]]:
-        """A page of the feed: entries with start ≤ timestamp < end, by timestamp and sequence, ready for JSON.
+        """Return a page of the feed: entries with start ≤ timestamp < end, by timestamp and sequence, as JSON objects.
 
-        State, metadata and path are those of now. Members without a value are left out. Any limit from 1 on is served.
+        Entries show the current state, metadata and path. Members without a value are left out. Any limit from 1 on is
+        allowed.
 
         Args:
-            start: inclusive; None is the beginning.
-            end: exclusive; None is the end.
-            offset: entries to skip.
-            limit: entries at most.
-            include_metadata: whether entries hold metadata.
-            omit_unreadable: give entries whose metadata cannot be given out without metadata.
+            start: Start of the window, inclusive; None means the beginning of the feed.
+            end: End of the window, exclusive; None means the end of the feed.
+            offset: Number of entries to skip.
+            limit: Most entries of the page.
+            include_metadata: Whether entries hold metadata.
+            omit_unreadable: Whether to return entries whose metadata has a fault without metadata.
 
         Raises:
-            UnreadableMetadataError: the page holds an instance whose metadata cannot be given out, whatever the fault.
+            UnreadableMetadataError: The page holds an instance whose metadata has a fault, of any kind.
         """
         rows = self._page(start, end, offset, limit, include_metadata)
         return [to_entry(row, omit_unreadable=omit_unreadable) for row in rows]
@@ -294,11 +306,11 @@ class Service:
         limit: int = 100,
         include_metadata: bool = True,
     ) -> bytes:
-        """As `change_feed`, as JSON text; the metadata is passed on without being parsed.
+        """Return the page of `change_feed` as JSON text; the metadata is copied without being parsed.
 
         Raises:
-            UnreadableMetadataError: the page holds an instance whose metadata has a fault with which no page comes.
-                With other faults the text is no usable JSON.
+            UnreadableMetadataError: The page holds an instance whose metadata has a fault for which the service sends
+                no page. With other faults the text contains metadata that clients cannot use.
         """
         entries = self.change_feed_entries(
             start=start, end=end, offset=offset, limit=limit, include_metadata=include_metadata
@@ -314,23 +326,23 @@ class Service:
         limit: int = 100,
         include_metadata: bool = True,
     ) -> list[bytes]:
-        """As `change_feed_json`, entry by entry."""
+        """Return the entries of `change_feed_json`, each as JSON text."""
         return [to_json(row) for row in self._page(start, end, offset, limit, include_metadata)]
 
     def latest(self, *, include_metadata: bool = True) -> dict[str, Any] | None:
-        """The newest entry by timestamp and sequence, or None on an empty feed.
+        """Return the newest entry by timestamp and sequence, or None if the feed is empty.
 
         Raises:
-            UnreadableMetadataError: its metadata cannot be given out, whatever the fault.
+            UnreadableMetadataError: The entry's metadata has a fault, of any kind.
         """
         rows = self._database.fetch(LATEST, {"include_metadata": include_metadata})
         return to_entry(rows[0]) if rows else None
 
     def latest_json(self, *, include_metadata: bool = True) -> bytes | None:
-        """As `latest`, as JSON text.
+        """Return the entry of `latest` as JSON text.
 
         Raises:
-            UnreadableMetadataError: its metadata has a fault with which no page comes.
+            UnreadableMetadataError: The entry's metadata has a fault for which the service sends no page.
         """
         rows = self._database.fetch(LATEST, {"include_metadata": include_metadata})
         return to_json(rows[0]) if rows else None
@@ -339,40 +351,44 @@ class Service:
         """Make the metadata of live instances unreadable until they are healed, deleted or stored anew.
 
         Args:
-            which: a SOP instance UID, with or without blanks behind it, or the sequence of one of its entries.
-            fault: what is wrong from now on.
-            partition: the data partition; None means all.
+            which: SOP instance UID, with or without trailing blanks, or sequence of one of the instance's entries.
+            fault: Fault of the metadata from now on.
+            partition: Name of the data partition; None means all.
 
         Returns:
-            The number of instances.
+            The number of instances changed.
         """
         return self._set_fault(which, partition, Fault(fault))
 
     def heal_metadata(self, which: str | int | None = None, *, partition: str | None = None) -> int:
-        """Make the metadata of live instances readable again: `which` as in `break_metadata`, None heals all.
+        """Make the metadata of live instances readable again.
+
+        Args:
+            which: As in `break_metadata`; None heals all instances.
+            partition: Name of the data partition; None means all.
 
         Returns:
-            The number of instances.
+            The number of instances changed.
         """
         return self._database.heal_all() if which is None else self._set_fault(which, partition, None)
 
     def partitions(self) -> list[dict[str, Any]]:
-        """The data partitions in the order in which they were made, ready for JSON."""
+        """Return the data partitions in the order of their creation, as JSON objects."""
         return [
             {"partitionKey": key, "partitionName": name, "createdDate": format_ticks(created)}
             for key, name, created in self._database.fetch("SELECT key, name, created FROM data_partition ORDER BY key")
         ]
 
     def has_partition(self, name: str) -> bool:
-        """Whether the data partition exists."""
+        """Return whether the data partition exists."""
         return name in self._database.partitions
 
     def instance_count(self) -> int:
-        """The number of live instances."""
+        """Return the number of live instances."""
         return int(self._database.fetch("SELECT count(*) FROM instance WHERE version IS NOT NULL")[0][0])
 
     def change_count(self) -> int:
-        """The number of entries in the feed."""
+        """Return the number of entries in the feed."""
         return int(self._database.fetch("SELECT count(*) FROM change")[0][0])
 
     def _ticks(self, at: Moment | None) -> Ticks:
@@ -409,7 +425,7 @@ class Service:
         return self._database.set_fault(which, self._database.partitions[partition] if partition else None, fault)
 
     def _shown(self, uid: str) -> str:
-        """A UID as entries show it."""
+        """Return a UID as entries show it."""
         return keep_blanks(uid) if self.keep_padding else strip_padding(uid)
 
     def _page(

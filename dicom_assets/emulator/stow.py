@@ -1,4 +1,4 @@
-"""STOW-RS: the DICOM files in a request, and the answer that tells what became of each.
+"""STOW-RS: the DICOM files in a request, and the response with the result for each.
 
 Source: DICOM PS3.18 §10.5 and Annex I; the public DICOM server's conformance statement (v2) and reason codes.
 """
@@ -31,19 +31,19 @@ VALIDATION_WARNINGS: Final = 1
 
 
 class UnsupportedTypeError(EmulatorError):
-    """A request, or a part of it, of a content type that the service does not take (415)."""
+    """A request or a part with a content type that the service does not accept (415)."""
 
 
 class MalformedRequestError(EmulatorError):
-    """A multipart body that cannot be taken apart (400)."""
+    """A multipart body that cannot be split into its parts (400)."""
 
 
 def split_parts(content_type: str, body: bytes) -> list[bytes]:
-    """The DICOM files in a request's body.
+    """Return the DICOM files in a request's body.
 
     Raises:
-        UnsupportedTypeError: the content type of the request or a part is not one the service takes.
-        MalformedRequestError: the body does not have the parts that its content type announces.
+        UnsupportedTypeError: The service does not accept the content type of the request or of a part.
+        MalformedRequestError: The body does not have the parts that its content type announces.
     """
     header = Message()
     header["Content-Type"] = content_type
@@ -80,25 +80,25 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
 
 @dataclass
 class StoreResponse:
-    """The answer to a store request, as it grows file by file."""
+    """Response to a store request, built file by file."""
 
     studies_url: str
-    """URL of the partition's studies, for the retrieve URLs."""
+    """URL of the partition's studies, from which retrieve URLs are made."""
     study: str | None
-    """The study in the request's path."""
+    """Study instance UID in the request's path; None where the path has none."""
     referenced: list[Metadata] = field(default_factory=list)
     failed: list[Metadata] = field(default_factory=list)
 
     @property
     def status(self) -> int:
-        """200 all stored; 202 some, or with warnings; 409 none."""
+        """HTTP status: 200 if all files were stored; 202 if some were, or with warnings; 409 if none was."""
         if not self.referenced:
             return 409
         return 202 if self.failed or any("00081196" in item for item in self.referenced) else 200
 
     @property
     def dataset(self) -> Metadata:
-        """The answer's data set."""
+        """Data set of the response."""
         dataset: Metadata = {}
         if self.referenced and self.study is not None:
             dataset["00081190"] = _element("UR", f"{self.studies_url}/{quote(self.study)}")
@@ -109,7 +109,7 @@ class StoreResponse:
         return dataset
 
     def add_stored(self, stored: Stored) -> None:
-        """Tell of an instance that was stored."""
+        """Add an instance that was stored."""
         study, series, sop_instance = map(quote, (stored.study, stored.series, stored.sop_instance))
         url = f"{self.studies_url}/{study}/series/{series}/instances/{sop_instance}"
         item = {
@@ -123,7 +123,13 @@ class StoreResponse:
         self.referenced.append(item)
 
     def add_failed(self, reason: int, metadata: Metadata, comment: str | None = None) -> None:
-        """Tell of a file that was refused."""
+        """Add a file that was refused.
+
+        Args:
+            reason: Code of the failure.
+            metadata: Metadata with the file's UIDs, as far as known.
+            comment: Text that explains the failure.
+        """
         item = {
             tag: _element("UI", value)
             for tag, source in (("00081150", SOP_CLASS_UID), ("00081155", SOP_INSTANCE_UID))
@@ -136,7 +142,7 @@ class StoreResponse:
 
 
 def store_parts(service: Service, parts: list[bytes], partition: str, response: StoreResponse) -> StoreResponse:
-    """Store every file that can be stored, and tell of each in the response."""
+    """Store every file that can be stored, and add the result for each to the response, which is returned."""
     for content in parts:
         try:
             dataset = decode(content)
@@ -167,7 +173,7 @@ def _store_part(service: Service, dataset: Dataset, content: bytes, partition: s
 
 
 def comments(texts: Any) -> dict[str, Any]:
-    """A Failed Attributes Sequence (0074,1048) of error comments."""
+    """Return a Failed Attributes Sequence (0074,1048) with error comments."""
     return _element("SQ", *({"00000902": _element("LO", text)} for text in texts))
 
 

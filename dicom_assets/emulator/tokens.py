@@ -1,7 +1,4 @@
-"""Bearer tokens, checked as far as one can without Entra's keys: whom they are for and until when.
-
-Who signed them is not checked.
-"""
+"""Checks of bearer tokens that need no keys from Entra: audience and lifetime. Signatures are not checked."""
 
 import base64
 import hmac
@@ -14,15 +11,16 @@ from starlette.requests import Request
 
 
 def check_token(request: Request, *, token: str | None, audience: str | None) -> None:
-    """Passes a request that bears the token, or one that was issued for the audience and lives.
+    """Check the bearer token of a request.
 
     Args:
-        request: any.
-        token: the only one that is accepted; None accepts others.
-        audience: that a JWT must have been issued for, as `https://dicom.healthcareapis.azure.com`; None asks for none.
+        request: Any request.
+        token: The only accepted token; None accepts any.
+        audience: Audience that the token, a valid JWT, must have, such as `https://dicom.healthcareapis.azure.com`;
+            None does not check it.
 
     Raises:
-        HTTPException: 401.
+        HTTPException: The token is missing or refused (401).
     """
     if token is None and audience is None:
         return

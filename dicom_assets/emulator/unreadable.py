@@ -1,4 +1,4 @@
-"""Instances whose metadata the service cannot give out, as they happen to the real service."""
+"""Faults of stored metadata that occur in the real service, which then cannot return the metadata."""
 
 from enum import StrEnum
 from typing import Final
@@ -7,20 +7,20 @@ from dicom_assets.emulator.errors import EmulatorError
 
 
 class Fault(StrEnum):
-    """What is wrong with the stored metadata of an instance."""
+    """Fault of the stored metadata of an instance."""
 
     MISSING = "missing"
-    """The metadata file is missing: a page that should hold it answers 500."""
+    """The metadata file is missing: a page with the instance answers 500."""
     MALFORMED = "malformed"
-    """The stored JSON cannot be read: a page that should hold it answers 400."""
+    """The stored JSON cannot be parsed: a page with the instance answers 400."""
     SURROGATE = "surrogate"
-    """The page comes; the metadata holds the escape of half a character (`\\ud800`)."""
+    """The page is sent; the metadata holds the escape of half a character (`\\ud800`)."""
     UTF8 = "utf8"
-    """The page comes; the metadata holds bytes that are no UTF-8."""
+    """The page is sent; the metadata holds bytes that are not UTF-8."""
     NESTED = "nested"
-    """The page comes; the metadata holds sequences nested deeper than parsers go."""
+    """The page is sent; the metadata holds sequences nested deeper than parsers allow."""
     NO_OBJECT = "no-object"
-    """The page comes; the metadata is JSON, but no object."""
+    """The page is sent; the metadata is JSON, but not an object."""
 
 
 _STATUS: Final = {Fault.MISSING: 500, Fault.MALFORMED: 400}
@@ -33,7 +33,7 @@ _ELEMENTS: Final = {
 
 
 class UnreadableMetadataError(EmulatorError):
-    """A page holds an instance whose metadata cannot be given out."""
+    """A page holds an instance whose metadata has a fault."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__("The metadata of an instance on the page cannot be read.")
@@ -41,19 +41,19 @@ class UnreadableMetadataError(EmulatorError):
 
     @property
     def status_code(self) -> int:
-        """HTTP status of the answer."""
+        """HTTP status of the response."""
         return _STATUS.get(self.fault, 500)
 
 
 def spoil(metadata: str, fault: Fault) -> bytes:
-    """Return metadata as a page holds it in spite of the fault: no usable JSON.
+    """Return metadata with a fault as a page holds it; clients cannot use it.
 
     Args:
-        metadata: the JSON text of an object.
-        fault: what is wrong with it.
+        metadata: JSON text of an object.
+        fault: Fault to add.
 
     Raises:
-        UnreadableMetadataError: the fault is one with which no page comes.
+        UnreadableMetadataError: The service sends no page with this fault.
     """
     if fault in _STATUS:
         raise UnreadableMetadataError(fault)

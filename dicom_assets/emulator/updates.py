@@ -1,4 +1,4 @@
-"""What a bulk update may change: patient and study attributes that are no sequences.
+"""Attributes that a bulk update may change: patient and study attributes that are not sequences.
 
 Source: the public DICOM server's list for `$bulkUpdate`; value representations and limits are those of DICOM PS3.5.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 from dicom_assets.emulator.errors import InvalidUpdateError
 
 MAXIMUM_STUDIES: Final = 50
-"""Studies that one request may update."""
+"""Most studies that one request may update."""
 
 UPDATABLE: Final[Mapping[str, str]] = {
     "00080050": "SH",  # Accession Number
@@ -50,7 +50,7 @@ UPDATABLE: Final[Mapping[str, str]] = {
     "00104000": "LT",  # Patient Comments
     "00403001": "LO",  # Confidentiality Constraint on Patient Data Description
 }
-"""Tag to value representation of every attribute that a bulk update may change."""
+"""Value representation, by tag, of every attribute that a bulk update may change."""
 
 _VALUES: Final = {
     "AS": re.compile(r"\d{3}[DWMY]", re.ASCII),
@@ -64,10 +64,11 @@ _VALUES: Final = {
 
 
 def check_changes(changes: object) -> None:
-    """Refuse changes that the service refuses.
+    """Check the changes of a bulk update by the service's rules.
 
     Raises:
-        InvalidUpdateError: they are no data set, or hold an attribute that cannot be changed or a value that is none.
+        InvalidUpdateError: The changes are not a data set, hold an attribute that cannot be changed, or hold an invalid
+            value.
     """
     if not isinstance(changes, Mapping):
         raise InvalidUpdateError(["The change data set must be an object in the DICOM JSON model."])
@@ -77,7 +78,7 @@ def check_changes(changes: object) -> None:
 
 
 def _refusal(tag: str, element: Any) -> str | None:
-    """Why the element cannot be changed so, without its value; None if it can."""
+    """Return why an element cannot be changed to its value, without the value; None if it can."""
     vr = UPDATABLE.get(tag)
     if vr is None:
         return f"The element {tag[:16]} is not among those a bulk update may change."

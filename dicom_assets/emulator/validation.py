@@ -1,4 +1,4 @@
-"""Values that do not fit their value representation, found as the real service finds them from API v2 on.
+"""Validation of values against their value representation, as in the real service from API v2 on.
 
 Source: DICOM PS3.5 §6.2, as pydicom checks it, and the control characters that a text may hold.
 """
@@ -13,7 +13,7 @@ from pydicom.valuerep import validate_value
 
 from dicom_assets.emulator.padding import strip_padding
 
-# The escape character switches character sets; lines and pages may end in texts alone.
+# The escape character is allowed since it switches character sets; line and page breaks only in texts.
 _CONTROL: Final = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")
 _CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _TEXTS: Final = frozenset({"LT", "ST", "UT"})
@@ -21,7 +21,7 @@ _STRINGS: Final = _TEXTS | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN"
 
 
 def is_valid(element: DataElement) -> bool:
-    """Return whether all values of an element fit its value representation; padding behind a value is no fault."""
+    """Return whether all values of an element fit its value representation; trailing padding is allowed."""
     if element.VR not in _STRINGS or element.value is None:
         return True
     values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
