@@ -1,4 +1,4 @@
-"""Every column of every table, once: Arrow schemas, Delta comments, Dagster column schemas, the README derive from it.
+"""Every column of every table, once: Arrow schemas, Delta comments, Dagster column schemas and docs/tables.md use it.
 
 Source: tags and value representations are those of DICOM PS3.6; text forms of values those of PS3.18 Annex F.
 """
