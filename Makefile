@@ -112,7 +112,7 @@ docs-check: $(READY) ## Check that the generated parts are fresh
 notebooks: $(READY) ## Run the notebooks in examples/ on a made-up lakehouse, and save them with their pictures
 	@$(BIN)/python -m examples.run
 
-screenshots: $(READY) ## Take the README's pictures of Dagster's UI anew (needs Chromium)
+screenshots: $(READY) ## Take the pictures of Dagster's UI in docs/images anew (needs Chromium)
 	@REQUIRE_BROWSER=1 $(BIN)/pytest dicom_assets_tests/ui
 	@cp dicom_assets_tests/ui/.screenshots/asset-graph.png dicom_assets_tests/ui/.screenshots/failed-check.png docs/images
 

@@ -97,7 +97,7 @@ def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mappi
     _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
     console.print(
         "[bold]Next:[/] [green]make dev[/] runs a service that keeps changing, and shows in Dagster's UI how its "
-        "tables follow; README.md tells how to read a service of your own."
+        "tables follow; README.md shows how to read a service of your own."
     )
 
 

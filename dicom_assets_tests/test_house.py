@@ -123,8 +123,24 @@ def test_documents_name_files_and_make_targets_that_exist():
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-        assert [link for link in links if not (document.parent / link).exists()] == []
+        assert [link for link in links if not (document.parent / link).exists()] == [], document.name
         assert set(re.findall(r"\bmake ([a-z][a-z-]+)(?=`|\s+#|$| ARGS| TEST_ARGS)", text, re.MULTILINE)) <= targets
+
+
+def test_links_to_sections_lead_to_headings():
+    for document in DOCUMENTS:
+        for page, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", document.read_text(encoding="utf-8")):
+            target = document.parent / page if page else document
+            text = re.sub(r"^```.*?^```", "", target.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{document.name}: {page}#{anchor}"
+
+
+def test_index_of_the_documentation_names_every_page():
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert pages == set(re.findall(r"^\| \[[^]]*\]\(([a-z]+\.md)\) \|", text, re.MULTILINE))
 
 
 def test_make_lists_every_target():

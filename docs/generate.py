@@ -1,76 +1,103 @@
-"""The generated parts of the README: tables from the schema, settings from their declarations.
+"""Generated parts of the documentation: tables from the schema, settings from their declarations.
 
 `python docs/generate.py` writes them between their markers; `--check` fails where they are stale, and writes nothing.
 """
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dicom_assets.core.schema import TABLES, Table
-from dicom_assets.settings import describe_settings
+from dicom_assets.settings import SettingRow, describe_settings
 
-README = Path(__file__).parents[1] / "README.md"
+DOCS = Path(__file__).parent
+
+GROUPS = {
+    "DICOM_SERVICE_URL": "The DICOM service",
+    "DICOM_MAX_MEMORY_MB": "Memory, hours and runs",
+    "DICOM_STORAGE_URL": "The tables",
+    "DICOM_ALERT_WEBHOOK_URL": "Messages about failed runs",
+    "DICOM_FABRIC_WORKSPACE_ID": "Shortcuts in Fabric",
+    "AZURE_TENANT_ID": "Identities and keys",
+}
+"""Headings of the settings, each by the first variable under it."""
+
+
+def build_overview() -> str:
+    """Return the names of the tables and what a row is, each with a link to its columns."""
+    rows = ((f"[`{table.name}`](docs/tables.md#{table.name})", table.row) for table in TABLES)
+    return _build_grid(("table", "one row is"), rows)
 
 
 def build_tables() -> str:
-    """The five tables, and the columns of each folded away."""
-    overview = _grid(
-        ("table", "one row is", "key"),
-        ((f"`{table.name}`", table.row, _codes(table.key)) for table in TABLES),
-    )
-    return "\n\n".join([overview, *map(_build_columns, TABLES)])
+    """Return the tables with their keys, then the columns of each under a heading of its own."""
+    rows = ((f"[`{table.name}`](#{table.name})", table.row, _build_codes(table.key)) for table in TABLES)
+    return "\n\n".join([_build_grid(("table", "one row is", "key"), rows), *map(_build_columns, TABLES)])
 
 
 def build_settings() -> str:
-    """Every setting with its default and meaning."""
+    """Return every setting with its default and meaning, in groups."""
+    groups: dict[str, list[SettingRow]] = {}
+    for row in describe_settings():
+        if row.variable in GROUPS:
+            rows = groups[GROUPS[row.variable]] = []
+        rows.append(row)
+    return "\n\n".join(f"## {heading}\n\n{_build_group(rows)}" for heading, rows in groups.items())
+
+
+def _build_group(settings: Iterable[SettingRow]) -> str:
     rows = (
-        (f"`{row.variable}`", f"`{row.default}`" if row.default else "—", row.meaning) for row in describe_settings()
+        (f"`{row.variable}`", f"`{row.default}`" if row.default else "—", _link_pages(row.meaning)) for row in settings
     )
-    return _grid(("variable", "default", "meaning"), rows)
+    return _build_grid(("variable", "default", "meaning"), rows)
 
 
 def _build_columns(table: Table) -> str:
     rows = ((f"`{column.name}`", column.type_name, column.tag or "", column.description) for column in table.columns)
-    columns = _grid(("column", "type", "DICOM tag", "meaning"), rows)
-    return (
-        f"<details><summary>Columns of <code>{table.name}</code> ({len(table.columns)})</summary>\n\n"
-        f"{columns}\n\n</details>"
-    )
+    columns = _build_grid(("column", "type", "DICOM tag", "meaning"), rows)
+    return f"## {table.name}\n\nOne row is {table.row}; {len(table.columns)} columns.\n\n{columns}"
 
 
-def _codes(names: Iterable[str]) -> str:
+def _link_pages(text: str) -> str:
+    return re.sub(r"\bdocs/(\w+\.md)", r"[\1](\1)", text)
+
+
+def _build_codes(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _grid(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def _build_grid(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-PARTS = {"tables": build_tables, "settings": build_settings}
+PARTS: dict[Path, tuple[str, Callable[[], str]]] = {
+    DOCS.parent / "README.md": ("overview", build_overview),
+    DOCS / "tables.md": ("tables", build_tables),
+    DOCS / "settings.md": ("settings", build_settings),
+}
 
 
-def fill_in(text: str) -> str:
-    """The text with every generated part as it should be."""
-    for name, build in PARTS.items():
-        block = re.compile(rf"(<!-- generated: {name} [^\n]*-->\n)(?:.*?\n)??(<!-- end of {name} -->)", re.DOTALL)
-        if not block.search(text):
-            raise SystemExit(f"README.md has no markers for its generated part {name!r}.")
-        content = build()
-        text = block.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
-    return text
+def fill_in(page: Path) -> str:
+    """Return the text of a page with its generated part as it should be."""
+    name, build = PARTS[page]
+    block = re.compile(rf"(<!-- generated: {name} [^\n]*-->\n)(?:.*?\n)??(<!-- end of {name} -->)", re.DOTALL)
+    text = page.read_text(encoding="utf-8")
+    if not block.search(text):
+        raise SystemExit(f"{page.name} has no markers for its generated part {name!r}.")
+    content = build()
+    return block.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
 
 
 def main() -> None:
-    """Write, or check with `--check`."""
-    old = README.read_text(encoding="utf-8")
-    new = fill_in(old)
+    """Write the generated parts, or check them with `--check`."""
+    pages = {page: fill_in(page) for page in PARTS}
     if "--check" not in sys.argv[1:]:
-        README.write_text(new, encoding="utf-8")
-    elif new != old:
-        raise SystemExit("The generated parts of README.md are stale: run `make docs` and commit what it writes.")
+        for page, text in pages.items():
+            page.write_text(text, encoding="utf-8")
+    elif stale := [page.name for page, text in pages.items() if page.read_text(encoding="utf-8") != text]:
+        raise SystemExit(f"The generated parts of {', '.join(stale)} are stale: run `make docs` and commit the result.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from examples.lake import HERE, LAKEHOUSE, build_lakehouse
 
 NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
 IMAGE = HERE.parent / "docs" / "images" / "studies-per-day.png"
-"""In the project's README."""
+"""Plot in the project's README, from the notebook of a department's questions."""
 
 PATIENCE = dict.fromkeys(("startup_timeout", "timeout", "iopub_timeout"), 600)
 """Seconds for a kernel's start, a cell, and what it still says afterwards; on a busy machine."""

@@ -68,5 +68,5 @@ def _filter(lake: Lake, expression: pc.Expression) -> pa.Table:
         return pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
     raise LakeQueryError(
         f"The filter expression does not fit the columns of {INSTANCE.name} ({reason}). Names of columns are spelled "
-        "as in the README, capitals included, and dates and times compare with values of their own type."
+        "as in docs/tables.md, capitals included, and dates and times compare with values of their own type."
     )

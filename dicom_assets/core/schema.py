@@ -1,6 +1,6 @@
 """Declaration of every column of every table.
 
-Arrow schemas, Delta comments, Dagster column schemas and the README derive from this declaration.
+Arrow schemas, Delta comments, Dagster column schemas and docs/tables.md derive from this declaration.
 
 Source: DICOM PS3.6 (tags and value representations), PS3.18 Annex F (text forms of values).
 """

@@ -123,6 +123,11 @@ def joins(path: str) -> int:
     )
 
 
+def test_first_example_of_the_page_reads_a_table(lake):
+    study = execute(snippets()["# Reading the tables"][0], {})["study"].to_arrow()
+    assert sorted_rows(study, KEYS["study"]) == lake.expected["study"]
+
+
 def test_lake_has_a_past(lake):
     for name in NAMES:
         before, after = lake.files[name]
