@@ -134,7 +134,8 @@ def _to_json(element: DataElement) -> dict[str, Any]:
     has_empty = isinstance(values, MultiValue) and any(str(value) == "" for value in values)
     if has_empty:  # pydicom cannot convert empty names and numbers
         given = [value for value in values if str(value) != ""]
-        element = DataElement(element.tag, element.VR, given, already_converted=True)
+        whole = given[0] if len(given) == 1 else given  # pydicom takes a list of one for a value
+        element = DataElement(element.tag, element.VR, whole, already_converted=True)
     converted: dict[str, Any] = element.to_json_dict(None, 0)
     if "Value" in converted:
         converted["Value"] = [_plain(value) for value in converted["Value"]]

@@ -69,11 +69,13 @@ def test_empty_values_among_others_are_null():
     dataset = Dataset()
     dataset[0x00080008] = raw(0x00080008, "CS", b"A\\\\B ")
     dataset[0x00081048] = raw(0x00081048, "PN", b"A^B\\\\C ")
+    dataset[0x00185010] = raw(0x00185010, "LO", b"C5\\\\ ")
     dataset[0x00200032] = raw(0x00200032, "DS", b"1\\\\3 ")
     values = {tag: element["Value"] for tag, element in read_metadata(dataset).metadata.items()}
     assert values == {
         "00080008": ["A", None, "B"],
         "00081048": [{"Alphabetic": "A^B"}, None, {"Alphabetic": "C"}],
+        "00185010": ["C5", None, None],
         "00200032": [1, None, 3],
     }
 
