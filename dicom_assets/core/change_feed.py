@@ -135,17 +135,16 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
     of = dict(zip(_MEMBERS, members, strict=True))
     count = len(entries)
     texts = trim_padding(pa.array(chain.from_iterable(of[name] for name in _TRIMMED), pa.string()))
-    is_empty = pc.fill_null(pc.equal(texts, ""), True)
+    is_blank = pc.equal(texts, "")
+    if pc.any(is_blank).as_py():
+        texts = pc.if_else(is_blank, None, texts)
     of_member = {name: texts.slice(place * count, count) for place, name in enumerate(_TRIMMED)}
-    if pc.any(is_empty).as_py():
-        absent = {name: is_empty.slice(place * count, count) for place, name in enumerate(_TRIMMED)}
-        for name, default in (("partition_name", DEFAULT_PARTITION), ("file_path", None)):
-            of_member[name] = pc.if_else(absent[name], default, of_member[name])
-        for column, name in zip(KEY[1:], _TRIMMED[1:], strict=False):
-            place = pc.index(absent[name], True).as_py()
-            if place < 0:
-                continue
-            sequence = of["sequence"][place]
+    for name, default in (("partition_name", DEFAULT_PARTITION), ("action", ""), ("state", "")):
+        if of_member[name].null_count:
+            of_member[name] = of_member[name].fill_null(default)
+    for column, name in zip(KEY[1:], _TRIMMED[1:], strict=False):
+        if of_member[name].null_count:
+            sequence = of["sequence"][pc.index(of_member[name].is_null(), True).as_py()]
             raise FeedEntryError(
                 f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so the run "
                 "stopped at its window; what was stored before stays. Ask the service's operator for this sequence; "

@@ -27,15 +27,17 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
 
 
 def unreadable_entries(entries: pa.Table) -> pa.Table:
-    """Return the entries of live instances whose metadata is missing, or is not a JSON object.
+    """Return sequence, time, action and state of the live instances' entries whose metadata is no JSON object.
 
     Args:
-        entries: rows of `change_feed`, with at least `action`, `state` and `metadata`.
+        entries: rows of `change_feed`.
     """
-    is_object = pc.fill_null(pc.starts_with(entries["metadata"], "{"), False)
-    if pc.all(is_object).as_py():
-        return entries.slice(0, 0)
-    return entries.filter(pc.and_(pc.invert(is_object), is_live(entries)))
+    is_object = pc.starts_with(entries["metadata"], "{")
+    found = entries.select(["sequence", "timestamp", "action", "state"])
+    if pc.all(is_object, skip_nulls=False).as_py():
+        return found.slice(0, 0)
+    found = found.filter(pc.fill_null(pc.invert(is_object), True))
+    return found.filter(is_live(found))
 
 
 def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter[str]]:
