@@ -209,7 +209,7 @@ def turns_table(result: Result) -> str:
     """Return what two checkouts took in turns."""
     cases = {
         "hour": f"an hour of {result['changes']:,} changes",
-        "month": f"{result['days']} days of hours of 200 changes",
+        "month": f"hours of 200 changes, {24 * result['days']} of them",
     }
     figures = {"seconds": "seconds", "cpu_seconds": "CPU seconds", "peak_mib": "memory, MiB"}
     return grid(
