@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 
 from dicom_assets.adapters.delta import Given, Lake, trimmed_property
 from dicom_assets.adapters.derive import HoursOf, build_derivation
+from dicom_assets.adapters.foreign import check_can_be_written
 from dicom_assets.adapters.memory import MemoryLimit
+from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.agreement import is_padded
 from dicom_assets.core.change_feed import Window
 from dicom_assets.core.elements import trim_padding
@@ -35,11 +37,22 @@ object."""
 
 def is_due(lake: Lake, table: Table) -> bool:
     """Return whether a table may have rows of an earlier version."""
+    snapshot = _open_writable(lake, table)
+    return snapshot is not None and not snapshot.logged.configuration.get(trimmed_property(lake.service))
+
+
+def _open_writable(lake: Lake, table: Table) -> Snapshot | None:
+    """Return the newest version of a table; None where there is none, or none that may be written.
+
+    The table's own upkeep reports the reason. The repair of other tables goes on.
+    """
     try:
         snapshot = lake.open(table)
-    except LakeError:  # the table's own upkeep reports this error
-        return False
-    return snapshot is not None and not snapshot.logged.configuration.get(trimmed_property(lake.service))
+        if snapshot is not None:
+            check_can_be_written(table, snapshot.logged, lake.uri(table))
+    except LakeError:
+        return None
+    return snapshot
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class Repair:
             LakeError: as in `Lake.write`.
         """
         due, changed = self.find_due(), Counter[str]()
-        if not due or self.lake.open(CHANGE_FEED) is None:
+        if not due or _open_writable(self.lake, CHANGE_FEED) is None:
             return changed
         logger.info("Rows of an earlier version are repaired in %s.", ", ".join(table.name for table in due))
         changed[CHANGE_FEED.name] = _trim_feed(self.lake)

@@ -11,7 +11,7 @@ from dicom_assets.adapters.agreement import audit
 from dicom_assets.adapters.delta import Lake
 from dicom_assets.adapters.repair import Repair
 from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
+from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
 from dicom_assets.emulator.store import Service
 from dicom_assets_tests import lakes
 from dicom_assets_tests.adapters.lakes import ALL_TABLES, build_lake
@@ -141,3 +141,18 @@ def test_new_tables_need_no_repair(tmp_path):
     assert repair(lake).run() == {}
     assert DeltaTable(lake.uri(INSTANCE)).version() == 0
     assert HEALTHCARE_INSTANCE.name not in [table.name for table in repair(lake).find_due()]
+
+
+def test_table_that_may_not_be_written_holds_up_no_other(folder):
+    lake = build_lake(folder)
+    lake.set_properties(STUDY, {"delta.appendOnly": "true"})
+    changed = repair(lake).run()
+    assert set(changed) >= {"change_feed", "instance", "series"}
+    assert STUDY.name not in changed
+    assert read_tables(lake)["instance"] == reference.fold(read_entries(folder))["instance"]
+
+
+def test_nothing_is_derived_from_a_feed_that_may_not_be_written(folder):
+    lake = build_lake(folder)
+    lake.set_properties(CHANGE_FEED, {"delta.appendOnly": "true"})
+    assert repair(lake).run() == {}
