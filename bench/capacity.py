@@ -48,8 +48,8 @@ def _take_stock(path: Path) -> dict[str, int]:
 def measure_lake(rows: int) -> dict[str, Any]:
     """A lake as its hours wrote it, and after the upkeep."""
     from bench.ours import open_lake
-    from dicom_assets.adapters.upkeep import maintain
-    from dicom_assets.core.schema import TABLES
+    from dicom_assets.core.columns.schema import TABLES
+    from dicom_assets.lake.upkeep import maintain
 
     with TemporaryDirectory(dir=CACHE) as name:
         lake = Path(name) / "tables"

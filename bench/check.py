@@ -7,7 +7,7 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
 from bench.feed import Feed, digest_of
-from dicom_assets.core.schema import TABLES, Table
+from dicom_assets.core.columns.schema import TABLES, Table
 
 
 def expected_counts(feed: Feed) -> dict[str, int]:

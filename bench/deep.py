@@ -13,9 +13,9 @@ from typing import Any
 from bench.feed import Feed, Spec, open_feed
 from bench.measure import ROOT, save
 from bench.server import serving
-from dicom_assets.adapters import dicom_service
-from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.core.change_feed import Window
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.service import client as dicom_service
+from dicom_assets.service.client import DicomService
 
 DEPTHS = (10_000, 100_000, 300_000, 1_000_000)
 PAGES_PER_PART = dicom_service.PAGES_PER_PART

@@ -26,8 +26,8 @@ from bench.feed import CACHE, Feed, open_feed
 from bench.growth import copy_history, open_history, spec_of, whole_hours
 from bench.measure import PUBLISHED, ROOT, measure, save, summarize, this_command
 from bench.server import serving
-from dicom_assets.adapters.spark_session import Spark
 from dicom_assets.core.errors import EngineUnavailableError
+from dicom_assets.lake.spark.session import Spark
 from dicom_assets_tests.spark.fetch import DELTA_VERSION, SPARK_VERSION
 from dicom_assets_tests.spark.server import PATIENCE_SECONDS, share_process, spark_command
 

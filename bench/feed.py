@@ -335,8 +335,8 @@ def _series_text(study: int, series: int, version: int, *, brief: bool) -> tuple
 @cache
 def _templates() -> dict[str, list[dict[str, object]]]:
     """Metadata of CT and MR files that come with pydicom, private elements included, one file of each size."""
-    from dicom_assets.emulator.metadata import read_metadata
-    from dicom_assets.emulator.sources import bundled_datasets
+    from dicom_assets.emulator.datasets.sources import bundled_datasets
+    from dicom_assets.emulator.metadata.data_set import read_metadata
 
     found: dict[str, dict[int, dict[str, object]]] = {"CT": {}, "MR": {}}
     for dataset in bundled_datasets():

@@ -19,7 +19,12 @@ from bench.history import STUDY_SIZE, build_history, whole_hours
 from bench.measure import ROOT, as_json, measure, save, summarize
 from bench.server import serving
 
-_WRITERS = ("bench/feed.py", "bench/history.py", "dicom_assets/adapters/parquet.py", "dicom_assets/core/schema.py")
+_WRITERS = (
+    "bench/feed.py",
+    "bench/history.py",
+    "dicom_assets/lake/table/parquet.py",
+    "dicom_assets/core/columns/schema.py",
+)
 """What decides about the files of a lake in the cache."""
 
 

@@ -77,8 +77,8 @@ def scene(count: int) -> Iterator[Scene]:
 
 def write_files(folder: Path, count: int) -> list[dict[str, Any]]:
     """Real metadata with pixels that are none; gives the rows of `file_index`, without their times."""
-    from dicom_assets.emulator.metadata import build_dataset, encode
-    from dicom_assets.emulator.sources import synthesize
+    from dicom_assets.emulator.datasets.sources import synthesize
+    from dicom_assets.emulator.metadata.data_set import build_dataset, encode
 
     rows = []
     for number, metadata in enumerate(itertools.islice(synthesize(count), count)):
@@ -106,10 +106,10 @@ def fill(rows_file: str) -> None:
     """Brings the rows into the lake's `file_index`."""
     from datetime import UTC, datetime
 
-    from dicom_assets.adapters.delta import Given
-    from dicom_assets.connections import build_lake
-    from dicom_assets.core.schema import FILE_INDEX
-    from dicom_assets.settings import load_settings
+    from dicom_assets.config.connections import build_lake
+    from dicom_assets.config.settings import load_settings
+    from dicom_assets.core.columns.schema import FILE_INDEX
+    from dicom_assets.lake.table.delta import Given
 
     given = json.loads(Path(rows_file).read_text())
     names = FILE_INDEX.schema.names

@@ -21,12 +21,12 @@ from bench.feed import (
     study_values,
 )
 from bench.ours import FILES, open_lake
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.merge import align_rows
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES
-from dicom_assets.core.series import build_series
-from dicom_assets.core.study import build_studies
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES
+from dicom_assets.core.tables.file_index import build_file_index
+from dicom_assets.core.tables.merge import align_rows
+from dicom_assets.core.tables.series import build_series
+from dicom_assets.core.tables.study import build_studies
+from dicom_assets.lake.table.snapshot import Snapshot
 
 STUDY_SIZE = 70
 SERIES_SIZE = STUDY_SIZE // 2

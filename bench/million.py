@@ -20,8 +20,8 @@ from bench.server import serving
 def run_hour(url: str, folder: str, start: str, end: str, megabytes: str) -> None:
     """The hour into all five tables; prints what each cost."""
     from bench.ours import open_lake, parse_window, run_chain
-    from dicom_assets.adapters.dicom_service import DicomService
-    from dicom_assets.adapters.memory import MemoryLimit
+    from dicom_assets.core.memory import MemoryLimit
+    from dicom_assets.service.client import DicomService
 
     with DicomService(url) as client:
         costs = run_chain(client, open_lake(folder), parse_window(start, end), MemoryLimit(int(megabytes)))

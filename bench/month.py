@@ -27,10 +27,10 @@ _DAY = 24
 def run_hours(url: str, folder: str, start: str, end: str) -> None:
     """The hours one by one, and the upkeep after every day; prints what each cost."""
     from bench.ours import open_lake, run_chain
-    from dicom_assets.adapters.dicom_service import DicomService
-    from dicom_assets.adapters.upkeep import maintain
-    from dicom_assets.core.change_feed import Window
-    from dicom_assets.core.schema import TABLES
+    from dicom_assets.core.columns.schema import TABLES
+    from dicom_assets.core.tables.change_feed import Window
+    from dicom_assets.lake.upkeep import maintain
+    from dicom_assets.service.client import DicomService
 
     def cost_of(work: Callable[[], object]) -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()

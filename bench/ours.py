@@ -6,23 +6,24 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.lake.memory import choose_memory_pool
 
 choose_memory_pool()
 
 import duckdb  # noqa: F401 — imported when metadata is first read; what is measured is the work
 import pyarrow as pa
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow
-from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.adapters.extract import Extraction
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.change_feed import Window
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
-from dicom_assets.core.series import build_series
-from dicom_assets.core.study import build_studies
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.file_index import build_file_index
+from dicom_assets.core.tables.series import build_series
+from dicom_assets.core.tables.study import build_studies
+from dicom_assets.derive.derivation import AggregateOfWindow, HoursOf, InstancesOfWindow
+from dicom_assets.derive.extract import Extraction
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.service.client import DicomService
 
 FILES = "abfss://files@bench.dfs.core.windows.net"
 MEMORY = MemoryLimit()
@@ -37,8 +38,8 @@ def open_lake(folder: str, spark_remote: str = "") -> Lake:
     storage, paths = Storage(folder), {table.name: table.name for table in TABLES}
     if not spark_remote:
         return Lake(storage, paths)
-    from dicom_assets.adapters.spark import SparkLake
-    from dicom_assets.adapters.spark_session import Spark
+    from dicom_assets.lake.spark.engine import SparkLake
+    from dicom_assets.lake.spark.session import Spark
 
     return SparkLake(storage, paths, spark=Spark(spark_remote))
 

@@ -61,7 +61,7 @@ def run_range(job: dg.JobDefinition, instance: dg.DagsterInstance, start: dateti
 
 def time_stores() -> dict[str, float]:
     """Seconds spent in the IO manager, by asset, of all runs that follow."""
-    from dicom_assets.defs.io_manager import DeltaIOManager
+    from dicom_assets.defs.assets.io_manager import DeltaIOManager
 
     store, work = DeltaIOManager.handle_output, {}
 

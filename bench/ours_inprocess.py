@@ -11,7 +11,7 @@ import json  # noqa: E402
 import sys  # noqa: E402
 
 from bench.ours import open_lake, parse_window, run_chain  # noqa: E402
-from dicom_assets.adapters.dicom_service import DicomService  # noqa: E402
+from dicom_assets.service.client import DicomService  # noqa: E402
 
 
 def main(url: str, folder: str, start: str, end: str, spark_remote: str = "") -> None:

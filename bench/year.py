@@ -34,7 +34,7 @@ def run_year(  # noqa: PLR0917 - the command line, as it is
     home = prepare(folder)
     os.environ.update(environment(url, folder, start, end))
     if empty == "empty":
-        from dicom_assets.defs.io_manager import DeltaIOManager
+        from dicom_assets.defs.assets.io_manager import DeltaIOManager
 
         DeltaIOManager.handle_output = lambda *_: None
     work = time_stores()

@@ -7,17 +7,17 @@ rows of a table that changed; where there are several services, `load_service` g
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dicom_assets.adapters.table_changes import TableChanges
-    from dicom_assets.instances import InstanceFile, iter_instances, open_instance, read_header
-    from dicom_assets.reading.change_data import changes
-    from dicom_assets.services import load_service
+    from dicom_assets.config.services import load_service
+    from dicom_assets.lake.table_changes import TableChanges
+    from dicom_assets.query.change_data import changes
+    from dicom_assets.query.files.instances import InstanceFile, iter_instances, open_instance, read_header
 
 __all__ = ["InstanceFile", "TableChanges", "changes", "iter_instances", "load_service", "open_instance", "read_header"]
 
 _MODULES = {
-    "TableChanges": "dicom_assets.adapters.table_changes",
-    "changes": "dicom_assets.reading.change_data",
-    "load_service": "dicom_assets.services",
+    "TableChanges": "dicom_assets.lake.table_changes",
+    "changes": "dicom_assets.query.change_data",
+    "load_service": "dicom_assets.config.services",
 }
 
 
@@ -27,4 +27,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_MODULES.get(name, "dicom_assets.instances")), name)
+    return getattr(import_module(_MODULES.get(name, "dicom_assets.query.files.instances")), name)

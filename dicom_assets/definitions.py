@@ -7,12 +7,12 @@ from functools import cache, partial
 
 import dagster as dg
 
-from dicom_assets.adapters.memory import MemoryLimit, choose_memory_pool
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.lake.memory import choose_memory_pool
 
 choose_memory_pool()
 
-from dicom_assets.adapters.heal import heal
-from dicom_assets.connections import (
+from dicom_assets.config.connections import (
     IMPATIENT,
     build_auth,
     build_lake,
@@ -20,32 +20,33 @@ from dicom_assets.connections import (
     open_client,
     open_impatient_client,
 )
+from dicom_assets.config.services import load_services
+from dicom_assets.config.settings import Settings
 from dicom_assets.core.finding import Finding
-from dicom_assets.defs.alerts import build_alert_sensor
-from dicom_assets.defs.assets import build_assets
-from dicom_assets.defs.automation import Automation, build_automation
-from dicom_assets.defs.catch_up import Limits
-from dicom_assets.defs.doctor import build_doctor_job
-from dicom_assets.defs.fabric import build_fabric_jobs
-from dicom_assets.defs.io_manager import DeltaIOManager
+from dicom_assets.defs.assets.assets import build_assets
+from dicom_assets.defs.assets.io_manager import DeltaIOManager
+from dicom_assets.defs.assets.resources import DicomServiceResource
+from dicom_assets.defs.automation.automation import Automation, build_automation
+from dicom_assets.defs.automation.catch_up import Limits
+from dicom_assets.defs.checks.same_lake import require_same_lake
+from dicom_assets.defs.jobs.alerts import build_alert_sensor
+from dicom_assets.defs.jobs.doctor import build_doctor_job
+from dicom_assets.defs.jobs.fabric import build_fabric_jobs
+from dicom_assets.defs.jobs.upkeep import build_upkeep
+from dicom_assets.defs.jobs.watch import build_watch
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours, build_partitions
-from dicom_assets.defs.resources import DicomServiceResource
-from dicom_assets.defs.same_lake import require_same_lake
-from dicom_assets.defs.upkeep import build_upkeep
-from dicom_assets.defs.watch import build_watch
+from dicom_assets.derive.heal import heal
 from dicom_assets.doctor.examination import CHECKS, examine
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.fabric import bring_shortcuts, has_files, has_lakehouse, keeps_tables
-from dicom_assets.services import load_services
-from dicom_assets.settings import Settings
+from dicom_assets.fabric.wanted import bring_shortcuts, has_files, has_lakehouse, keeps_tables
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     """Return the sensor that posts alerts about failed runs, in a list; an empty list where no webhook is set."""
     if settings.alert_webhook_url is None:
         return []
-    from dicom_assets.adapters.webhook import post_alert
+    from dicom_assets.network.webhook import post_alert
 
     url = settings.alert_webhook_url.get_secret_value()
     return [build_alert_sensor(partial(post_alert, url), settings.dagster_url)]

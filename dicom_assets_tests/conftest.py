@@ -2,6 +2,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from dicom_assets_tests.spark.classic import ClassicSpark, start_classic_spark
 from dicom_assets_tests.spark.server import open_session, share_spark
 
+ROOT = Path(__file__).parent
 databases = count(1)
-QUICK_ROOMS = {"adapters", "core", "doctor", "emulator", "golden", "reading"}
+SLOW_ROOMS = {"azure", "cli", "defs", "demo", "deploy", "law", "readers", "spark", "ui"}
+"""Whose files take minutes."""
 COVERED_ROOMS = {"law", "readers", "spark", "ui"}
 """Whose tests run again what others cover: measuring it would cost them a fifth of their time."""
 
@@ -57,11 +60,15 @@ def spark_3_5(tmp_path_factory) -> Iterator[ClassicSpark]:
         yield spark
 
 
+def _room(item) -> str:
+    return item.path.relative_to(ROOT).parts[0]
+
+
 def pytest_collection_modifyitems(items):
     """Files that take minutes begin first, so that no process ends with one while the others have nothing to do."""
-    items.sort(key=lambda item: item.path.parent.name in QUICK_ROOMS)
+    items.sort(key=lambda item: _room(item) not in SLOW_ROOMS)
     for item in items:
-        if item.path.parent.name in COVERED_ROOMS:
+        if _room(item) in COVERED_ROOMS:
             item.add_marker("no_cover")
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from pytest_socket import SocketConnectBlockedError
 
-from dicom_assets.settings import describe_settings
+from dicom_assets.config.settings import describe_settings
 from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment
 
 ROOT = Path(__file__).parents[1]
@@ -64,9 +64,10 @@ for module in pkgutil.walk_packages(package.__path__, {package!r} + "."):
 @pytest.mark.parametrize(
     ("package", "blocked", "module"),
     [
-        ("dicom_assets.core", BLOCKED, "dicom_assets.core.schema"),
-        ("dicom_assets.adapters", ("dagster", "pydicom", "starlette", "typer"), "dicom_assets.adapters.delta"),
-        ("dicom_assets.emulator", ("dagster", "deltalake", "httpx"), "dicom_assets.emulator.store"),
+        ("dicom_assets.core", BLOCKED, "dicom_assets.core.columns.schema"),
+        ("dicom_assets.lake", ("dagster", "pydicom", "starlette", "typer"), "dicom_assets.lake.table.delta"),
+        ("dicom_assets.service", ("dagster", "deltalake", "pydicom", "typer"), "dicom_assets.service.client"),
+        ("dicom_assets.emulator", ("dagster", "deltalake", "httpx"), "dicom_assets.emulator.store.store"),
     ],
 )
 def test_room_can_be_imported_without(package, blocked, module):
@@ -76,7 +77,7 @@ def test_room_can_be_imported_without(package, blocked, module):
 
 
 def test_command_line_answers_help_without_dagster():
-    code = "import sys, dicom_assets.cli; sys.exit('dagster' in sys.modules or 'deltalake' in sys.modules)"
+    code = "import sys, dicom_assets.cli.app; sys.exit('dagster' in sys.modules or 'deltalake' in sys.modules)"
     assert run([sys.executable, "-c", code]) == (0, "")
 
 
@@ -87,8 +88,8 @@ def test_dagster_loads_the_definitions_without_what_a_run_alone_needs():
         "duckdb",
         "urllib.request",
         "dagster._core.execution.backfill",
-        "dicom_assets.instances",
-        "dicom_assets.adapters.spark",
+        "dicom_assets.query.files.instances",
+        "dicom_assets.lake.spark.engine",
     }
     code = f"import sys, dicom_assets.definitions; print(*sorted({heavy} & set(sys.modules)))"
     assert run([sys.executable, "-W", "ignore", "-c", code]) == (0, "\n")

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dicom_assets.core.schema import TABLES, Table
-from dicom_assets.settings import SettingRow, describe_settings
+from dicom_assets.config.settings import SettingRow, describe_settings
+from dicom_assets.core.columns.schema import TABLES, Table
 
 DOCS = Path(__file__).parent
 

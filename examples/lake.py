@@ -16,16 +16,16 @@ from pathlib import Path
 
 import dagster as dg
 
-from dicom_assets.core.schema import TABLES
+from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core.columns.schema import TABLES
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.partitions import PARTITION_FORMAT
-from dicom_assets.embedded import point_at
-from dicom_assets.emulator.history import build_correction
-from dicom_assets.emulator.metadata import Metadata, first_value
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.sources import build_study, bundled_files
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings, load_settings
+from dicom_assets.demo.embedded import point_at
+from dicom_assets.emulator.datasets.history import build_correction
+from dicom_assets.emulator.datasets.sources import build_study, bundled_files
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.metadata.data_set import Metadata, first_value
+from dicom_assets.emulator.store.store import Service
 
 HERE = Path(__file__).parent
 LAKEHOUSE = HERE.parent / "data" / "lakehouse"

@@ -13,23 +13,23 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as Grid
 
-from dicom_assets.adapters.agreement import find_disagreeing
-from dicom_assets.adapters.coverage import Stored, count_stored, find_complete, find_hours
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.connections import build_lake, open_client
-from dicom_assets.core.change_feed import Window
+from dicom_assets.config.connections import build_lake, open_client
+from dicom_assets.config.settings import Settings
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, Table
 from dicom_assets.core.errors import CommitConflictError, LakeError, LakeLostError, SettingsError, UnknownHourError
 from dicom_assets.core.finding import Status
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
-from dicom_assets.defs.adoption import Adoption, find_busy, find_known, forget, tell
-from dicom_assets.defs.hour_runs import Span, build_spans
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.automation.adoption import Adoption, find_busy, find_known, forget, tell
+from dicom_assets.defs.history.hour_runs import Span, build_spans
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours
+from dicom_assets.derive.agreement import find_disagreeing
+from dicom_assets.derive.coverage import Stored, count_stored, find_complete, find_hours
 from dicom_assets.doctor.orchestration import check_home
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.settings import Settings
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.snapshot import Snapshot
 
 _SPANS_SHOWN = 5
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_assets.command_line import end_by_signals, parse_time
+from dicom_assets.cli.emulator import commands as emulator_commands
+from dicom_assets.cli.options import end_by_signals, parse_time
+from dicom_assets.cli.reading import commands as reading_commands
 from dicom_assets.core.errors import DicomAssetsError, SettingsError
-from dicom_assets.emulator.command import commands as emulator_commands
-from dicom_assets.reading.commands import commands as reading_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from dicom_assets.config.settings import Settings
     from dicom_assets.core.finding import Finding
-    from dicom_assets.settings import Settings
 
 app = typer.Typer(
     name="dicom-assets",
@@ -50,8 +50,8 @@ def demo(
 
     from rich.console import Console
 
-    from dicom_assets.demo import run_demo
-    from dicom_assets.embedded import Day
+    from dicom_assets.demo.demo import run_demo
+    from dicom_assets.demo.embedded import Day
 
     end_by_signals()
     try:
@@ -80,7 +80,7 @@ def dev(
 
     from rich.console import Console
 
-    from dicom_assets.dev import run_dev
+    from dicom_assets.demo.dev import run_dev
 
     end_by_signals()
     run_dev(
@@ -135,8 +135,8 @@ def fabric_shortcuts(
     from rich.console import Console
     from rich.table import Table
 
-    from dicom_assets.fabric import bring_shortcuts
-    from dicom_assets.services import choose_services
+    from dicom_assets.config.services import choose_services
+    from dicom_assets.fabric.wanted import bring_shortcuts
 
     given = {
         "DICOM_FABRIC_WORKSPACE_ID": workspace,
@@ -181,9 +181,9 @@ def maintain(
 
     from rich.console import Console
 
-    from dicom_assets.connections import build_repair
-    from dicom_assets.services import choose_services
-    from dicom_assets.upkeep import maintain_all
+    from dicom_assets.cli.maintain import maintain_all
+    from dicom_assets.config.connections import build_repair
+    from dicom_assets.config.services import choose_services
 
     console = Console()
 
@@ -209,10 +209,10 @@ def doctor(
 
     from rich.console import Console
 
+    from dicom_assets.config.services import choose_services, load_service
     from dicom_assets.doctor import report
     from dicom_assets.doctor.examination import CHECKS, choose, examine
     from dicom_assets.doctor.surroundings import Surroundings
-    from dicom_assets.services import choose_services, load_service
 
     chosen = choose(checks or [])
     if not chosen:
@@ -234,7 +234,7 @@ def doctor(
             for finding in examine(surroundings, chosen):
                 yield replace(finding, check=f"{name}/{finding.check}") if name else finding
 
-    with _silenced("azure", "deltalake", "dicom_assets.adapters"):  # the checks report their errors
+    with _silenced("azure", "deltalake", "dicom_assets"):  # the checks report their errors
         findings = list(look()) if as_json else report.tell(look(), Console())
     if as_json:
         typer.echo(report.to_json(findings))
@@ -277,8 +277,8 @@ def adopt(
 
     from rich.console import Console
 
-    from dicom_assets.adopt import run_adopt
-    from dicom_assets.services import choose_services
+    from dicom_assets.cli.adopt import run_adopt
+    from dicom_assets.config.services import choose_services
 
     range_ = [None if text is None else _full_hour(text, name) for text, name in ((since, "since"), (until, "until"))]
     console = Console()
@@ -321,7 +321,3 @@ def main() -> None:
     except DicomAssetsError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from dicom_assets.command_line import end_by_signals, parse_time
-from dicom_assets.emulator.unreadable import Fault
+from dicom_assets.cli.options import end_by_signals, parse_time
+from dicom_assets.emulator.store.unreadable import Fault
 
 if TYPE_CHECKING:
-    from dicom_assets.emulator.store import Service
+    from dicom_assets.emulator.store.store import Service
 
 commands = typer.Typer()
 
@@ -64,8 +64,8 @@ def emulator(
     """Run the embedded DICOM service until Ctrl-C."""
     import threading
 
-    from dicom_assets.emulator.server import serve
-    from dicom_assets.emulator.store import Service
+    from dicom_assets.emulator.http.server import serve
+    from dicom_assets.emulator.store.store import Service
 
     end_by_signals()
     if start is not None and not hours:
@@ -116,8 +116,8 @@ def _fill(
     import random
     from collections import Counter
 
-    from dicom_assets.emulator.history import write_history
-    from dicom_assets.emulator.sources import (
+    from dicom_assets.emulator.datasets.history import write_history
+    from dicom_assets.emulator.datasets.sources import (
         REFUSED,
         bundled_files,
         describe_refusal,

@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Listing
 
-from dicom_assets.adapters.repair import Repair
-from dicom_assets.adapters.upkeep import maintain
 from dicom_assets.core.errors import DicomAssetsError
+from dicom_assets.derive.repair import Repair
+from dicom_assets.lake.upkeep import maintain
 
 
 def maintain_all(console: Console, repair: Repair, *, dry_run: bool, of: str = "") -> int:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_assets.command_line import parse_time
-from dicom_assets.reading.formats import Format
+from dicom_assets.cli.options import parse_time
+from dicom_assets.query.formats import Format
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dicom_assets.adapters.lake_sql import AsOf
-    from dicom_assets.adapters.table_changes import TableChanges
+    from dicom_assets.lake.table_changes import TableChanges
+    from dicom_assets.query.sql.engine import AsOf
 
 commands = typer.Typer()
 
@@ -76,11 +76,11 @@ def sql(
     others.
     Exit code 1: the query failed, 2: the options do not go together.
     """
-    from dicom_assets.adapters.lake_sql import ask
-    from dicom_assets.adapters.memory import MemoryLimit
-    from dicom_assets.connections import build_lake
-    from dicom_assets.reading.grid import show_plan, show_rows
-    from dicom_assets.services import choose_services
+    from dicom_assets.config.connections import build_lake
+    from dicom_assets.config.services import choose_services
+    from dicom_assets.core.memory import MemoryLimit
+    from dicom_assets.query.grid import show_plan, show_rows
+    from dicom_assets.query.sql.engine import ask
 
     text = _read_statement(statement, file)
     chosen = _choose_format(kind, output)
@@ -98,7 +98,7 @@ def sql(
     elif chosen is Format.TABLE:
         show_rows(_console(), answer.schema, answer, limit=rows, count=answer.count)
     else:
-        from dicom_assets.reading.output import open_output, write_rows
+        from dicom_assets.query.output import open_output, write_rows
 
         with open_output(output) as sink:
             count = write_rows(answer, answer.schema, chosen, sink)["rows"]
@@ -155,12 +155,12 @@ def changes(
     loaded anew, and the message says so.
     Exit code 1: not everything was written, 2: wrong options.
     """
-    from dicom_assets.adapters.table_changes import open_changes
-    from dicom_assets.connections import build_lake
-    from dicom_assets.reading.change_data import find_table
-    from dicom_assets.reading.cursor import Cursor, read_cursor, write_cursor
-    from dicom_assets.reading.grid import show_rows
-    from dicom_assets.services import load_service
+    from dicom_assets.config.connections import build_lake
+    from dicom_assets.config.services import load_service
+    from dicom_assets.lake.table_changes import open_changes
+    from dicom_assets.query.change_data import find_table
+    from dicom_assets.query.cursor import Cursor, read_cursor, write_cursor
+    from dicom_assets.query.grid import show_rows
 
     chosen = _choose_format(kind, output)
     if (since is None) == (state is None):
@@ -196,8 +196,8 @@ def changes(
 
 def _write_changes(changes: "TableChanges", kind: Format, output: Path | None) -> None:
     """Write all changes, and print the number of changes of each type to standard error."""
-    from dicom_assets.core.row_changes import CHANGE_TYPE, ChangeType
-    from dicom_assets.reading.output import open_output, write_rows
+    from dicom_assets.core.tables.row_changes import CHANGE_TYPE, ChangeType
+    from dicom_assets.query.output import open_output, write_rows
 
     with open_output(output) as sink:
         counts = write_rows(changes, changes.schema, kind, sink, count_by=CHANGE_TYPE)
@@ -244,7 +244,7 @@ def _parse_version(text: str, option: str) -> int | datetime | None:
 
 
 def _parse_versions(as_of: str | None, versions: list[str], tables: list[str]) -> "AsOf":
-    from dicom_assets.adapters.lake_sql import AsOf
+    from dicom_assets.query.sql.engine import AsOf
 
     by_table = {}
     for each in versions:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dicom_assets.adapters.dictionary import load_dictionary
-from dicom_assets.adapters.document import load_document
-from dicom_assets.core.extra_columns import parse_extra_columns
+from dicom_assets.config.dictionary import load_dictionary
+from dicom_assets.config.document import load_document
+from dicom_assets.core.columns.extra_columns import parse_extra_columns
+from dicom_assets.core.columns.schema import Column, Grain
 from dicom_assets.core.problem import Problem
-from dicom_assets.core.schema import Column, Grain
 
 Columns = tuple[tuple[Column, Grain], ...]
 

@@ -7,18 +7,18 @@ from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dicom_assets.adapters.credentials import Credential, Tokens, build_credential
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.memory import MemoryLimit
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.spark_session import Spark
-from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
-from dicom_assets.settings import Settings
+from dicom_assets.config.settings import Settings
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.identity.credentials import Credential, Tokens, build_credential
+from dicom_assets.lake.spark.session import Spark
+from dicom_assets.lake.storage.storage import STORAGE_SCOPE, Storage, azure_options
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.network.retries import RetryPolicy
 
 if TYPE_CHECKING:
-    from dicom_assets.adapters.dicom_service import DicomService
-    from dicom_assets.adapters.repair import Repair
-    from dicom_assets.adapters.token_auth import TokenAuth
+    from dicom_assets.derive.repair import Repair
+    from dicom_assets.identity.token_auth import TokenAuth
+    from dicom_assets.service.client import DicomService
 
 
 def build_identity(settings: Settings) -> Credential | None:
@@ -47,7 +47,7 @@ def build_auth(settings: Settings, *, retry: RetryPolicy | None = None) -> "Toke
     credential = build_identity(settings)
     if credential is None:
         return None
-    from dicom_assets.adapters.token_auth import TokenAuth
+    from dicom_assets.identity.token_auth import TokenAuth
 
     return TokenAuth(
         credential,
@@ -68,7 +68,7 @@ def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> "Dic
     Raises:
         SettingsError: No service URL is set.
     """
-    from dicom_assets.adapters.dicom_service import DicomService
+    from dicom_assets.service.client import DicomService
 
     return DicomService(
         settings.require_service_url(),
@@ -91,7 +91,7 @@ def open_impatient_client(settings: Settings, auth: "TokenAuth | None") -> "Dico
     Raises:
         SettingsError: No service URL is set.
     """
-    from dicom_assets.adapters.dicom_service import DicomService
+    from dicom_assets.service.client import DicomService
 
     return DicomService(
         settings.require_service_url(),
@@ -112,7 +112,7 @@ def build_lake(settings: Settings) -> Lake:
     service = settings.service_name if settings.shares_tables else None
     if spark is None:
         return Lake(storage, paths, retention_hours=hours, service=service)
-    from dicom_assets.adapters.spark import SparkLake
+    from dicom_assets.lake.spark.engine import SparkLake
 
     return SparkLake(storage, paths, spark=spark, retention_hours=hours, service=service)
 
@@ -124,8 +124,8 @@ def build_repair(settings: Settings, lake: Lake | None = None) -> "Repair":
         settings: Settings of the lake.
         lake: The lake; None builds it from the settings.
     """
-    from dicom_assets.adapters.memory import MemoryLimit
-    from dicom_assets.adapters.repair import Repair
+    from dicom_assets.core.memory import MemoryLimit
+    from dicom_assets.derive.repair import Repair
 
     memory = MemoryLimit(settings.max_memory_mb)
     return Repair(lake or build_lake(settings), settings.tables, settings.file_url_prefix, memory.entries)

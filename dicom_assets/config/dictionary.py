@@ -7,7 +7,7 @@ while importing pydicom takes some tenths of a second at the start of every run.
 from functools import cache
 from importlib import resources
 
-from dicom_assets.core.dictionary import Dictionary, Element
+from dicom_assets.core.columns.dictionary import Dictionary, Element
 
 FILE = "dictionary.tsv"
 
@@ -15,5 +15,5 @@ FILE = "dictionary.tsv"
 @cache
 def load_dictionary() -> Dictionary:
     """Return the dictionary; the file is read once."""
-    lines = (resources.files("dicom_assets.adapters") / FILE).read_text(encoding="utf-8").splitlines()
+    lines = (resources.files("dicom_assets.config") / FILE).read_text(encoding="utf-8").splitlines()
     return Dictionary(Element(*line.split("\t")) for line in lines)

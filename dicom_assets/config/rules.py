@@ -13,10 +13,10 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import SecretStr
 
-from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, is_loopback
+from dicom_assets.core.columns.schema import TABLES, Column, Grain
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, PROFILE
-from dicom_assets.core.schema import TABLES, Column, Grain
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, PROFILE
+from dicom_assets.identity.credentials import DICOM_SCOPE, Authentication, is_loopback
 
 ENGINES = ("delta-rs", "spark")
 """Engines that can merge rows into the tables."""
@@ -28,6 +28,8 @@ _DIGITS = re.compile(r"[+-]?\d{1,12}")
 _SHOWN_CHARACTERS = 40
 _LONGEST_NAME = 255
 _LONGEST_PATH = 2048
+FABRIC_URL = "https://api.fabric.microsoft.com"
+FABRIC_SCOPE = "https://api.fabric.microsoft.com/.default"
 SERVICE_URL_EXAMPLE = "https://WORKSPACE-SERVICE.dicom.azurehealthcareapis.com"
 
 
@@ -387,7 +389,7 @@ def load_extra_columns(value: object) -> tuple[tuple[Column, Grain], ...]:
     """Return the columns listed in a file. Columns that are loaded already are returned unchanged."""
     if isinstance(value, tuple):
         return value
-    from dicom_assets.adapters.column_file import load_columns  # imports a DICOM dictionary, which few need
+    from dicom_assets.config.column_file import load_columns  # imports a DICOM dictionary, which few need
 
     try:
         return load_columns(Path(str(value)).expanduser())

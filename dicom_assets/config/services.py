@@ -13,12 +13,12 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-from dicom_assets import setting_rules as rules
-from dicom_assets.adapters.document import load_document
+from dicom_assets.config import rules
+from dicom_assets.config.document import load_document
+from dicom_assets.config.settings import Settings, check_settings, load_settings, read_variables
+from dicom_assets.core.columns.schema import SERVICE
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.problem import Place, Problem
-from dicom_assets.core.schema import SERVICE
-from dicom_assets.settings import Settings, check_settings, load_settings, read_variables
 
 IDENTITY = ("authentication", "azure_tenant_id", "azure_client_id", "azure_client_secret", "azure_authority_host")
 PATHS = tuple(name for name in Settings.model_fields if name.endswith("_table_path"))

@@ -29,13 +29,12 @@ from pydantic import (
     field_validator,
 )
 
-from dicom_assets import setting_rules as rules
-from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, Host
-from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
-from dicom_assets.adapters.shortcuts import FABRIC_SCOPE, FABRIC_URL
+from dicom_assets.config import rules
+from dicom_assets.core.columns.schema import TABLES, Column, Grain, Table, extend_tables
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import TABLES, Column, Grain, Table, extend_tables
+from dicom_assets.core.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.identity.credentials import DICOM_SCOPE, Authentication, Host
 
 logger = logging.getLogger(__name__)
 
@@ -233,10 +232,10 @@ class Settings(BaseModel):
         None, description="Fabric connection for the DICOM files, where they lie in another account than the tables."
     )
     fabric_url: Annotated[str, _text(rules.check_fabric_url)] = Field(
-        FABRIC_URL, description="Base URL of the Fabric REST API; another one with private links."
+        rules.FABRIC_URL, description="Base URL of the Fabric REST API; another one with private links."
     )
     fabric_token_scope: Annotated[str, _text(rules.check_token_scope)] = Field(
-        FABRIC_SCOPE, description="Scope of the tokens for the Fabric REST API."
+        rules.FABRIC_SCOPE, description="Scope of the tokens for the Fabric REST API."
     )
     azure_tenant_id: str | None = Field(
         None,

@@ -1,1 +1,4 @@
-"""Pure functions over Arrow tables: columns, DICOM JSON, the fold and the merge; no clock, network, log or Dagster."""
+"""Columns, entries, the fold and the merge: Arrow tables in, Arrow tables out.
+
+Never touches a clock, a network, a log, a database or Dagster. Begin with `columns/schema.py`, then `tables/merge.py`.
+"""

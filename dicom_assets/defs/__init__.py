@@ -1,1 +1,4 @@
-"""Dagster: assets, their IO manager, resources, partitions and checks. Thin wiring around core and adapters."""
+"""Dagster: assets, checks, sensors and jobs around the tables.
+
+Never holds a rule about rows. Begin with `assets/assets.py`; `definitions.py` above puts all of it together.
+"""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from dicom_assets.core.schema import Table
+from dicom_assets.core.columns.schema import Table
 
 GROUP = "dicom"
 

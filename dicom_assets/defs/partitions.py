@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from dicom_assets.core.change_feed import HOUR, Window
 from dicom_assets.core.errors import UnknownHourError
+from dicom_assets.core.tables.change_feed import HOUR, Window
 
 PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
 

@@ -14,7 +14,7 @@ from typing import Self
 import httpx
 
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.embedded import PROJECT
+from dicom_assets.demo.embedded import PROJECT
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 30

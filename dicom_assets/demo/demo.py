@@ -17,20 +17,20 @@ from rich.table import Column
 from rich.table import Table as Grid
 from rich.text import Text
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.connections import build_lake
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.core.errors import DicomAssetsError, LakeLostError
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.adoption import forget
-from dicom_assets.defs.io_manager import numbers_of_run
+from dicom_assets.defs.assets.io_manager import numbers_of_run
+from dicom_assets.defs.automation.adoption import forget
+from dicom_assets.defs.checks.same_lake import require_same_lake
 from dicom_assets.defs.naming import PLAIN
 from dicom_assets.defs.partitions import PARTITION_FORMAT
-from dicom_assets.defs.same_lake import require_same_lake
-from dicom_assets.embedded import Day, fill, open_service, point_at, prepare_home, refuse_foreign_tables
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings, load_settings
+from dicom_assets.demo.embedded import Day, fill, open_service, point_at, prepare_home, refuse_foreign_tables
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
 
 HOURS_PER_RUN = 4
 """Hours of one run, so that the progress bar moves; one run of all hours would be slightly faster."""

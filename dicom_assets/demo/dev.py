@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dicom_assets.connections import build_lake
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.dagster_server import HOST, DagsterServer
-from dicom_assets.embedded import (
+from dicom_assets.demo.dagster_server import HOST, DagsterServer
+from dicom_assets.demo.embedded import (
     Day,
     fill,
     first_hour,
@@ -19,10 +20,9 @@ from dicom_assets.embedded import (
     prepare_home,
     refuse_foreign_tables,
 )
-from dicom_assets.emulator.live import Producer, producing
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
+from dicom_assets.emulator.datasets.live import Producer, producing
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 
 DEFAULTS = {
     "DICOM_WINDOW_DELAY_MINUTES": "1",

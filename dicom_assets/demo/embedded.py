@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dicom_assets.adapters.delta import Lake
+from dicom_assets.config.settings import Settings
+from dicom_assets.core.columns.schema import CHANGE_FEED
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.core.schema import CHANGE_FEED
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.datasets.sources import bundled_files
 from dicom_assets.emulator.errors import EmulatorStartError
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.sources import bundled_files
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
 
 FIRST_HOUR = datetime(2026, 3, 1, tzinfo=UTC)
 """Start of the demo's day."""
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 """Folder of `dagster.yaml` and `workspace.yaml`."""
 
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.parquet import ROWS_PER_FILE
-from dicom_assets.core.agreement import (
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
+from dicom_assets.core.tables.agreement import (
     Agreement,
     add_up,
     compare_files,
@@ -22,10 +21,11 @@ from dicom_assets.core.agreement import (
     expect_series,
     expect_studies,
 )
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.instance import is_live, newest_entries
-from dicom_assets.core.merge import Desired, key_ids
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.core.tables.instance import is_live, newest_entries
+from dicom_assets.core.tables.merge import Desired, key_ids
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import ROWS_PER_FILE
 
 FILES_AT_ONCE = 25
 """Files whose studies an audit compares together."""

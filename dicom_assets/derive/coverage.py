@@ -9,10 +9,10 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.derive import is_within
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.change_feed import Entry, Window, parse_timestamps
 from dicom_assets.core.errors import OtherServiceError
+from dicom_assets.core.tables.change_feed import Entry, Window, parse_timestamps
+from dicom_assets.derive.derivation import is_within
+from dicom_assets.lake.table.snapshot import Snapshot
 
 PART = timedelta(days=1)
 """Time range that is counted at once; only if a day's count differs, its hours are counted one by one."""

@@ -8,19 +8,27 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.elements import read_attributes
-from dicom_assets.adapters.parquet import DataFile
-from dicom_assets.adapters.snapshot import Logged, Snapshot
-from dicom_assets.core.change_feed import Window
-from dicom_assets.core.dicom_json import METADATA, attributes_schema
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
-from dicom_assets.core.instance import build_instances, is_live, newest_entries
-from dicom_assets.core.merge import Desired, key_ids
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, METADATA_UNREADABLE, SERIES, STUDY, Table
-from dicom_assets.core.series import build_series
-from dicom_assets.core.study import build_studies
+from dicom_assets.core.columns.dicom_json import METADATA, attributes_schema
+from dicom_assets.core.columns.schema import (
+    CHANGE_FEED,
+    FILE_INDEX,
+    INSTANCE,
+    METADATA_UNREADABLE,
+    SERIES,
+    STUDY,
+    Table,
+)
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.file_index import build_file_index
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
+from dicom_assets.core.tables.instance import build_instances, is_live, newest_entries
+from dicom_assets.core.tables.merge import Desired, key_ids
+from dicom_assets.core.tables.series import build_series
+from dicom_assets.core.tables.study import build_studies
+from dicom_assets.derive.elements import read_attributes
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import DataFile
+from dicom_assets.lake.table.snapshot import Logged, Snapshot
 
 _OWN = (*INSTANCE.key, "sequence", "windowStart")
 _DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")

@@ -20,10 +20,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.dicom_json import UNREADABLE, build_attributes, first_steps
-from dicom_assets.core.element_path import Step
-from dicom_assets.core.elements import UNDECODABLE, is_reservation, read_creator
-from dicom_assets.core.schema import INSTANCE, Column, Table
+from dicom_assets.core.columns.dicom_json import UNREADABLE, build_attributes, first_steps
+from dicom_assets.core.columns.element_path import Step
+from dicom_assets.core.columns.elements import UNDECODABLE, is_reservation, read_creator
+from dicom_assets.core.columns.schema import INSTANCE, Column, Table
 
 if TYPE_CHECKING:
     import duckdb

@@ -9,16 +9,16 @@ from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
-from dicom_assets.adapters.delta import Given
-from dicom_assets.adapters.elements import split_metadata
-from dicom_assets.adapters.memory import MemoryLimit
-from dicom_assets.adapters.parquet import Spool, decode
-from dicom_assets.core.change_feed import Entry, Window, build_change_feed
-from dicom_assets.core.dicom_json import build_attributes
+from dicom_assets.core.columns.dicom_json import build_attributes
+from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.errors import FeedEntryError, ServiceError
-from dicom_assets.core.instance import unreadable_entries
-from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import CHANGE_FEED, Table
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.core.tables.change_feed import Entry, Window, build_change_feed
+from dicom_assets.core.tables.instance import unreadable_entries
+from dicom_assets.core.tables.merge import Desired
+from dicom_assets.derive.elements import split_metadata
+from dicom_assets.lake.table.delta import Given
+from dicom_assets.lake.table.parquet import Spool, decode
 
 BATCH_TIME = timedelta(minutes=1)
 """Approximate time of reading after which a batch is yielded, however small. A run that is stopped loses no more."""

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Given
-from dicom_assets.adapters.derive import HoursOf
-from dicom_assets.adapters.extract import Named
-from dicom_assets.adapters.repair import Repair
-from dicom_assets.core.change_feed import HOUR, Entry, Window, build_change_feed, has_metadata
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, METADATA_UNREADABLE
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, METADATA_UNREADABLE
+from dicom_assets.core.tables.change_feed import HOUR, Entry, Window, build_change_feed, has_metadata
+from dicom_assets.derive.derivation import HoursOf
+from dicom_assets.derive.extract import Named
+from dicom_assets.derive.repair import Repair
+from dicom_assets.lake.table.delta import Given
 
 ASKED_AT_ONCE = 200
 """Number of entries whose metadata is held in memory at a time."""

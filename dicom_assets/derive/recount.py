@@ -9,10 +9,10 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.derive import read_window
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.change_feed import Entry, Window
 from dicom_assets.core.errors import ServiceError
+from dicom_assets.core.tables.change_feed import Entry, Window
+from dicom_assets.derive.derivation import read_window
+from dicom_assets.lake.table.snapshot import Snapshot
 
 PART = timedelta(days=1)
 """Length of the windows that are counted one by one: to count a window, the service goes through all its entries."""

@@ -1,7 +1,7 @@
 """Repair of rows that earlier versions of this project wrote: padding in UIDs and values, and unreadable metadata.
 
-Earlier versions kept the padding that the service shows (`core/elements.py`): one instance could have several rows, and
-a Delete missed some of them. A table property marks tables that this version created or repaired; such tables need no
+Earlier versions kept the padding that the service shows: one instance could have several rows, and a Delete missed
+some of them. A table property marks tables that this version created or repaired; such tables need no
 repair. A repair reads `change_feed` alone, never the service. After a kill the next repair does the rest: each step is
 an ordinary write, and a repeated write gives equal rows.
 """
@@ -15,17 +15,17 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Given, Lake, trimmed_property
-from dicom_assets.adapters.derive import HoursOf, build_derivation
-from dicom_assets.adapters.foreign import check_can_be_written
-from dicom_assets.adapters.memory import MemoryLimit
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.agreement import is_padded
-from dicom_assets.core.change_feed import Window
-from dicom_assets.core.elements import trim_padding
+from dicom_assets.core.columns.elements import trim_padding
+from dicom_assets.core.columns.schema import CHANGE_FEED, KEY, Table
 from dicom_assets.core.errors import LakeError
-from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import CHANGE_FEED, KEY, Table
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.core.tables.agreement import is_padded
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.merge import Desired
+from dicom_assets.derive.derivation import HoursOf, build_derivation
+from dicom_assets.lake.table.delta import Given, Lake, trimmed_property
+from dicom_assets.lake.table.foreign import check_can_be_written
+from dicom_assets.lake.table.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Check of the merge engine, by a trial in the scratch folder beside the tables."""
 
-from dicom_assets.connections import build_spark
+from dicom_assets.config.connections import build_spark
 from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.doctor.lake import TRIAL, build_trial
 from dicom_assets.doctor.surroundings import Surroundings
@@ -11,7 +11,7 @@ def check_merge(surroundings: Surroundings) -> Finding:
     check, spark = "engine.merge", build_spark(surroundings.settings)
     if spark is None:
         return Finding(check, Status.GREEN, "Rows are merged by delta-rs, in the run itself")
-    from dicom_assets.adapters.spark import SparkLake  # imported late: Dagster loads all checks
+    from dicom_assets.lake.spark.engine import SparkLake  # imported late: Dagster loads all checks
 
     lake = SparkLake(surroundings.scratch, {TRIAL.name: "engine"}, spark=spark)
     try:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dicom_assets.adapters.snapshot import Snapshot
+from dicom_assets.config.settings import Settings
+from dicom_assets.core.columns.schema import FILE_INDEX
 from dicom_assets.core.errors import InstanceDeletedError, InstanceFileGoneError
 from dicom_assets.core.finding import Finding, Status
-from dicom_assets.core.schema import FILE_INDEX
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.settings import Settings
+from dicom_assets.lake.table.snapshot import Snapshot
 
 _PREAMBLE_BYTES = 132
 """Length of a DICOM file's preamble (128 bytes of any content) and of the prefix `DICM` (PS3.10, 7.1)."""
@@ -71,7 +71,7 @@ def _begins_as_dicom(row: Mapping[str, Any], settings: Settings) -> bool:
         InstanceFileGoneError: the file cannot be found.
         LakeUnavailableError: storage refuses.
     """
-    from dicom_assets.instances import open_instance  # imported late: Dagster loads all checks
+    from dicom_assets.query.files.instances import open_instance  # imported late: Dagster loads all checks
 
     with open_instance(
         row["sopInstanceUid"],

@@ -18,13 +18,13 @@ import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
-from dicom_assets.adapters.delta import Given, Lake, Written
-from dicom_assets.adapters.spark_calendar import find_refused
-from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.columns.schema import KEY, Table
 from dicom_assets.core.errors import LakeError
 from dicom_assets.core.finding import Fact, Finding, Status
-from dicom_assets.core.schema import KEY, Table
 from dicom_assets.doctor.surroundings import Surroundings
+from dicom_assets.lake.spark_calendar import find_refused
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import Given, Lake, Written
 
 APPENDS = 3
 """Commits in a row that `check_appends` tries."""

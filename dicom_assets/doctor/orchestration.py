@@ -6,7 +6,7 @@ from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
 
 POOL = "dicom_lake"
-"""Name of the pool, a copy from `defs/assets.py`: importing that module for one name would import Dagster."""
+"""Name of the pool, a copy from `defs/assets/assets.py`: importing that module for one name would import Dagster."""
 
 
 def check_home(surroundings: Surroundings) -> Finding:
@@ -82,8 +82,8 @@ def check_pool(surroundings: Surroundings) -> Finding:
 
 def check_lake(surroundings: Surroundings) -> Finding:
     """Check that Dagster's history belongs to the tables of this lake."""
+    from dicom_assets.defs.checks.same_lake import require_same_lake
     from dicom_assets.defs.naming import Naming
-    from dicom_assets.defs.same_lake import require_same_lake
 
     settings = surroundings.settings
     require_same_lake(surroundings.instance, surroundings.lake, settings.tables, Naming(settings.service_name))

@@ -2,12 +2,12 @@
 
 from datetime import timedelta
 
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.connections import open_client
+from dicom_assets.config.connections import open_client
+from dicom_assets.config.settings import Settings
 from dicom_assets.core.errors import ServiceRefusedError
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.settings import Settings
+from dicom_assets.network.retries import RetryPolicy
 
 NOTICED_SECONDS = 30
 """Difference of the clocks up to which the check is green."""

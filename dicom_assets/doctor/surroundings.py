@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.connections import build_lake, build_storage
+from dicom_assets.config.connections import build_lake, build_storage
+from dicom_assets.config.settings import Settings
 from dicom_assets.core.errors import ServiceUnreachableError
-from dicom_assets.settings import Settings
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import Lake
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

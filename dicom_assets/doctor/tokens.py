@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dicom_assets.adapters.credentials import Host, read_claims
-from dicom_assets.adapters.storage import STORAGE_SCOPE
-from dicom_assets.connections import build_identity
+from dicom_assets.config.connections import build_identity
+from dicom_assets.config.settings import Settings
 from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.settings import Settings
+from dicom_assets.identity.credentials import Host, read_claims
+from dicom_assets.lake.storage.storage import STORAGE_SCOPE
 
 _OF_PEOPLE = (Host.TERMINAL, Host.UNKNOWN)
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -36,7 +36,7 @@ def _check(surroundings: Surroundings, check: str, signer: Settings, scope: str,
         return Finding(check, Status.GREEN, f"DICOM_AUTHENTICATION={kind}: requests go out without a token")
     import httpx
 
-    from dicom_assets.adapters.token_auth import TokenAuth
+    from dicom_assets.identity.token_auth import TokenAuth
 
     auth = TokenAuth(identity, scope, authentication=kind, host=signer.host)
     request = next(auth.sync_auth_flow(httpx.Request("GET", url)))

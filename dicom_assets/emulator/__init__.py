@@ -1,1 +1,4 @@
-"""The embedded DICOM service: it stores DICOM (STOW-RS) and serves a change feed, by the rules of the real service."""
+"""An embedded DICOM service, with the change feed of the real one, for demos, tests and trying.
+
+Shares nothing with the client but `core/`. Begin with `http/app.py`, then `store/store.py`.
+"""

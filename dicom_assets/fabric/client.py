@@ -20,11 +20,12 @@ import httpx
 import msgspec
 import tenacity
 
-from dicom_assets.adapters.fabric_errors import explain, read_answer
-from dicom_assets.adapters.http_client import open_http_client
-from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
-from dicom_assets.adapters.shortcuts import FABRIC_URL, Change, Found, Outcome, Shortcut, Step, Target, plan_change
+from dicom_assets.config import rules
 from dicom_assets.core.errors import FabricError
+from dicom_assets.fabric.errors import explain, read_answer
+from dicom_assets.fabric.shortcuts import Change, Found, Outcome, Shortcut, Step, Target, plan_change
+from dicom_assets.network.client import open_http_client
+from dicom_assets.network.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
 
 logger = getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Lakehouse:
         lakehouse_id: str,
         *,
         auth: httpx.Auth | None = None,
-        base_url: str = FABRIC_URL,
+        base_url: str = rules.FABRIC_URL,
         timeout_seconds: float = 60,
         retry: RetryPolicy | None = None,
         clock: Callable[[], float] = time.time,

@@ -6,7 +6,7 @@ from http import HTTPStatus
 import httpx
 import msgspec
 
-from dicom_assets.adapters.shortcuts import Shortcut
+from dicom_assets.fabric.shortcuts import Shortcut
 
 _NAME_IS_TAKEN = "ShorcutsOperationNotAllowed"  # the service's spelling
 _SECRETS = (

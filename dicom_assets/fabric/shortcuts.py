@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-FABRIC_URL = "https://api.fabric.microsoft.com"
-FABRIC_SCOPE = "https://api.fabric.microsoft.com/.default"
-
 
 @dataclass(frozen=True)
 class Target:

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dicom_assets import setting_rules as rules
-from dicom_assets.adapters.shortcuts import Outcome, Shortcut, Target
-from dicom_assets.connections import build_identity
+from dicom_assets.config import rules
+from dicom_assets.config.connections import build_identity
+from dicom_assets.config.settings import Settings
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.settings import Settings
+from dicom_assets.fabric.shortcuts import Outcome, Shortcut, Target
 
 if TYPE_CHECKING:
-    from dicom_assets.adapters.fabric import Lakehouse
+    from dicom_assets.fabric.client import Lakehouse
 
 
 def has_lakehouse(settings: Settings) -> bool:
@@ -53,7 +53,7 @@ def bring_shortcuts(
         FabricError: the shortcuts of the lakehouse cannot be listed.
         ServiceError: the identity gets no token.
     """
-    from dicom_assets.adapters.fabric import bring  # imported late: Dagster always loads this module
+    from dicom_assets.fabric.client import bring  # imported late: Dagster always loads this module
 
     wanted = table_shortcuts(settings) if with_tables else []
     if with_files and (files := file_shortcut(settings)):
@@ -115,8 +115,8 @@ def _name(settings: Settings, name: str) -> str:
 
 
 def _open_lakehouse(settings: Settings) -> "Lakehouse":
-    from dicom_assets.adapters.fabric import Lakehouse
-    from dicom_assets.adapters.token_auth import TokenAuth
+    from dicom_assets.fabric.client import Lakehouse
+    from dicom_assets.identity.token_auth import TokenAuth
 
     signer = settings.of_lake
     credential = build_identity(signer)

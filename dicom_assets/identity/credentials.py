@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
-from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError
-from dicom_assets.adapters.token_failures import Transient, find_code, find_transient, recording
 from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableError, SettingsError
+from dicom_assets.identity.token_failures import Transient, find_code, find_transient, recording
+from dicom_assets.network.retries import RetryPolicy, WorthAnotherTryError
 
 if TYPE_CHECKING:
     import tenacity
@@ -89,7 +89,7 @@ def build_credential(
         return None
     from azure import identity  # takes 0.3 s, which runs without a token save
 
-    from dicom_assets.adapters.token_transport import build_options
+    from dicom_assets.identity.token_transport import build_options
 
     # A configured authority is trusted: the public cloud's directory does not list private clouds.
     options = build_options()

@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator
 
 import httpx
 
-from dicom_assets.adapters.credentials import DICOM_SCOPE, Authentication, Credential, Host, Tokens, is_loopback
-from dicom_assets.adapters.retries import RetryPolicy
 from dicom_assets.core.errors import ServiceRefusedError, SettingsError
+from dicom_assets.identity.credentials import DICOM_SCOPE, Authentication, Credential, Host, Tokens, is_loopback
+from dicom_assets.network.retries import RetryPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from dicom_assets.adapters.retries import read_retry_after
+from dicom_assets.network.retries import read_retry_after
 
 TRANSIENT_CODES = frozenset(
     {

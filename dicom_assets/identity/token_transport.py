@@ -10,7 +10,7 @@ from typing import Any
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import RequestsTransport
 
-from dicom_assets.adapters.token_failures import note_answer, note_silence
+from dicom_assets.identity.token_failures import note_answer, note_silence
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 20

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dicom_assets.adapters.parquet import CALENDAR_KEY, DataFile
-from dicom_assets.adapters.snapshot import Snapshot
+from dicom_assets.lake.table.parquet import CALENDAR_KEY, DataFile
+from dicom_assets.lake.table.snapshot import Snapshot
 
 FIRST_DATE = date(1582, 10, 15)
 FIRST_TIME = datetime(1900, 1, 1, tzinfo=UTC)

@@ -19,13 +19,13 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.parquet import DataFile
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.adapters.time_travel import open_at, read_log
+from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
-from dicom_assets.core.row_changes import ChangeType, build_changes, change_schema, mark_rows
-from dicom_assets.core.schema import Table
+from dicom_assets.core.tables.row_changes import ChangeType, build_changes, change_schema, mark_rows
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import DataFile
+from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets.lake.time_travel import open_at, read_log
 
 PART_BYTES = 256 * 2**20
 """Size in memory of the rows that are compared at a time, of both versions together; a larger study is one part."""

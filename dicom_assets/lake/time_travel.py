@@ -8,10 +8,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.parquet import Files
-from dicom_assets.adapters.snapshot import Snapshot
 from dicom_assets.core.errors import VersionGoneError
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.snapshot import Snapshot
 
 _LOG = "_delta_log/"
 _ENTRY = re.compile(r"_delta_log/(\d{20})\.(json|checkpoint\..*)")

@@ -22,14 +22,14 @@ from typing import TypeVar
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from dicom_assets.adapters.delta import Lake, wait_for_others
-from dicom_assets.adapters.features import is_log_protected
-from dicom_assets.adapters.foreign import check_can_be_written
-from dicom_assets.adapters.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
-from dicom_assets.adapters.snapshot import Logged, Snapshot
-from dicom_assets.adapters.spark_calendar import find_refused
+from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import LakeRefusedError
-from dicom_assets.core.schema import Table
+from dicom_assets.lake.spark_calendar import find_refused
+from dicom_assets.lake.table.delta import Lake, wait_for_others
+from dicom_assets.lake.table.features import is_log_protected
+from dicom_assets.lake.table.foreign import check_can_be_written
+from dicom_assets.lake.table.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
+from dicom_assets.lake.table.snapshot import Logged, Snapshot
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

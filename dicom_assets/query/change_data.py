@@ -2,12 +2,12 @@
 
 from datetime import datetime
 
-from dicom_assets.adapters.table_changes import TableChanges, open_changes
-from dicom_assets.connections import build_lake
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.services import load_service
+from dicom_assets.config.settings import Settings
+from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.schema import Table
-from dicom_assets.services import load_service
-from dicom_assets.settings import Settings
+from dicom_assets.lake.table_changes import TableChanges, open_changes
 
 
 def find_table(settings: Settings, name: str) -> Table:
@@ -45,7 +45,7 @@ def changes(
 
     Returns:
         An iterable of Arrow batches, which pyarrow, Polars and DuckDB accept directly. Memory does not grow with the
-        table: see `dicom_assets.adapters.table_changes`.
+        table: see `dicom_assets.lake.table_changes`.
 
     Raises:
         ValueError: a time has no time zone.

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from dicom_assets.core.schema import type_names
-from dicom_assets.reading.output import to_json
+from dicom_assets.core.columns.schema import type_names
+from dicom_assets.query.output import to_json
 
 ROWS_OF_TABLE = 50
 ROWS_OF_BLOCKS = 10

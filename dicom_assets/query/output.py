@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from dicom_assets.adapters.parquet import open_writer
 from dicom_assets.core.errors import LakeQueryError, SettingsError
-from dicom_assets.reading.formats import Format
+from dicom_assets.lake.table.parquet import open_writer
+from dicom_assets.query.formats import Format
 
 _BYTES_PER_GROUP = 64 * 2**20
 """Size in memory from which on rows are written as a row group of Parquet."""

@@ -1,6 +1,6 @@
 """Client of a DICOM service's change feed: the pages of a window, complete even while entries arrive.
 
-Source: API v2 and later of the DICOM service; `core/change_feed.py` describes entries.
+Source: API v2 and later of the DICOM service; `core/tables/change_feed.py` describes entries.
 """
 
 import threading
@@ -18,13 +18,13 @@ from typing import Self
 
 import httpx
 
-from dicom_assets.adapters.feed_pages import FeedPages, Page, Piece, format_flag, read_time
-from dicom_assets.adapters.memory import MemoryLimit
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.service_requests import SMALL_BYTES, Query, ServiceRequests
-from dicom_assets.adapters.statistics import Statistics
-from dicom_assets.core.change_feed import Entry, Window, has_metadata, parse_latest
 from dicom_assets.core.errors import FeedMovedError
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.core.tables.change_feed import Entry, Window, has_metadata, parse_latest
+from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.service.pages import FeedPages, Page, Piece, format_flag, read_time
+from dicom_assets.service.requests import SMALL_BYTES, Query, ServiceRequests
+from dicom_assets.service.statistics import Statistics
 
 logger = getLogger(__name__)
 

@@ -21,9 +21,9 @@ from logging import getLogger
 from math import inf
 from typing import Generic, TypeVar
 
-from dicom_assets.adapters.service_requests import SMALL_BYTES, FailedTryError, Query, ServiceRequests, Trouble
-from dicom_assets.core.change_feed import Entry, Window, parse_page
 from dicom_assets.core.errors import UnreadablePageError
+from dicom_assets.core.tables.change_feed import Entry, Window, parse_page
+from dicom_assets.service.requests import SMALL_BYTES, FailedTryError, Query, ServiceRequests, Trouble
 
 logger = getLogger(__name__)
 

@@ -19,15 +19,15 @@ from typing import Generic, TypeVar
 import httpx
 import msgspec
 
-from dicom_assets.adapters.http_client import open_http_client
-from dicom_assets.adapters.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
-from dicom_assets.adapters.statistics import Statistics
 from dicom_assets.core.errors import (
     ServiceError,
     ServiceRefusedError,
     ServiceUnreachableError,
     UnreadablePageError,
 )
+from dicom_assets.network.client import open_http_client
+from dicom_assets.network.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
+from dicom_assets.service.statistics import Statistics
 
 logger = getLogger(__name__)
 

@@ -6,17 +6,17 @@ from datetime import UTC, datetime
 import obstore
 import pytest
 
-from dicom_assets.connections import build_lake
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor.examination import choose, examine
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import store, study
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.azure.test_lake import AUDIENCE
 from dicom_assets_tests.azure.test_refusals import MARKER, refusing
 from dicom_assets_tests.azure.token_server import OBJECT, SECRET, TENANT
+from dicom_assets_tests.lakes.building import store, study
 
 TRIALS = {f"lake.{name}" for name in ("write", "list", "delete", "appends", "writers")}
 

@@ -13,14 +13,15 @@ import pytest
 from obstore.store import ObjectStore
 from pydicom import dcmread
 
-from dicom_assets import InstanceFile, instances, iter_instances, open_instance
-from dicom_assets.adapters.dicom_files import FIRST_BYTES, LEAST_BYTES, FileSystem
-from dicom_assets.connections import build_lake, build_storage
+from dicom_assets import InstanceFile, iter_instances, open_instance
+from dicom_assets.config.connections import build_lake, build_storage
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError
-from dicom_assets.emulator.metadata import build_dataset, encode
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.query.files import instances
+from dicom_assets.query.files.dicom_files import FIRST_BYTES, LEAST_BYTES, FileSystem
 from dicom_assets_tests.azure.test_refusals import MARKER, refusing, signature, with_sas
 from dicom_assets_tests.azure.token_server import OUTLIVED_AFTER_SECONDS, SECRET, SHORT_LIFE_SECONDS
 from dicom_assets_tests.emulator.conftest import metadata_of, renamed

@@ -17,15 +17,15 @@ import pytest
 import tenacity
 from starlette.responses import Response
 
-from dicom_assets import settings as settings_module
-from dicom_assets.adapters import token_transport
-from dicom_assets.adapters.credentials import DICOM_SCOPE
+from dicom_assets.config import settings as settings_module
+from dicom_assets.config.services import load_services
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import ServiceError, ServiceRefusedError, ServiceUnreachableError
 from dicom_assets.definitions import open_client
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.services import load_services
-from dicom_assets.settings import load_settings
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.identity import token_transport
+from dicom_assets.identity.credentials import DICOM_SCOPE
 from dicom_assets_tests.azure.token_server import ASSERTION, CLIENT, HEADER, SECRET, TENANT, TokenServer, Trouble
 
 AUDIENCE = DICOM_SCOPE.removesuffix("/.default")

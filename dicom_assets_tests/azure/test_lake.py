@@ -11,21 +11,21 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from dicom_assets.adapters import parquet
-from dicom_assets.adapters.credentials import DICOM_SCOPE
-from dicom_assets.adapters.delta import Given, Lake, Written
-from dicom_assets.adapters.parquet import Files
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import STUDY, TABLES
+from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core.columns.schema import STUDY, TABLES
+from dicom_assets.core.tables.merge import Desired
 from dicom_assets.definitions import build_definitions, build_lake
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings, load_settings
-from dicom_assets_tests.adapters.lakes import read, store, study
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.identity.credentials import DICOM_SCOPE
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.delta import Given, Lake, Written
+from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.azure.token_server import OUTLIVED_AFTER_SECONDS, SHORT_LIFE_SECONDS
-from dicom_assets_tests.core.rows import build_rows
+from dicom_assets_tests.core.tables.rows import build_rows
+from dicom_assets_tests.lakes.building import read, store, study
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.test_order import HOURS, histories, play
 from dicom_assets_tests.law.test_writers import CREATES, DELETES, run_both, schedules

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from dicom_assets.connections import build_lake
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import store, study
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets_tests.lakes.building import store, study
 from dicom_assets_tests.readers.snippets import execute, snippets
 
 SECTIONS = {"DuckDB": 1, "Polars": 1, "deltalake": 1, "pyarrow": 1, "Sail: Spark SQL without Java": 2}

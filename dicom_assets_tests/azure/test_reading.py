@@ -5,12 +5,12 @@ import subprocess
 
 import pytest
 
-from dicom_assets.connections import build_lake
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError, VersionGoneError
-from dicom_assets.core.schema import STUDY
-from dicom_assets.reading.change_data import changes
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import Wanted, store, study
+from dicom_assets.query.change_data import changes
+from dicom_assets_tests.lakes.building import Wanted, store, study
 from dicom_assets_tests.processes import clean_environment, run_command
 
 

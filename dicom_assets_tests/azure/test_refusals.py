@@ -10,16 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import dagster as dg
 import pytest
 
-from dicom_assets.adapters.storage_errors import LAKE, Signing, explain_refusal
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
-from dicom_assets.core.schema import STUDY
 from dicom_assets.definitions import build_definitions, build_lake
-from dicom_assets.defs.failure import heals
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import store, study
+from dicom_assets.defs.checks.failure import heals
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.storage.errors import LAKE, Signing, explain_refusal
 from dicom_assets_tests.azure.token_server import SECRET
+from dicom_assets_tests.lakes.building import store, study
 
 MARKER = "ZZSECRETZZ"
 

@@ -16,9 +16,10 @@ from deltalake import write_deltalake
 from rich.console import Console
 from starlette.responses import Response
 
-from dicom_assets import adopt
-from dicom_assets.connections import build_lake
-from dicom_assets.core.change_feed import HOUR
+from dicom_assets.cli import adopt
+from dicom_assets.config.connections import build_lake
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES
+from dicom_assets.core.columns.schema import TABLES as ALL_TABLES
 from dicom_assets.core.errors import (
     CommitConflictError,
     LakeError,
@@ -28,14 +29,13 @@ from dicom_assets.core.errors import (
     SettingsError,
     UnknownHourError,
 )
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES
-from dicom_assets.core.schema import TABLES as ALL_TABLES
-from dicom_assets.defs import adoption
+from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.automation import adoption
 from dicom_assets.doctor.orchestration import check_lake
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.defs.ticks import HOME, QUIET, RANGE, Automation, create_home, key, open_automation
 from dicom_assets_tests.law.world import CHAIN, START, derivation, environment_of, hours
 from dicom_assets_tests.processes import clean_environment, run_command

@@ -9,9 +9,9 @@ from functools import partial
 import httpx
 import pytest
 
-from dicom_assets.emulator.metadata import build_dataset, encode
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode
 from dicom_assets_tests.emulator.conftest import metadata_of
-from dicom_assets_tests.emulator.test_broken_files import BROKEN
+from dicom_assets_tests.emulator.metadata.test_broken_files import BROKEN
 from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, run_command
 
 get = partial(httpx.get, timeout=PATIENCE_SECONDS)
@@ -123,7 +123,7 @@ def test_error_ends_with_a_message_instead_of_a_traceback():
 
 
 def test_help_needs_nothing_heavy():
-    code = "import sys; import dicom_assets.cli; print(sorted({'pydicom', 'dagster', 'uvicorn'} & set(sys.modules)))"
+    code = "import sys, dicom_assets.cli.app; print(sorted({'pydicom', 'dagster', 'uvicorn'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
     assert "emulator" in run("--help").stdout

@@ -8,11 +8,11 @@ import pytest
 from deltalake import write_deltalake
 from rich.console import Console
 
-from dicom_assets.adapters import upkeep as adapter
-from dicom_assets.adapters.repair import Repair
-from dicom_assets.core.schema import TABLES
-from dicom_assets.upkeep import maintain_all
-from dicom_assets_tests.adapters.lakes import as_before_calendars, build_lake, contents, live_files, store, study
+from dicom_assets.cli.maintain import maintain_all
+from dicom_assets.core.columns.schema import TABLES
+from dicom_assets.derive.repair import Repair
+from dicom_assets.lake import upkeep as adapter
+from dicom_assets_tests.lakes.building import as_before_calendars, build_lake, contents, live_files, store, study
 from dicom_assets_tests.processes import clean_environment, run_command
 
 

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import dicom_assets
-from dicom_assets import cli
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.connections import build_lake
+from dicom_assets.cli import app as cli
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.schema import STUDY
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import Wanted, store, study
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets_tests.lakes.building import Wanted, store, study
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def test_options_that_do_not_fit_end_with_code_2(run, arguments, told):
 
 
 def test_parquet_is_not_written_to_a_screen(run, monkeypatch):
-    monkeypatch.setattr("dicom_assets.reading.commands._is_screen", lambda: True)
+    monkeypatch.setattr("dicom_assets.cli.reading._is_screen", lambda: True)
     assert run("sql", "SELECT 1", "--format", "parquet").code == 2
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dicom_assets.adapters.column_file import load_columns
-from dicom_assets.adapters.dictionary import load_dictionary
+from dicom_assets.config.column_file import load_columns
+from dicom_assets.config.dictionary import load_dictionary
+from dicom_assets.core.columns.extra_elements import Found, find_element
+from dicom_assets.core.columns.schema import type_names
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.extra_elements import Found, find_element
-from dicom_assets.core.schema import type_names
 
 DICTIONARY = load_dictionary()
 

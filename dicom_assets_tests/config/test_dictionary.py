@@ -1,14 +1,14 @@
-"""The file of the dictionary; `python -m dicom_assets_tests.adapters.test_dictionary` writes it anew."""
+"""The file of the dictionary; `python -m dicom_assets_tests.config.test_dictionary` writes it anew."""
 
 from importlib import resources
 
 import pytest
 from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
 
-from dicom_assets.adapters.dictionary import FILE, load_dictionary
-from dicom_assets.core.dictionary import Element
+from dicom_assets.config.dictionary import FILE, load_dictionary
+from dicom_assets.core.columns.dictionary import Element
 
-PATH = resources.files("dicom_assets.adapters") / FILE
+PATH = resources.files("dicom_assets.config") / FILE
 
 
 def lines() -> str:

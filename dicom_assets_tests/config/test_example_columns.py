@@ -13,19 +13,19 @@ import pytest
 from deltalake import QueryBuilder
 from pydicom.dataset import Dataset
 
-from dicom_assets.adapters.column_file import load_columns
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.connections import build_lake
-from dicom_assets.core.schema import INSTANCE, TABLES
+from dicom_assets.config.column_file import load_columns
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core.columns.schema import INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.emulator.metadata import tolerant
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.sources import bundled_files
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings, load_settings
+from dicom_assets.emulator.datasets.sources import bundled_files
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.metadata.data_set import tolerant
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.law.world import START, environment_of, read_tables
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "columns.toml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "columns.toml"
 HOUR = "2026-03-01-00:00"
 RULES = {
     "sliceThickness": lambda file: number(file.get("SliceThickness")),

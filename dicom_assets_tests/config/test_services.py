@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from dicom_assets.adapters.credentials import Authentication
-from dicom_assets.connections import build_lake, build_storage
+from dicom_assets.config.connections import build_lake, build_storage
+from dicom_assets.config.services import load_service, load_services
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE
-from dicom_assets.services import load_service, load_services
+from dicom_assets.identity.credentials import Authentication
 
 TWO = """
 [services.north]
@@ -120,7 +120,9 @@ def test_an_identity_is_all_of_a_piece(load):
 
 def test_the_lake_is_opened_by_the_identity_of_the_environment(load, monkeypatch):
     asked = []
-    monkeypatch.setattr("dicom_assets.connections.build_identity", lambda settings: asked.append(settings) or None)
+    monkeypatch.setattr(
+        "dicom_assets.config.connections.build_identity", lambda settings: asked.append(settings) or None
+    )
     account = "https://lake.dfs.core.windows.net"
     _, south = load(TWO + 'authentication = "none"\n', DICOM_STORAGE_URL=account)
     for url in (south.lake_url, "abfss://files@other.dfs.core.windows.net"):

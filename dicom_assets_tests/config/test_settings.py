@@ -7,12 +7,18 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dicom_assets import settings as settings_module
-from dicom_assets.adapters.credentials import Authentication, Host
+from dicom_assets.config import settings as settings_module
+from dicom_assets.config.settings import (
+    FIRST_HOUR_WITHOUT_SERVICE,
+    Settings,
+    describe_settings,
+    find_host,
+    load_settings,
+)
+from dicom_assets.core.columns.schema import TABLES, Grain
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import TABLES, Grain
-from dicom_assets.settings import FIRST_HOUR_WITHOUT_SERVICE, Settings, describe_settings, find_host, load_settings
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.identity.credentials import Authentication, Host
 from dicom_assets_tests.processes import clean_environment
 
 SERVICE = {
@@ -584,8 +590,8 @@ def test_without_a_file_of_columns_no_dictionary_is_loaded():
     code = "import sys, dicom_assets.definitions as _; print(*sys.modules)"
     command, env = [sys.executable, "-c", code], clean_environment()
     loaded = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert "dicom_assets.setting_rules" in loaded.stdout.split()
-    assert "dicom_assets.adapters.column_file" not in loaded.stdout.split()
+    assert "dicom_assets.config.rules" in loaded.stdout.split()
+    assert "dicom_assets.config.column_file" not in loaded.stdout.split()
     assert "pydicom" not in loaded.stdout.split()
 
 

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import obstore
 import pytest
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.connections import build_identity
-from dicom_assets.core.schema import INSTANCE
-from dicom_assets.fabric import table_shortcuts
-from dicom_assets.settings import load_settings
+from dicom_assets.config.connections import build_identity
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import INSTANCE
+from dicom_assets.fabric.wanted import table_shortcuts
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import Lake
 
 KEY = {"account_name": "acc", "account_key": base64.b64encode(b"key").decode()}
 

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from dicom_assets.defs import failure
+from dicom_assets.defs.checks import failure
 from dicom_assets_tests.defs.deployment import Deployment, deploy
 
 

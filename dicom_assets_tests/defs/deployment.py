@@ -25,13 +25,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.connections import build_lake
-from dicom_assets.embedded import PROJECT
-from dicom_assets.emulator.app import create_app
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets.demo.embedded import PROJECT
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.http.app import create_app
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.defs.ticks import NO_OUTPUT
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, environment_of, partition_keys, range_tags, read_tables

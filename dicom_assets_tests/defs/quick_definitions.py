@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import dagster as dg
 
-from dicom_assets.adapters import extract
-from dicom_assets.defs import failure
+from dicom_assets.defs.checks import failure
+from dicom_assets.derive import extract
 
 extract.BATCH_TIME = timedelta(0)
 failure.RETRIES = dg.RetryPolicy(max_retries=1, delay=0.2)

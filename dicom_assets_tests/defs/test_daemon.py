@@ -16,11 +16,11 @@ import dagster as dg
 import pytest
 from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 
-from dicom_assets.core.change_feed import HOUR
-from dicom_assets.defs.automation import JOB
+from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.defs.automation.automation import JOB
 from dicom_assets.defs.partitions import floor_hour, partition_key
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.defs.ticks import hours_of
 from dicom_assets_tests.law.world import CHAIN
 

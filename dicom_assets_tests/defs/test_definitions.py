@@ -7,11 +7,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dicom_assets.connections import build_lake
-from dicom_assets.core.schema import TABLES
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.services import load_services
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.services import load_services
-from dicom_assets.settings import load_settings
 
 
 @pytest.fixture

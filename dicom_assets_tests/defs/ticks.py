@@ -13,15 +13,15 @@ from dagster._core.test_utils import freeze_time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dicom_assets.connections import build_lake
-from dicom_assets.core.change_feed import HOUR
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.automation import JOB
+from dicom_assets.defs.automation.automation import JOB
 from dicom_assets.defs.partitions import hours_between, parse_key, partition_key
 from dicom_assets.emulator.clock import SettableClock
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables
 

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from dicom_assets.core.agreement import Agreement
-from dicom_assets.demo import DemoError, Pace, run_demo
-from dicom_assets.embedded import Day, ForeignTablesError, open_service, prepare_home
+from dicom_assets.core.tables.agreement import Agreement
+from dicom_assets.demo.demo import DemoError, Pace, run_demo
+from dicom_assets.demo.embedded import Day, ForeignTablesError, open_service, prepare_home
 from dicom_assets.emulator.errors import EmulatorStartError
 from dicom_assets_tests.defs.deployment import prepare
 from dicom_assets_tests.defs.ticks import NO_OUTPUT
@@ -116,7 +116,7 @@ def test_demo_refuses_tables_that_another_service_filled(demo, shown, tmp_path):
 
 def test_demo_says_when_tables_disagree(demo, monkeypatch):
     wrong = Agreement(expected=2, missing=1)
-    monkeypatch.setattr("dicom_assets.defs.checks.compare_touched", lambda lake, keys, table: (wrong, wrong))
+    monkeypatch.setattr("dicom_assets.defs.checks.checks.compare_touched", lambda lake, keys, table: (wrong, wrong))
     with pytest.raises(DemoError, match=r"series\.agrees_with_instance.* failed"):
         demo()
 

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from rich.console import Console
 
-from dicom_assets.dagster_server import DagsterServer, DagsterServerError
-from dicom_assets.dev import DevError, run_dev
-from dicom_assets.embedded import ForeignTablesError, open_service
+from dicom_assets.demo.dagster_server import DagsterServer, DagsterServerError
+from dicom_assets.demo.dev import DevError, run_dev
+from dicom_assets.demo.embedded import ForeignTablesError, open_service
 from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, free_port
 
 needs_proc = pytest.mark.skipif(
@@ -61,7 +61,7 @@ def test_dagster_that_ends_by_itself_is_an_error_with_its_last_words(dev, monkey
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no such thing\nexit 3\n")
     broken.chmod(0o755)
-    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", str(broken))
+    monkeypatch.setattr("dicom_assets.demo.dagster_server.sys.executable", str(broken))
     with pytest.raises(DagsterServerError, match=r"(?s)status 3.*dagster\.log:\nno such thing"):
         dev()
 
@@ -69,7 +69,7 @@ def test_dagster_that_ends_by_itself_is_an_error_with_its_last_words(dev, monkey
 def test_last_words_are_not_those_of_runs(dev, monkeypatch, tmp_path):
     event = "2026-03-01 05:00:00 +0000 - dagster - DEBUG - hours - 1a2b - study - STEP_OUTPUT - Yielded"
     talkative = pretend_to_be_dagster(tmp_path, f"print('no such module'); [print({event!r}) for _ in range(100)]")
-    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", talkative)
+    monkeypatch.setattr("dicom_assets.demo.dagster_server.sys.executable", talkative)
     with pytest.raises(DagsterServerError, match=r"dagster\.log:\nno such module$"):
         dev()
 
@@ -100,7 +100,9 @@ except KeyboardInterrupt:
 
 
 def test_a_run_that_dagster_leaves_behind_is_interrupted_and_waited_for(monkeypatch, tmp_path):
-    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", pretend_to_be_dagster(tmp_path, LEAVES_A_RUN))
+    monkeypatch.setattr(
+        "dicom_assets.demo.dagster_server.sys.executable", pretend_to_be_dagster(tmp_path, LEAVES_A_RUN)
+    )
     with (
         DagsterServer({"DAGSTER_HOME": str(tmp_path)}, 1, tmp_path / "log") as server,
         pytest.raises(DagsterServerError),
@@ -110,7 +112,7 @@ def test_a_run_that_dagster_leaves_behind_is_interrupted_and_waited_for(monkeypa
 
 
 def test_new_service_refuses_the_tables_of_another(dev, monkeypatch, tmp_path):
-    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", "false")
+    monkeypatch.setattr("dicom_assets.demo.dagster_server.sys.executable", "false")
     lake = tmp_path / "lake"
     env = {"DICOM_STORAGE_URL": str(lake)}
     with pytest.raises(DagsterServerError):
@@ -123,9 +125,9 @@ def test_new_service_refuses_the_tables_of_another(dev, monkeypatch, tmp_path):
 
 
 def fill_table(path):
-    from dicom_assets.adapters.delta import Lake
-    from dicom_assets.adapters.storage import Storage
-    from dicom_assets.core.schema import CHANGE_FEED, TABLES
+    from dicom_assets.core.columns.schema import CHANGE_FEED, TABLES
+    from dicom_assets.lake.storage.storage import Storage
+    from dicom_assets.lake.table.delta import Lake
 
     Lake(Storage(str(path.parent)), {table.name: table.name for table in TABLES}).open_or_create(CHANGE_FEED)
 
@@ -209,7 +211,7 @@ def test_dev_stops_on_ctrl_c_while_it_starts(tmp_path):
 
 @needs_proc
 def test_dev_that_was_stopped_goes_on_where_it_was(dev, monkeypatch, tmp_path):
-    monkeypatch.setattr("dicom_assets.dagster_server.sys.executable", "false")
+    monkeypatch.setattr("dicom_assets.demo.dagster_server.sys.executable", "false")
     counts = []
     for _ in range(2):
         with pytest.raises(DagsterServerError):

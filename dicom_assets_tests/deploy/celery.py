@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dicom_assets.embedded import PROJECT
+from dicom_assets.demo.embedded import PROJECT
 from dicom_assets_tests.defs.deployment import process, wait_for
 from dicom_assets_tests.deploy import postgres, redis
 

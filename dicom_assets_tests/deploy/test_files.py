@@ -21,8 +21,8 @@ from dagster_k8s.launcher import K8sRunLauncher
 from kubernetes.client import ApiClient
 from packaging.requirements import Requirement
 
-from dicom_assets.embedded import PROJECT
-from dicom_assets.settings import load_settings
+from dicom_assets.config.settings import load_settings
+from dicom_assets.demo.embedded import PROJECT
 
 DEPLOY = PROJECT / "deploy"
 KUBERNETES_VERSION = "1.34"

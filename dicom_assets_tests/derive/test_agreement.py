@@ -3,15 +3,15 @@
 import pytest
 from deltalake import write_deltalake
 
-from dicom_assets.adapters import agreement
-from dicom_assets.adapters.agreement import audit, compare_instances, compare_touched, find_disagreeing
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import HoursOf, InstancesOfWindow
-from dicom_assets.core.agreement import Agreement
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
-from dicom_assets_tests.adapters.lakes import ALL_TABLES, build_lake, store
-from dicom_assets_tests.core.rows import entry
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
+from dicom_assets.core.tables.agreement import Agreement
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.derive import agreement
+from dicom_assets.derive.agreement import audit, compare_instances, compare_touched, find_disagreeing
+from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets_tests.core.tables.rows import entry
+from dicom_assets_tests.lakes.building import ALL_TABLES, build_lake, store
 from dicom_assets_tests.law.world import derivation, hours
 
 EMPTY = {table.name: Agreement() for table in ALL_TABLES}

@@ -3,17 +3,17 @@ from functools import partial
 
 import pytest
 
-from dicom_assets.adapters import derive
-from dicom_assets.adapters.delta import Given, Lake
-from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf, InstancesOfWindow, read_window
-from dicom_assets.adapters.elements import read_attributes
-from dicom_assets.core.change_feed import HOUR, Window
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY
-from dicom_assets.core.series import build_series
-from dicom_assets.core.study import build_studies
-from dicom_assets_tests.adapters.lakes import build_lake, instance_of, read, store
-from dicom_assets_tests.core.rows import START, build_entries, entry
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY
+from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets.core.tables.file_index import build_file_index
+from dicom_assets.core.tables.series import build_series
+from dicom_assets.core.tables.study import build_studies
+from dicom_assets.derive import derivation as derive
+from dicom_assets.derive.derivation import AggregateOfWindow, HoursOf, InstancesOfWindow, read_window
+from dicom_assets.derive.elements import read_attributes
+from dicom_assets.lake.table.delta import Given, Lake
+from dicom_assets_tests.core.tables.rows import START, build_entries, entry
+from dicom_assets_tests.lakes.building import build_lake, instance_of, read, store
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters import plan
-from dicom_assets.adapters.delta import Given
-from dicom_assets.adapters.extract import EncodedEntries, Extraction, HourRead
-from dicom_assets.adapters.parquet import decode
-from dicom_assets.core.change_feed import HOUR, Entry, Window
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE
 from dicom_assets.core.errors import FeedEntryError, ServiceUnreachableError
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
+from dicom_assets.derive.extract import EncodedEntries, Extraction, HourRead
+from dicom_assets.lake.table import plan
+from dicom_assets.lake.table.delta import Given
+from dicom_assets.lake.table.parquet import decode
+from dicom_assets_tests.lakes.building import build_lake
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CREATE, DELETE = ("Create", "Current"), ("Delete", "Deleted")

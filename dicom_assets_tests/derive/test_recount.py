@@ -2,12 +2,12 @@ from datetime import timedelta
 
 import pytest
 
-from dicom_assets.adapters.recount import Recount, recount
-from dicom_assets.core.change_feed import HOUR, Entry, Window
+from dicom_assets.core.columns.schema import CHANGE_FEED
 from dicom_assets.core.errors import ServiceUnreachableError
-from dicom_assets.core.schema import CHANGE_FEED
-from dicom_assets_tests.adapters.lakes import build_lake, store
-from dicom_assets_tests.core.rows import START, entry
+from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
+from dicom_assets.derive.recount import Recount, recount
+from dicom_assets_tests.core.tables.rows import START, entry
+from dicom_assets_tests.lakes.building import build_lake, store
 
 DAYS = Window(START, START + timedelta(days=2, hours=3))
 STORED = {10: 0, 20: 0, 30: 26, 40: 49}

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from dicom_assets.adapters.agreement import audit
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.repair import Repair
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
-from dicom_assets.emulator.store import Service
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.derive.agreement import audit
+from dicom_assets.derive.repair import Repair
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests import lakes
-from dicom_assets_tests.adapters.lakes import ALL_TABLES, build_lake
+from dicom_assets_tests.lakes.building import ALL_TABLES, build_lake
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.test_healthcare import expected as expected_healthcare
 from dicom_assets_tests.law.test_healthcare import found as found_healthcare

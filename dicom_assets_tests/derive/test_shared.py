@@ -17,17 +17,17 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from duckdb_extensions import import_extension
 
-from dicom_assets.adapters import newest, study_index
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.file_lookup import find_files
-from dicom_assets.adapters.lake_sql import AsOf, ask
-from dicom_assets.adapters.spark import SparkLake
-from dicom_assets.adapters.spark_session import Spark
-from dicom_assets.adapters.table_changes import open_changes
-from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.columns.schema import FILE_INDEX, SERVICE, STUDY, Column
 from dicom_assets.core.errors import CursorError, ForeignTableError, LakeUnavailableError, VersionGoneError
-from dicom_assets.core.schema import FILE_INDEX, SERVICE, STUDY, Column
-from dicom_assets_tests.adapters.lakes import (
+from dicom_assets.lake.spark.engine import SparkLake
+from dicom_assets.lake.spark.session import Spark
+from dicom_assets.lake.table import newest, study_index
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table_changes import open_changes
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets.query.files.file_lookup import find_files
+from dicom_assets.query.sql.engine import AsOf, ask
+from dicom_assets_tests.lakes.building import (
     Wanted,
     build_lake,
     contents,

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 from azure.core.credentials import AccessToken
 
-from dicom_assets import connections, instances
+from dicom_assets.config import connections
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.finding import Finding
 from dicom_assets.doctor import service as service_checks
 from dicom_assets.doctor.examination import choose, examine
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.query.files import instances
 from dicom_assets_tests.emulator.conftest import metadata_of
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.world import START, World, hours
 
 ROOT = Path(__file__).parents[2]

@@ -77,7 +77,9 @@ def test_no_service_is_red(ward):
 
 
 def test_command_without_dagsters_checks_does_not_import_dagster(ward):
-    code = "import sys; from dicom_assets.cli import app; app(['doctor', 'lake', 'service'], standalone_mode=False)\n"
+    code = (
+        "import sys; from dicom_assets.cli.app import app; app(['doctor', 'lake', 'service'], standalone_mode=False)\n"
+    )
     script = f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
     script += "assert 'dagster' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], env=clean_environment(**ward.env), check=True)

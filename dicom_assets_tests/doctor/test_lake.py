@@ -7,15 +7,15 @@ import obstore
 import pytest
 from obstore.store import LocalStore
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.core.finding import Status
-from dicom_assets.core.schema import STUDY
 from dicom_assets.doctor import lake as checks
-from dicom_assets_tests.adapters.lakes import as_before_calendars, build_lake, store, study
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.emulator.conftest import metadata_of
+from dicom_assets_tests.lakes.building import as_before_calendars, build_lake, store, study
 from dicom_assets_tests.law.world import START, World, hours
 
 READ_ONLY = Path("/sys/kernel")

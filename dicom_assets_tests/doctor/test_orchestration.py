@@ -10,7 +10,7 @@ import pytest
 from dagster import DagsterInstance
 
 from dicom_assets.core.finding import Status
-from dicom_assets.defs.assets import POOL
+from dicom_assets.defs.assets.assets import POOL
 from dicom_assets.doctor import orchestration
 from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment
 

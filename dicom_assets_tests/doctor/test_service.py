@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from dicom_assets.core.finding import Status
 from dicom_assets.doctor import service as checks
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.feed_server import FeedServer
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.doctor.conftest import SECRET, Identity, build_token
+from dicom_assets_tests.service.feed_server import FeedServer
 
 OBJECT_ID = "11111111-0000-0000-0000-000000000000"
 

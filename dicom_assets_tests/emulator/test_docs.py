@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dicom_assets.emulator.unreadable import Fault
+from dicom_assets.emulator.store.unreadable import Fault
 from dicom_assets_tests.processes import clean_environment, run_command
 
 PAGE = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from dicom_assets_tests.adapters.openapi import Description, Operation
+from dicom_assets_tests.fabric.openapi import Description, Operation
 
 DESCRIPTION = Description(Path(__file__).parent / "fabric_api" / "shortcuts.json")
 WORKSPACE = "cfafbeb1-8037-4d0c-896e-a46fb27ff229"

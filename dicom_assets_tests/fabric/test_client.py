@@ -4,11 +4,11 @@ import time
 import httpx
 import pytest
 
-from dicom_assets.adapters.fabric import Lakehouse, bring
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.shortcuts import Change, Shortcut, Target
 from dicom_assets.core.errors import FabricError
-from dicom_assets_tests.adapters.fabric_server import (
+from dicom_assets.fabric.client import Lakehouse, bring
+from dicom_assets.fabric.shortcuts import Change, Shortcut, Target
+from dicom_assets.network.retries import RetryPolicy
+from dicom_assets_tests.fabric.fabric_server import (
     ACCOUNT,
     CONNECTION,
     LAKEHOUSE,

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.fabric import file_shortcut, has_lakehouse, table_shortcuts
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.fabric_server import (
+from dicom_assets.fabric.wanted import file_shortcut, has_lakehouse, table_shortcuts
+from dicom_assets_tests.fabric.fabric_server import (
     ACCOUNT,
     CONNECTION,
     LAKEHOUSE,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_assets.emulator.sources import bundled_files
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.emulator.datasets.sources import bundled_files
+from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.world import START, World, hours, read_tables
 
 EXPECTED = Path(__file__).with_name("expected.json")

@@ -19,7 +19,8 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
-from dicom_assets.adapters.credentials import (
+from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableError, SettingsError
+from dicom_assets.identity.credentials import (
     DICOM_SCOPE,
     PAUSE_SECONDS,
     REFRESH_BEFORE_EXPIRY_SECONDS,
@@ -29,12 +30,11 @@ from dicom_assets.adapters.credentials import (
     build_credential,
     is_loopback,
 )
-from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.adapters.storage import RETRYING_SECONDS
-from dicom_assets.adapters.token_auth import TokenAuth
-from dicom_assets.adapters.token_failures import TRANSIENT_CODES
-from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableError, SettingsError
-from dicom_assets_tests.adapters.feed_server import WINDOW, Answer, FeedServer, Request, entry
+from dicom_assets.identity.token_auth import TokenAuth
+from dicom_assets.identity.token_failures import TRANSIENT_CODES
+from dicom_assets.lake.storage.storage import RETRYING_SECONDS
+from dicom_assets.service.client import DicomService
+from dicom_assets_tests.service.feed_server import WINDOW, Answer, FeedServer, Request, entry
 
 
 class FakeCredential:

@@ -5,15 +5,15 @@ import sys
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES, MemoryLimit
-from dicom_assets.core.schema import CHANGE_FEED
-from dicom_assets_tests.adapters.lakes import build_lake, store
-from dicom_assets_tests.core.rows import START, entry
+from dicom_assets.core.columns.schema import CHANGE_FEED
+from dicom_assets.core.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES, MemoryLimit
+from dicom_assets_tests.core.tables.rows import START, entry
+from dicom_assets_tests.lakes.building import build_lake, store
 from dicom_assets_tests.processes import clean_environment
 
 CODE = """
 import pyarrow as pa
-from dicom_assets.adapters.memory import choose_memory_pool
+from dicom_assets.lake.memory import choose_memory_pool
 if {absent}:
     def jemalloc_memory_pool(): raise NotImplementedError
     pa.jemalloc_memory_pool = jemalloc_memory_pool
@@ -64,7 +64,7 @@ def test_memory_of_the_code_location_comes_from_one_source_also_where_arrow_is_n
 FREED = """
 import ctypes, os
 from pathlib import Path
-from dicom_assets.adapters.memory import release_memory
+from dicom_assets.lake.memory import release_memory
 c = ctypes.CDLL(None)
 c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 def held():
@@ -90,10 +90,10 @@ MOST_HELD = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from dicom_assets.adapters.derive import HoursOf, InstancesOfWindow
-from dicom_assets.core.change_feed import HOUR, Window
-from dicom_assets_tests.adapters.lakes import build_lake
-from dicom_assets_tests.core.rows import START
+from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets_tests.lakes.building import build_lake
+from dicom_assets_tests.core.tables.rows import START
 hours = HoursOf(build_lake(Path(sys.argv[1])), Window(START, START + HOUR))
 parts = [len(part.build().rows) for part in InstancesOfWindow(hours).in_parts(int(sys.argv[2]))]
 print(len(parts), sum(parts), pa.default_memory_pool().max_memory())

@@ -9,17 +9,19 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters import delta, parquet, upkeep
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.parquet import CALENDAR, DataFile, Files, Spool, decode
-from dicom_assets.adapters.spark_calendar import FIRST_DATE, FIRST_TIME, find_refused
-from dicom_assets.adapters.staging import Staging
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY, TIMESTAMP, extend_tables
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import (
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY, TIMESTAMP, extend_tables
+from dicom_assets.core.tables.merge import Desired
+from dicom_assets.lake import upkeep
+from dicom_assets.lake.spark_calendar import FIRST_DATE, FIRST_TIME, find_refused
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table import delta, parquet
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import CALENDAR, DataFile, Files, Spool, decode
+from dicom_assets.lake.table.staging import Staging
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.core.tables.rows import entry
+from dicom_assets_tests.lakes.building import (
     FarStorage,
     Wanted,
     as_before_calendars,
@@ -32,7 +34,6 @@ from dicom_assets_tests.adapters.lakes import (
     store,
     study,
 )
-from dicom_assets_tests.core.rows import entry
 
 BORN = {"patientBirthDate": date(1, 1, 1)}
 DAY = timedelta(days=1)

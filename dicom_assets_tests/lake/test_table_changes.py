@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable
 
-from dicom_assets.adapters import parquet, table_changes
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.table_changes import BEGINNING, open_changes
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, instance_of, store, study
-from dicom_assets_tests.core.rows import entry
+from dicom_assets.lake import table_changes
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table_changes import BEGINNING, open_changes
+from dicom_assets_tests.core.tables.rows import entry
+from dicom_assets_tests.lakes.building import Wanted, build_lake, instance_of, store, study
 
 
 @pytest.fixture

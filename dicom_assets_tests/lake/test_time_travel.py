@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dicom_assets.adapters.time_travel import Log
+from dicom_assets.lake.time_travel import Log
 
 
 def at(hour: int) -> datetime:

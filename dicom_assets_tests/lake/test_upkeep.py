@@ -8,12 +8,14 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters import delta, parquet, upkeep
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.upkeep import choose_files, maintain
+from dicom_assets.core.columns.schema import CHANGE_FEED, STUDY
 from dicom_assets.core.errors import ForeignTableError, LakeRefusedError
-from dicom_assets.core.schema import CHANGE_FEED, STUDY
-from dicom_assets_tests.adapters.lakes import (
+from dicom_assets.lake import upkeep
+from dicom_assets.lake.table import delta, parquet
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.upkeep import choose_files, maintain
+from dicom_assets_tests.core.tables.rows import entry, moment
+from dicom_assets_tests.lakes.building import (
     Wanted,
     build_lake,
     contents,
@@ -24,7 +26,6 @@ from dicom_assets_tests.adapters.lakes import (
     store,
     study,
 )
-from dicom_assets_tests.core.rows import entry, moment
 
 RETENTION = 100
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from obstore.store import LocalStore, ObjectStore
 
-from dicom_assets.adapters import parquet
-from dicom_assets.adapters.delta import Given, Lake, Written
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import INSTANCE, STUDY, TABLES, Table
-from dicom_assets_tests.core.rows import build_rows, instance, moment
+from dicom_assets.core.columns.schema import INSTANCE, STUDY, TABLES, Table
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.core.tables.merge import Desired
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.delta import Given, Lake, Written
+from dicom_assets_tests.core.tables.rows import build_rows, instance, moment
 
 ALL_TABLES = (*TABLES, HEALTHCARE_INSTANCE)
 """The five, and that of the profile."""

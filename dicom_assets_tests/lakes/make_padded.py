@@ -11,10 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dicom_assets.core.change_feed import parse_page
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.tables.change_feed import parse_page
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.world import CHAIN, START, World, hours
 
 UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")

@@ -4,11 +4,11 @@ A boundary lies before and after every file that is written, every commit and ev
 how many there are, when N is beyond the last.
 """
 
-from dicom_assets.adapters import parquet
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.parquet import Files
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import Files
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.boundaries import die_at, serve_forks
 from dicom_assets_tests.law.test_order import apply
 from dicom_assets_tests.law.world import World, hours

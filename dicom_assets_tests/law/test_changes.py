@@ -9,11 +9,12 @@ import pytest
 from deltalake import DeltaTable
 from hypothesis import given
 
-from dicom_assets.adapters import parquet, table_changes
-from dicom_assets.adapters.table_changes import open_changes
-from dicom_assets.core.schema import TABLES, Table
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.columns.schema import TABLES, Table
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake import table_changes
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table_changes import open_changes
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import HOURS, KEYS, PARTITIONS, attributes, law, moments, windows
 from dicom_assets_tests.law.test_order import apply as happen
 from dicom_assets_tests.law.world import World, hours

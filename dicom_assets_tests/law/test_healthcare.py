@@ -7,11 +7,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
-from dicom_assets.adapters import parquet
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.test_order import HOURS, KEYS, PARTITIONS, apply, histories, law, lose
 from dicom_assets_tests.law.world import World, hours

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.law.boundaries import forking
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, build_world, play
 from dicom_assets_tests.law.world import hours, read_tables

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, QueryBuilder
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.upkeep import Upkeep, maintain
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES, Table
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import ALL_TABLES, Wanted, build_lake, hours_ago, read, store
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES, Table
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.upkeep import Upkeep, maintain
+from dicom_assets_tests.lakes.building import ALL_TABLES, Wanted, build_lake, hours_ago, read, store
 from dicom_assets_tests.law.test_order import apply
 from dicom_assets_tests.law.world import START, World, hours, read_tables
 

@@ -8,15 +8,15 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from dicom_assets.adapters import parquet, study_index
-from dicom_assets.adapters.dictionary import load_dictionary
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.change_feed import HOUR
-from dicom_assets.core.extra_columns import parse_extra_columns
-from dicom_assets.core.schema import CHANGE_FEED, TABLES
+from dicom_assets.config.dictionary import load_dictionary
+from dicom_assets.core.columns.extra_columns import parse_extra_columns
+from dicom_assets.core.columns.schema import CHANGE_FEED, TABLES
+from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.emulator.errors import InstanceExistsError
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table import parquet, study_index
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.world import CHAIN, START, World, hours, read_tables
 
 HOURS = 4

@@ -10,13 +10,13 @@ import pytest
 from deltalake import DeltaTable
 from hypothesis import given, settings
 
-from dicom_assets.adapters import parquet, study_index
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import INSTANCE, SERVICE, TABLES
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.columns.schema import INSTANCE, SERVICE, TABLES
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table import parquet, study_index
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law import test_healthcare
 from dicom_assets_tests.law.test_order import EXTRA, HOURS, check_law, histories, law, play, steps
 from dicom_assets_tests.law.test_writers import CREATES, DELETES, run_in_turns, schedules

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake, data_files, hours_ago, live_files, read, store, study
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import build_lake, data_files, hours_ago, live_files, read, store, study
 from dicom_assets_tests.law.boundaries import forking
 from dicom_assets_tests.law.killed_upkeep import RETENTION
 from dicom_assets_tests.law.test_writers import law, play, run_in_turns, schedules

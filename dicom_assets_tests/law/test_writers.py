@@ -9,13 +9,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from dicom_assets.adapters import parquet
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.schema import TABLES, Table
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.columns.schema import TABLES, Table
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import apply
 from dicom_assets_tests.law.world import CHAIN, World, hours, read_tables
 

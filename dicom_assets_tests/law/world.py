@@ -5,12 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import HoursOf, build_derivation
-from dicom_assets.adapters.extract import Extraction
-from dicom_assets.core.change_feed import HOUR, Window, parse_page
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import (
+from dicom_assets.core.columns.schema import (
     CHANGE_FEED,
     FILE_INDEX,
     INSTANCE,
@@ -20,8 +15,13 @@ from dicom_assets.core.schema import (
     Grain,
     extend_tables,
 )
+from dicom_assets.core.tables.change_feed import HOUR, Window, parse_page
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.partitions import PARTITION_FORMAT
-from dicom_assets.emulator.store import Service
+from dicom_assets.derive.derivation import HoursOf, build_derivation
+from dicom_assets.derive.extract import Extraction
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.law import reference
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -1,7 +1,7 @@
 import pytest
 
 from dicom_assets.core.errors import CursorError
-from dicom_assets.reading.cursor import Cursor, read_cursor, write_cursor
+from dicom_assets.query.cursor import Cursor, read_cursor, write_cursor
 
 
 def test_cursor_is_read_as_it_was_written(tmp_path):

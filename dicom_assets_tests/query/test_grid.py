@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from dicom_assets.reading.grid import show_plan, show_rows
+from dicom_assets.query.grid import show_plan, show_rows
 
 UID = "2.25." + "1234567890" * 5 + "123456789"
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dicom_assets.core.errors import LakeQueryError, SettingsError
-from dicom_assets.reading import output
-from dicom_assets.reading.formats import Format
-from dicom_assets.reading.output import open_output, write_rows
+from dicom_assets.query import output
+from dicom_assets.query.formats import Format
+from dicom_assets.query.output import open_output, write_rows
 
 KINDS = {"text": pa.string(), "n": pa.int64(), "day": pa.date32(), "at": pa.timestamp("us", "UTC")}
 SCHEMA = pa.schema([*KINDS.items(), ("list", pa.list_(pa.string()))])

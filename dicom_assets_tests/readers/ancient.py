@@ -3,12 +3,12 @@
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import Table, extend_tables
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import Table, extend_tables
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import metadata_of
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.world import START, World
 
 DATES = (

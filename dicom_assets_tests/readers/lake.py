@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from dicom_assets.adapters import parquet
-from dicom_assets.core.schema import TABLES
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.sources import synthesize
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import TABLES
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.datasets.sources import synthesize
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table import parquet
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.reference import KEY, value_of
 from dicom_assets_tests.law.world import START, World, hours

@@ -8,15 +8,15 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, QueryBuilder
 
-from dicom_assets.adapters import parquet
-from dicom_assets.connections import build_lake
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import TABLES
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core.columns.schema import TABLES
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.definitions import build_definitions
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings, load_settings
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table import parquet
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import START, environment_of, partition_keys, range_tags
 from dicom_assets_tests.readers.snippets import execute, snippets

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
-from dicom_assets.core.schema import TABLES
+from dicom_assets.core.columns.schema import TABLES
 from dicom_assets_tests.law.world import START
 from dicom_assets_tests.readers.lake import ADDED, HOURS, NAMES, LakeWithPast, build_lake_with_past
 from dicom_assets_tests.readers.snippets import PAGE, execute, snippets

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from dicom_assets.adapters.agreement import audit
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.spark_calendar import FIRST_DATE, FIRST_TIME, find_refused
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, Table
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import as_before_calendars
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, Table
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.derive.agreement import audit
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.spark_calendar import FIRST_DATE, FIRST_TIME, find_refused
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import as_before_calendars
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import hours
 from dicom_assets_tests.readers.ancient import (

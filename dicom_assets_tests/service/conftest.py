@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicom_assets_tests.adapters.feed_server import FeedServer
+from dicom_assets_tests.service.feed_server import FeedServer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from dicom_assets.core.change_feed import Window
+from dicom_assets.core.tables.change_feed import Window
 
 START = datetime(2026, 3, 1, 5, tzinfo=UTC)
 WINDOW = Window(START, START + timedelta(hours=1))

@@ -20,18 +20,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dicom_assets.adapters import dicom_service, service_requests
-from dicom_assets.adapters.dicom_service import READINGS, DicomService
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.adapters.statistics import Statistics
-from dicom_assets.core.change_feed import Window
 from dicom_assets.core.errors import (
     FeedMovedError,
     ServiceRefusedError,
     ServiceUnreachableError,
     UnreadablePageError,
 )
-from dicom_assets_tests.adapters.feed_server import WINDOW, Answer, FeedServer, Request, entry
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.service import client as dicom_service
+from dicom_assets.service import requests as service_requests
+from dicom_assets.service.client import READINGS, DicomService
+from dicom_assets.service.statistics import Statistics
+from dicom_assets_tests.service.feed_server import WINDOW, Answer, FeedServer, Request, entry
 
 QUICK = RetryPolicy(tries=4, first_wait_seconds=0.001, longest_wait_seconds=0.002, longest_retry_after_seconds=0.05)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from starlette.requests import Request
 
-from dicom_assets.adapters import dicom_service
-from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.core.change_feed import Window
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.service import client as dicom_service
+from dicom_assets.service.client import DicomService
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 ENTRIES = 21_000

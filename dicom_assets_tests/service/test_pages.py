@@ -15,12 +15,12 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
-from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.adapters.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES, MemoryLimit
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.core.change_feed import Entry, Window
 from dicom_assets.core.errors import ServiceRefusedError, ServiceUnreachableError, UnreadablePageError
-from dicom_assets_tests.adapters.feed_server import START, WINDOW, Answer, FeedServer, Request, entry
+from dicom_assets.core.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES, MemoryLimit
+from dicom_assets.core.tables.change_feed import Entry, Window
+from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.service.client import DicomService
+from dicom_assets_tests.service.feed_server import START, WINDOW, Answer, FeedServer, Request, entry
 
 QUICK = RetryPolicy(first_wait_seconds=0, longest_wait_seconds=0, longest_retry_after_seconds=0)
 FAULTS: dict[str, Answer | bytes] = {
@@ -523,8 +523,8 @@ def test_decompression_bomb_in_an_error_is_not_decoded(server, status):
 
 BOMBED = """
 import sys, resource
-from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.adapters.retries import RetryPolicy
+from dicom_assets.service.client import DicomService
+from dicom_assets.network.retries import RetryPolicy
 from dicom_assets.core.errors import UnreadablePageError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with DicomService(sys.argv[1], retry=RetryPolicy(tries=2, first_wait_seconds=0), page_bytes=16 * 2**20) as service:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from dicom_assets.adapters.delta import Derivation, Written
-from dicom_assets.adapters.spark import SparkLake
-from dicom_assets.adapters.spark_session import Spark
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.schema import CHANGE_FEED, TABLES, Table
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.columns.schema import CHANGE_FEED, TABLES, Table
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.spark.engine import SparkLake
+from dicom_assets.lake.spark.session import Spark
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import Derivation, Written
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import play
 from dicom_assets_tests.law.test_shared import play_both
 from dicom_assets_tests.law.world import World, read_tables

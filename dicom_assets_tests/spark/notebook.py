@@ -11,9 +11,9 @@ from pathlib import Path
 import pyspark
 from pyspark.sql import SparkSession
 
-from dicom_assets.adapters.spark_session import Spark
-from dicom_assets.core.schema import INSTANCE
-from dicom_assets.emulator.store import Service
+from dicom_assets.core.columns.schema import INSTANCE
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.spark.session import Spark
 from dicom_assets_tests.law.world import World, hours, read_tables
 from dicom_assets_tests.readers.ancient import store_ancient
 from dicom_assets_tests.spark.lakes import build_spark_lake

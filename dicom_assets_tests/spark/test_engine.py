@@ -14,15 +14,16 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from dicom_assets.adapters import parquet, spark_session
-from dicom_assets.adapters.merge_statement import build_merge
-from dicom_assets.adapters.spark_session import LostRaceError, NotSeenError, Spark
-from dicom_assets.adapters.staging import Staging
-from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.columns.schema import INSTANCE, STUDY, TABLES
 from dicom_assets.core.errors import EngineError, LakeError
-from dicom_assets.core.schema import INSTANCE, STUDY, TABLES
-from dicom_assets.emulator.store import Service
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.spark import session as spark_session
+from dicom_assets.lake.spark.merge_statement import build_merge
+from dicom_assets.lake.spark.session import LostRaceError, NotSeenError, Spark
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.staging import Staging
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
 from dicom_assets_tests.law.test_order import HOURS, histories, law
 from dicom_assets_tests.law.test_shared import NAMES, turns, two_histories, two_orders
@@ -232,7 +233,7 @@ def test_real_spark_without_delta_is_told_what_it_lacks_and_nothing_written(lack
 def test_folder_that_spark_does_not_see_is_explained_and_nothing_written(real, tmp_path, monkeypatch):
     lake = build_spark_lake(tmp_path, real)
     version = store(lake, study("1.0")).version
-    monkeypatch.setattr("dicom_assets.adapters.spark._location", lambda uri: f"file:///elsewhere{uri}")
+    monkeypatch.setattr("dicom_assets.lake.spark.engine._location", lambda uri: f"file:///elsewhere{uri}")
     with pytest.raises(EngineError, match=r"does not find .*study.*another machine.*storage account"):
         store(lake, study("1.1"))
     assert lake.version(STUDY) == version
@@ -244,7 +245,7 @@ def test_what_spark_says_of_a_row_is_in_no_message_and_no_log(real, tmp_path, mo
     store(lake, study("1.0"))
     dictConfig({"version": 1, "disable_existing_loggers": False})  # as Dagster's commands do: it enables them all
     statement = "SELECT CAST('Doe^Jane' AS INT) AS patient"
-    monkeypatch.setattr("dicom_assets.adapters.spark.build_merge", lambda *_, **__: statement)
+    monkeypatch.setattr("dicom_assets.lake.spark.engine.build_merge", lambda *_, **__: statement)
     with pytest.raises(LakeError) as told:
         store(lake, study("1.1"))
     assert "CAST_INVALID_INPUT" in str(told.value)

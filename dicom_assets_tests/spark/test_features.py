@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dicom_assets.adapters import delta
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
+from dicom_assets.lake.table import delta
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 from dicom_assets_tests.spark.lakes import build_spark_lake
 
 SET = "ALTER TABLE {table} SET TBLPROPERTIES"
@@ -173,7 +173,7 @@ def test_properties_that_ask_nothing_of_a_writer_are_no_hindrance(lake, run):
 
 
 def test_spark_engine_is_refused_likewise(lake, run, spark_url, tmp_path):
-    from dicom_assets.adapters.spark_session import Spark
+    from dicom_assets.lake.spark.session import Spark
 
     run(SWITCHED_ON["delta.enableChangeDataFeed"])
     assert "delta.enableChangeDataFeed" in refusal(build_spark_lake(tmp_path, Spark(spark_url)))

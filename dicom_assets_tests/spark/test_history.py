@@ -2,9 +2,9 @@
 
 import pytest
 
-from dicom_assets.adapters import parquet
-from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, store, study
+from dicom_assets.core.columns.schema import STUDY
+from dicom_assets.lake.table import parquet
+from dicom_assets_tests.lakes.building import Wanted, build_lake, store, study
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.adapters.spark import SparkLake
-from dicom_assets.adapters.spark_session import Spark
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.schema import STUDY, Table
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
+from dicom_assets.core.columns.schema import STUDY, Table
+from dicom_assets.lake.spark.engine import SparkLake
+from dicom_assets.lake.spark.session import Spark
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law import test_writers
 from dicom_assets_tests.law.test_order import HOURS, histories, law
 from dicom_assets_tests.law.test_shared import NAMES, turns, two_histories, two_orders

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from dicom_assets.dagster_server import DagsterServer
-from dicom_assets.embedded import Day, fill, open_service, point_at, prepare_home
-from dicom_assets.emulator.server import serve
+from dicom_assets.demo.dagster_server import DagsterServer
+from dicom_assets.demo.embedded import Day, fill, open_service, point_at, prepare_home
+from dicom_assets.emulator.http.server import serve
 from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment, free_port
 
 SCREENSHOTS = Path(__file__).parent / ".screenshots"

@@ -20,9 +20,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.element_path import Step
-from dicom_assets.core.elements import PADDING, UNDECODABLE, tag_in, values_of
-from dicom_assets.core.schema import TIMESTAMP, Column
+from dicom_assets.core.columns.element_path import Step
+from dicom_assets.core.columns.elements import PADDING, UNDECODABLE, tag_in, values_of
+from dicom_assets.core.columns.schema import TIMESTAMP, Column
 
 METADATA = "metadata"
 """Name that counts metadata which is missing, or is not a DICOM JSON object."""

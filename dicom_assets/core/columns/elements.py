@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.element_path import Step
+from dicom_assets.core.columns.element_path import Step
 
 UNDECODABLE = (msgspec.DecodeError, RecursionError)
 """Exceptions of the decoder for a text that is not JSON, has an unexpected shape, or is nested too deeply."""

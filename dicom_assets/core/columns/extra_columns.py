@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dicom_assets.core.dictionary import Dictionary
-from dicom_assets.core.extra_elements import Found, find_element
+from dicom_assets.core.columns.dictionary import Dictionary
+from dicom_assets.core.columns.extra_elements import Found, find_element
+from dicom_assets.core.columns.schema import SERVICE, TABLES, Column, Grain, type_names
 from dicom_assets.core.problem import Place, Problem
-from dicom_assets.core.schema import SERVICE, TABLES, Column, Grain, type_names
 
 T = TypeVar("T")
 

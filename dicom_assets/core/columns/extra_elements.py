@@ -7,8 +7,8 @@ Source: DICOM PS3.5 section 6.2 (value representations).
 
 from dataclasses import dataclass
 
-from dicom_assets.core.dictionary import Dictionary, Element
-from dicom_assets.core.element_path import Step, parse_element, split_path
+from dicom_assets.core.columns.dictionary import Dictionary, Element
+from dicom_assets.core.columns.element_path import Step, parse_element, split_path
 
 _TEXT = ("string", "list<string>")
 _NUMBER = ("double", *_TEXT, "list<double>")

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from dicom_assets.core.element_path import Step, parse_path
+from dicom_assets.core.columns.element_path import Step, parse_path
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -51,7 +51,7 @@ class Column:
     type: pa.DataType
     description: str
     tag: str | None = None
-    """Eight hexadecimal digits, or a path of tags (`core/element_path.py`); None if the source is not an element."""
+    """Eight hexadecimal digits, or a path of tags (`element_path.py`); None if the source is not an element."""
     nullable: bool = True
 
     @property

@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.elements import trim_padding
-from dicom_assets.core.merge import key_ids
-from dicom_assets.core.schema import SERIES, STUDY
+from dicom_assets.core.columns.elements import trim_padding
+from dicom_assets.core.columns.schema import SERIES, STUDY
+from dicom_assets.core.tables.merge import key_ids
 
 ROWS, SEQUENCES = "rows", "sequences"
 _SIDE = "_side"

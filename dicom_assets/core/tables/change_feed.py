@@ -18,9 +18,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.elements import trim_padding
+from dicom_assets.core.columns.elements import trim_padding
+from dicom_assets.core.columns.schema import CHANGE_FEED, KEY, TIMESTAMP
 from dicom_assets.core.errors import FeedEntryError
-from dicom_assets.core.schema import CHANGE_FEED, KEY, TIMESTAMP
 
 HOUR = timedelta(hours=1)
 DEFAULT_PARTITION = "Microsoft.Default"

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.schema import FILE_INDEX
+from dicom_assets.core.columns.schema import FILE_INDEX
 
 
 def build_file_index(instances: pa.Table, file_system: str | None) -> pa.Table:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.schema import METADATA_UNREADABLE
+from dicom_assets.core.columns.schema import METADATA_UNREADABLE
 
 _PLACE = "_place"
 _READABLE = "_readable"

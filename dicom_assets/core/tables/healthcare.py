@@ -13,8 +13,8 @@ from contextlib import suppress
 import msgspec
 import pyarrow as pa
 
-from dicom_assets.core.dicom_json import FAILURES, UNREADABLE, count_failures
-from dicom_assets.core.schema import ELEMENTS, INSTANCE, TIMESTAMP, Column, Table
+from dicom_assets.core.columns.dicom_json import FAILURES, UNREADABLE, count_failures
+from dicom_assets.core.columns.schema import ELEMENTS, INSTANCE, TIMESTAMP, Column, Table
 
 PROFILE = "healthcare-data-solutions"
 

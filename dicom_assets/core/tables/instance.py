@@ -5,9 +5,9 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.dicom_json import UNREADABLE, count_failures
-from dicom_assets.core.fold import newest_rows
-from dicom_assets.core.schema import INSTANCE, METADATA_UNREADABLE, Table
+from dicom_assets.core.columns.dicom_json import UNREADABLE, count_failures
+from dicom_assets.core.columns.schema import INSTANCE, METADATA_UNREADABLE, Table
+from dicom_assets.core.tables.fold import newest_rows
 
 
 def newest_entries(entries: pa.Table) -> pa.Table:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.schema import Table
+from dicom_assets.core.columns.schema import Table
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from enum import StrEnum
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.merge import align_rows, key_ids, rows_differ
+from dicom_assets.core.tables.merge import align_rows, key_ids, rows_differ
 
 CHANGE_TYPE = "_change_type"
 COMMIT_VERSION = "_commit_version"

@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from dicom_assets.core.fold import summarize_instances
-from dicom_assets.core.merge import align_rows
-from dicom_assets.core.schema import SERIES, Table
+from dicom_assets.core.columns.schema import SERIES, Table
+from dicom_assets.core.tables.fold import summarize_instances
+from dicom_assets.core.tables.merge import align_rows
 
 
 def build_series(instances: pa.Table, table: Table = SERIES) -> pa.Table:

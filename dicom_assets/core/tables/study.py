@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from dicom_assets.core.fold import summarize_instances
-from dicom_assets.core.merge import align_rows
-from dicom_assets.core.schema import STUDY, Table
+from dicom_assets.core.columns.schema import STUDY, Table
+from dicom_assets.core.tables.fold import summarize_instances
+from dicom_assets.core.tables.merge import align_rows
 
 
 def build_studies(instances: pa.Table, table: Table = STUDY) -> pa.Table:

@@ -7,12 +7,13 @@ from typing import Any
 
 import dagster as dg
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import HoursOf, build_derivation
-from dicom_assets.adapters.memory import MemoryLimit
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import Column, Table
-from dicom_assets.defs.checks import (
+from dicom_assets.core.columns.schema import Column, Table
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.assets.freshness import build_freshness_policy
+from dicom_assets.defs.assets.lineage import build_lineage
+from dicom_assets.defs.assets.resources import DicomServiceResource
+from dicom_assets.defs.checks.checks import (
     build_specs,
     check_agreement,
     check_feed,
@@ -20,16 +21,15 @@ from dicom_assets.defs.checks import (
     check_metadata,
     check_values,
 )
-from dicom_assets.defs.failure import retrying
-from dicom_assets.defs.freshness import build_freshness_policy
-from dicom_assets.defs.lineage import build_lineage
+from dicom_assets.defs.checks.failure import retrying
+from dicom_assets.defs.checks.same_lake import require_same_lake
+from dicom_assets.defs.checks.same_version import tag_step
 from dicom_assets.defs.naming import PLAIN, Naming
-from dicom_assets.defs.observed import Observed, Reading
-from dicom_assets.defs.progress import Progress
-from dicom_assets.defs.resources import DicomServiceResource
-from dicom_assets.defs.resume import find_remaining
-from dicom_assets.defs.same_lake import require_same_lake
-from dicom_assets.defs.same_version import tag_step
+from dicom_assets.defs.runs.observed import Observed, Reading
+from dicom_assets.defs.runs.progress import Progress
+from dicom_assets.defs.runs.resume import find_remaining
+from dicom_assets.derive.derivation import HoursOf, build_derivation
+from dicom_assets.lake.table.delta import Lake
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 """Results that an asset yields: its rows, then, once the rows are stored, the results of its checks."""

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from dicom_assets.core.change_feed import HOUR
+from dicom_assets.core.tables.change_feed import HOUR
 
 _SHORTEST_DELAY = timedelta(minutes=5)
 """Shorter delays count as this one, since a run takes time too."""

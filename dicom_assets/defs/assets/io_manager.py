@@ -15,20 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 
-from dicom_assets.adapters.delta import Derivation, Given, Lake, Written
-from dicom_assets.adapters.derive import HoursOf, is_within
-from dicom_assets.adapters.memory import MemoryLimit, release_memory
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.change_feed import Window
-from dicom_assets.core.schema import SERVICE, Table
-from dicom_assets.defs.failure import retrying
-from dicom_assets.defs.observed import Reading, Told
+from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.defs.assets.preview import build_preview
+from dicom_assets.defs.checks.failure import retrying
+from dicom_assets.defs.checks.same_lake import TABLE_ID, TABLE_VERSION
+from dicom_assets.defs.checks.same_version import require_recent
 from dicom_assets.defs.partitions import partition_key, to_window
-from dicom_assets.defs.preview import build_preview
-from dicom_assets.defs.progress import Writing
-from dicom_assets.defs.resume import record_hours
-from dicom_assets.defs.same_lake import TABLE_ID, TABLE_VERSION
-from dicom_assets.defs.same_version import require_recent
+from dicom_assets.defs.runs.observed import Reading, Told
+from dicom_assets.defs.runs.progress import Writing
+from dicom_assets.defs.runs.resume import record_hours
+from dicom_assets.derive.derivation import HoursOf, is_within
+from dicom_assets.lake.memory import release_memory
+from dicom_assets.lake.table.delta import Derivation, Given, Lake, Written
+from dicom_assets.lake.table.snapshot import Snapshot
 
 RANGE = "range"
 """Metadata entry of a range's last partition: the numbers of the run as a whole."""

@@ -2,8 +2,16 @@
 
 import dagster as dg
 
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, source_of
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, METADATA_UNREADABLE, SERIES, STUDY, Table
+from dicom_assets.core.columns.schema import (
+    CHANGE_FEED,
+    FILE_INDEX,
+    INSTANCE,
+    METADATA_UNREADABLE,
+    SERIES,
+    STUDY,
+    Table,
+)
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, source_of
 from dicom_assets.defs.naming import PLAIN, Naming
 
 UPSTREAM = {

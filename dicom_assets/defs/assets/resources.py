@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dicom_assets.adapters.dicom_service import DicomService
+    from dicom_assets.service.client import DicomService
 
 
 @dataclass(frozen=True)

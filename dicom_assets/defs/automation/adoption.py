@@ -9,10 +9,10 @@ import dagster as dg
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, DagsterEventType, StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
-from dicom_assets.defs.hour_log import HourLog
-from dicom_assets.defs.observed import ROW_COUNT
+from dicom_assets.defs.checks.same_lake import TABLE_ID, TABLE_VERSION
+from dicom_assets.defs.history.hour_log import HourLog
 from dicom_assets.defs.partitions import parse_key, partition_key
-from dicom_assets.defs.same_lake import TABLE_ID, TABLE_VERSION
+from dicom_assets.defs.runs.observed import ROW_COUNT
 
 HOURS_AT_ONCE = 24
 """Hours that are reported in one batch, where Dagster stores events in batches, as on Postgres

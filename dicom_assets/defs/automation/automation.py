@@ -8,10 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from dicom_assets.defs.catch_up import NAME as CATCH_UP
-from dicom_assets.defs.catch_up import Limits, build_catch_up
-from dicom_assets.defs.feed_sensor import NAME as FEED_SENSOR
-from dicom_assets.defs.feed_sensor import Service, build_feed_sensor
+from dicom_assets.defs.automation.catch_up import NAME as CATCH_UP
+from dicom_assets.defs.automation.catch_up import Limits, build_catch_up
+from dicom_assets.defs.automation.feed_sensor import NAME as FEED_SENSOR
+from dicom_assets.defs.automation.feed_sensor import Service, build_feed_sensor
 from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.partitions import Hours
 

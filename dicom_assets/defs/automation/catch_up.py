@@ -9,12 +9,12 @@ from typing import Any, Literal
 import dagster as dg
 import msgspec
 
-from dicom_assets.core.change_feed import HOUR
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.defs.hour_log import Attempt, HourLog
-from dicom_assets.defs.hour_runs import Reason, Span, build_request, build_spans
+from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.defs.automation.sensor_cursor import read_cursor, write_cursor
+from dicom_assets.defs.history.hour_log import Attempt, HourLog
+from dicom_assets.defs.history.hour_runs import Reason, Span, build_request, build_spans
 from dicom_assets.defs.partitions import Hours, hours_between
-from dicom_assets.defs.sensor_cursor import read_cursor, write_cursor
 
 NAME = "catch_up"
 INTERVAL_SECONDS = 30

@@ -15,14 +15,14 @@ from typing import Any, Literal, Protocol
 import dagster as dg
 import msgspec
 
-from dicom_assets.adapters.extract import Named
-from dicom_assets.adapters.heal import has_news
-from dicom_assets.core.change_feed import HOUR, Entry, Window
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.defs.hour_log import HourLog
-from dicom_assets.defs.hour_runs import Reason, build_request, build_spans
+from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
+from dicom_assets.defs.automation.sensor_cursor import read_cursor, write_cursor
+from dicom_assets.defs.history.hour_log import HourLog
+from dicom_assets.defs.history.hour_runs import Reason, build_request, build_spans
 from dicom_assets.defs.partitions import Hours, floor_hour, hours_between
-from dicom_assets.defs.sensor_cursor import read_cursor, write_cursor
+from dicom_assets.derive.extract import Named
+from dicom_assets.derive.heal import has_news
 
 NAME = "change_feed_sensor"
 SWEEP_EVERY = timedelta(minutes=10)

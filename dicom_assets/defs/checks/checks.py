@@ -11,14 +11,14 @@ from typing import Any
 
 import dagster as dg
 
-from dicom_assets.adapters.agreement import compare_instances, compare_touched
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.recount import CountedFeed, recount
-from dicom_assets.core.agreement import Agreement
-from dicom_assets.core.change_feed import Window
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
-from dicom_assets.defs.observed import Observed
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, Table
+from dicom_assets.core.tables.agreement import Agreement
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.runs.observed import Observed
+from dicom_assets.derive.agreement import compare_instances, compare_touched
+from dicom_assets.derive.recount import CountedFeed, recount
+from dicom_assets.lake.table.delta import Lake
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 

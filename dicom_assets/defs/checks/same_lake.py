@@ -10,13 +10,13 @@ from datetime import datetime
 
 import dagster as dg
 
-from dicom_assets.adapters.coverage import count_stored
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.core.change_feed import HOUR, Window
+from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.errors import LakeLostError
-from dicom_assets.core.schema import CHANGE_FEED, Table
-from dicom_assets.defs.hour_log import HourLog
+from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets.defs.history.hour_log import HourLog
 from dicom_assets.defs.naming import PLAIN, Naming
+from dicom_assets.derive.coverage import count_stored
+from dicom_assets.lake.table.delta import Lake
 
 TABLE_VERSION = "table_version"
 """Metadata entry of a materialization: the table's version after the run's writes."""

@@ -11,8 +11,8 @@ from importlib.metadata import version
 
 import dagster as dg
 
+from dicom_assets.core.columns.schema import TABLES, Table
 from dicom_assets.core.errors import OutdatedError
-from dicom_assets.core.schema import TABLES, Table
 
 VERSION = version("dicom-assets")
 VERSION_TAG = "dicom_assets/version"

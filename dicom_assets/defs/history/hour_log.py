@@ -9,10 +9,10 @@ import dagster as dg
 from dagster._core.errors import DagsterDefinitionChangedDeserializationError
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from dicom_assets.adapters.extract import Named
-from dicom_assets.defs.hour_runs import REASON_TAG, attempt_of
-from dicom_assets.defs.observed import UNREADABLE_ENTRIES, parse_named
+from dicom_assets.defs.history.hour_runs import REASON_TAG, attempt_of
 from dicom_assets.defs.partitions import parse_key, partition_key
+from dicom_assets.defs.runs.observed import UNREADABLE_ENTRIES, parse_named
+from dicom_assets.derive.extract import Named
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph

@@ -8,7 +8,7 @@ from enum import StrEnum
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PRIORITY_TAG
 
-from dicom_assets.core.change_feed import HOUR, Window
+from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.defs.partitions import partition_key
 
 REASON_TAG = "dicom_assets/reason"

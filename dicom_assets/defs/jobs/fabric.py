@@ -7,10 +7,10 @@ from typing import Protocol
 
 import dagster as dg
 
-from dicom_assets.adapters.shortcuts import Outcome
 from dicom_assets.core.errors import FabricError
-from dicom_assets.defs.failure import fail
+from dicom_assets.defs.checks.failure import fail
 from dicom_assets.defs.naming import PLAIN, Naming
+from dicom_assets.fabric.shortcuts import Outcome
 
 
 class BringShortcuts(Protocol):

@@ -5,12 +5,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dicom_assets.adapters.repair import Repair
-from dicom_assets.adapters.upkeep import Upkeep, maintain
-from dicom_assets.core.schema import Table
-from dicom_assets.defs.assets import POOL
-from dicom_assets.defs.failure import retrying
+from dicom_assets.core.columns.schema import Table
+from dicom_assets.defs.assets.assets import POOL
+from dicom_assets.defs.checks.failure import retrying
 from dicom_assets.defs.naming import PLAIN, Naming
+from dicom_assets.derive.repair import Repair
+from dicom_assets.lake.upkeep import Upkeep, maintain
 
 UPKEEP_AT = "10 4 * * *"
 

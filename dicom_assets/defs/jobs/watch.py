@@ -9,19 +9,19 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from dicom_assets.adapters.agreement import audit
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.heal import Healed
+from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.errors import DicomAssetsError, DisagreementError, LakeLostError, LateHourError
-from dicom_assets.core.schema import CHANGE_FEED, Table
-from dicom_assets.defs.catch_up import NAME as CATCH_UP
-from dicom_assets.defs.checks import METADATA_READABLE, SPECS, check_metadata, describe_agreement
-from dicom_assets.defs.failure import fail
-from dicom_assets.defs.freshness import allowed_lateness
-from dicom_assets.defs.hour_log import Attempt, HourLog
+from dicom_assets.defs.assets.freshness import allowed_lateness
+from dicom_assets.defs.automation.catch_up import NAME as CATCH_UP
+from dicom_assets.defs.checks.checks import METADATA_READABLE, SPECS, check_metadata, describe_agreement
+from dicom_assets.defs.checks.failure import fail
+from dicom_assets.defs.checks.same_lake import REMEDY, find_lost_hours, require_same_lake
+from dicom_assets.defs.history.hour_log import Attempt, HourLog
 from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.partitions import partition_key
-from dicom_assets.defs.same_lake import REMEDY, find_lost_hours, require_same_lake
+from dicom_assets.derive.agreement import audit
+from dicom_assets.derive.heal import Healed
+from dicom_assets.lake.table.delta import Lake
 
 AUDIT_AT = "40 3 * * *"
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Derivation
-from dicom_assets.adapters.extract import Extraction, HourRead, Named
-from dicom_assets.adapters.statistics import Statistics
-from dicom_assets.core.change_feed import Entry, Window
-from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import Table
-from dicom_assets.defs.progress import Progress
+from dicom_assets.core.columns.schema import Table
+from dicom_assets.core.tables.change_feed import Entry, Window
+from dicom_assets.core.tables.merge import Desired
+from dicom_assets.defs.runs.progress import Progress
+from dicom_assets.derive.extract import Extraction, HourRead, Named
+from dicom_assets.lake.table.delta import Derivation
+from dicom_assets.service.statistics import Statistics
 
 if TYPE_CHECKING:
-    from dicom_assets.adapters.dicom_service import DicomService
+    from dicom_assets.service.client import DicomService
 
 SAMPLE_ROWS = 5
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from dicom_assets.adapters.extract import HourRead
-from dicom_assets.core.change_feed import HOUR, Window
+from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets.derive.extract import HourRead
 
 PACE_SECONDS = 20
 """Least number of seconds between two log lines, so that a short run logs nothing and a long run logs few lines."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from dicom_assets.core.change_feed import Window
-from dicom_assets.defs.observed import Reading, Remaining
+from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.defs.partitions import check_hours, partition_key, to_window
+from dicom_assets.defs.runs.observed import Reading, Remaining
 
 _RESUMED = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 """Tags of a run that was re-executed "from failure"; a run that was started anew reads every hour again."""

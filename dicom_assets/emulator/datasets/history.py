@@ -9,16 +9,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import TICKS_PER_SECOND, Ticks, ticks_of
-from dicom_assets.emulator.metadata import (
-    SERIES_INSTANCE_UID,
-    SOP_INSTANCE_UID,
-    STUDY_INSTANCE_UID,
-    Metadata,
-    first_value,
-)
-from dicom_assets.emulator.sources import (
+from dicom_assets.emulator.datasets.sources import (
     REFUSED,
     DicomFile,
     Skip,
@@ -27,7 +20,14 @@ from dicom_assets.emulator.sources import (
     pad_uid,
     synthesize,
 )
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.metadata.data_set import (
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    Metadata,
+    first_value,
+)
+from dicom_assets.emulator.store.store import Service
 
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and the number of all steps."""

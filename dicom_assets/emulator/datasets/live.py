@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final
 
-from dicom_assets.core.change_feed import DEFAULT_PARTITION
-from dicom_assets.emulator.history import build_correction
-from dicom_assets.emulator.metadata import (
+from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
+from dicom_assets.emulator.datasets.history import build_correction
+from dicom_assets.emulator.datasets.sources import build_study
+from dicom_assets.emulator.metadata.data_set import (
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     Metadata,
     first_value,
 )
-from dicom_assets.emulator.sources import build_study
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.store.store import Service
 
 _PARTITIONS: Final = {DEFAULT_PARTITION: 4, "research": 1}
 """Data partitions with their weights: one study in five lies in the second."""

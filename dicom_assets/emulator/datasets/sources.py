@@ -17,9 +17,9 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
-from dicom_assets.emulator.metadata import (
+from dicom_assets.emulator.metadata.data_set import (
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
@@ -29,8 +29,8 @@ from dicom_assets.emulator.metadata import (
     read_metadata,
     tolerant,
 )
-from dicom_assets.emulator.padding import strip_padding
-from dicom_assets.emulator.store import Moment, Service, Stored
+from dicom_assets.emulator.metadata.padding import strip_padding
+from dicom_assets.emulator.store.store import Moment, Service, Stored
 
 REFUSED: Final = (InstanceExistsError, InvalidDicomError, InvalidInstanceError)
 """Errors raised for a file that cannot be stored."""

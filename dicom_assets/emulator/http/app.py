@@ -19,12 +19,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import format_ticks, ticks_now
 from dicom_assets.emulator.errors import InvalidPartitionError, InvalidUpdateError
-from dicom_assets.emulator.parameters import InvalidParameterError, parse_include_metadata, parse_page_request
-from dicom_assets.emulator.store import Service, is_uid
-from dicom_assets.emulator.stow import (
+from dicom_assets.emulator.http.parameters import InvalidParameterError, parse_include_metadata, parse_page_request
+from dicom_assets.emulator.http.stow import (
     MalformedRequestError,
     StoreResponse,
     UnsupportedTypeError,
@@ -32,9 +31,10 @@ from dicom_assets.emulator.stow import (
     split_parts,
     store_parts,
 )
-from dicom_assets.emulator.tokens import check_token
-from dicom_assets.emulator.unreadable import UnreadableMetadataError
-from dicom_assets.emulator.updates import MAXIMUM_STUDIES, check_changes
+from dicom_assets.emulator.http.tokens import check_token
+from dicom_assets.emulator.store.store import Service, is_uid
+from dicom_assets.emulator.store.unreadable import UnreadableMetadataError
+from dicom_assets.emulator.store.updates import MAXIMUM_STUDIES, check_changes
 
 Intercept = Callable[[Request], Response | None]
 """A function that gets every request first; a response that it returns is sent instead (to act busy, or broken)."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from dicom_assets.emulator.app import Intercept, create_app
 from dicom_assets.emulator.errors import EmulatorStartError
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.http.app import Intercept, create_app
+from dicom_assets.emulator.store.store import Service
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_assets.emulator.errors import EmulatorError, InstanceExistsError, InvalidInstanceError
-from dicom_assets.emulator.metadata import (
+from dicom_assets.emulator.metadata.data_set import (
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
@@ -22,7 +22,7 @@ from dicom_assets.emulator.metadata import (
     first_value,
     read_metadata,
 )
-from dicom_assets.emulator.store import Service, Stored
+from dicom_assets.emulator.store.store import Service, Stored
 
 PROCESSING_FAILURE: Final = 272
 VALIDATION_FAILURE: Final = 43264

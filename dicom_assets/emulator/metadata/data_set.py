@@ -25,8 +25,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_assets.emulator.errors import InvalidInstanceError
-from dicom_assets.emulator.padding import restore_padding, strip_padding
-from dicom_assets.emulator.validation import is_valid
+from dicom_assets.emulator.metadata.padding import restore_padding, strip_padding
+from dicom_assets.emulator.metadata.validation import is_valid
 
 Metadata = dict[str, Any]
 """Data set in the DICOM JSON model: elements by tag (eight hexadecimal digits, upper case)."""

@@ -3,7 +3,7 @@
 import zlib
 from pathlib import Path
 
-from dicom_assets.emulator.metadata import Metadata, build_dataset, decode, encode, tolerant
+from dicom_assets.emulator.metadata.data_set import Metadata, build_dataset, decode, encode, tolerant
 
 
 class FileStore:

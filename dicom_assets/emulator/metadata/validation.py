@@ -11,7 +11,7 @@ from pydicom.dataelem import DataElement
 from pydicom.multival import MultiValue
 from pydicom.valuerep import validate_value
 
-from dicom_assets.emulator.padding import strip_padding
+from dicom_assets.emulator.metadata.padding import strip_padding
 
 # The escape character is allowed since it switches character sets; line and page breaks only in texts.
 _CONTROL: Final = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")

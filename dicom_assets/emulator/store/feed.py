@@ -7,7 +7,7 @@ import json
 from typing import Any, Final
 
 from dicom_assets.emulator.clock import format_ticks
-from dicom_assets.emulator.unreadable import Fault, UnreadableMetadataError, spoil
+from dicom_assets.emulator.store.unreadable import Fault, UnreadableMetadataError, spoil
 
 CREATE, DELETE, UPDATE = range(3)
 _ACTIONS: Final = ("Create", "Delete", "Update")

@@ -15,13 +15,10 @@ from typing import Any, Final, Self
 
 from pydicom.dataset import Dataset
 
-from dicom_assets.core.change_feed import DEFAULT_PARTITION
+from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import Ticks, format_ticks, ticks_now, ticks_of
-from dicom_assets.emulator.database import Database
 from dicom_assets.emulator.errors import InvalidInstanceError
-from dicom_assets.emulator.feed import CREATE, DELETE, LATEST, PAGE, UPDATE, Row, to_entry, to_json
-from dicom_assets.emulator.files import FileStore
-from dicom_assets.emulator.metadata import (
+from dicom_assets.emulator.metadata.data_set import (
     PATIENT_ID,
     SERIES_INSTANCE_UID,
     SOP_CLASS_UID,
@@ -34,9 +31,12 @@ from dicom_assets.emulator.metadata import (
     first_value,
     read_metadata,
 )
-from dicom_assets.emulator.padding import keep_blanks, strip_padding
-from dicom_assets.emulator.unreadable import Fault
-from dicom_assets.emulator.updates import check_changes
+from dicom_assets.emulator.metadata.files import FileStore
+from dicom_assets.emulator.metadata.padding import keep_blanks, strip_padding
+from dicom_assets.emulator.store.database import Database
+from dicom_assets.emulator.store.feed import CREATE, DELETE, LATEST, PAGE, UPDATE, Row, to_entry, to_json
+from dicom_assets.emulator.store.unreadable import Fault
+from dicom_assets.emulator.store.updates import check_changes
 
 Moment = datetime | Ticks
 """A datetime with a time zone, or ticks, which are exact to 100 ns."""

@@ -20,21 +20,21 @@ from collections import Counter
 
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.adapters.delta import ISOLATION, Derivation, Effect, Lake, timed
-from dicom_assets.adapters.merge_statement import build_merge
-from dicom_assets.adapters.parquet import decode
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.adapters.spark_session import (
+from dicom_assets.core.columns.schema import Table
+from dicom_assets.core.errors import EngineError, EngineUnavailableError
+from dicom_assets.lake.spark.merge_statement import build_merge
+from dicom_assets.lake.spark.session import (
     LostRaceError,
     NoAnswerError,
     NotSeenError,
     SessionEndedError,
     Spark,
 )
-from dicom_assets.adapters.staging import Staging
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.errors import EngineError, EngineUnavailableError
-from dicom_assets.core.schema import Table
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import ISOLATION, Derivation, Effect, Lake, timed
+from dicom_assets.lake.table.parquet import decode
+from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets.lake.table.staging import Staging
 
 logger = logging.getLogger(__name__)
 

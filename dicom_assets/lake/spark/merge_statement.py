@@ -1,4 +1,4 @@
-"""The MERGE statement that writes staged rows into a table: the rules of `core/merge.py` in SQL.
+"""The MERGE statement that writes staged rows into a table: the rules of `core/tables/merge.py` in SQL.
 
 The statement is built from the table's columns only. Of the rows' values it contains only hours and sequences, so that
 no patient data reaches the logs and the history of the engine that runs it.
@@ -10,8 +10,8 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.staging import LIVES
-from dicom_assets.core.schema import SERVICE, Table
+from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.lake.table.staging import LIVES
 
 _PRUNING = ("windowStart", "sequence")
 """Columns of `change_feed` whose values never change in a row; files are skipped by the ranges of these columns."""

@@ -17,8 +17,6 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from dicom_assets.adapters.credentials import REFRESH_BEFORE_EXPIRY_SECONDS, Tokens, read_claims
-from dicom_assets.adapters.storage_errors import LAKE, Place, Refusal, Signing, explain_refusal
 from dicom_assets.core.errors import (
     LakeRefusedError,
     LakeUnavailableError,
@@ -26,6 +24,8 @@ from dicom_assets.core.errors import (
     ServiceRefusedError,
     SettingsError,
 )
+from dicom_assets.identity.credentials import REFRESH_BEFORE_EXPIRY_SECONDS, Tokens, read_claims
+from dicom_assets.lake.storage.errors import LAKE, Place, Refusal, Signing, explain_refusal
 
 if TYPE_CHECKING:
     from obstore.store import AzureCredential

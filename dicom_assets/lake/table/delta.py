@@ -27,7 +27,11 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from dicom_assets.adapters.commit import (
+from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.core.errors import CommitConflictError, LakeUnavailableError
+from dicom_assets.core.tables.merge import Desired, align_rows
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.commit import (
     ADD_COLUMNS,
     CREATE,
     PROTOCOL,
@@ -36,24 +40,20 @@ from dicom_assets.adapters.commit import (
     describe_table,
     redescribe_table,
 )
-from dicom_assets.adapters.decoded import Decoded
-from dicom_assets.adapters.features import is_log_protected
-from dicom_assets.adapters.foreign import check_can_be_written, check_is_ours
-from dicom_assets.adapters.newest import Newest, commit_name
-from dicom_assets.adapters.parquet import (
+from dicom_assets.lake.table.decoded import Decoded
+from dicom_assets.lake.table.features import is_log_protected
+from dicom_assets.lake.table.foreign import check_can_be_written, check_is_ours
+from dicom_assets.lake.table.newest import Newest, commit_name
+from dicom_assets.lake.table.parquet import (
     JOINED_AT_ONCE,
     DataFile,
     columns_with_statistics,
     group_small_files,
 )
-from dicom_assets.adapters.plan import Plan
-from dicom_assets.adapters.snapshot import Logged, Snapshot
-from dicom_assets.adapters.staging import Staging
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.adapters.study_index import StudyIndex
-from dicom_assets.core.errors import CommitConflictError, LakeUnavailableError
-from dicom_assets.core.merge import Desired, align_rows
-from dicom_assets.core.schema import SERVICE, Table
+from dicom_assets.lake.table.plan import Plan
+from dicom_assets.lake.table.snapshot import Logged, Snapshot
+from dicom_assets.lake.table.staging import Staging
+from dicom_assets.lake.table.study_index import StudyIndex
 
 logger = logging.getLogger(__name__)
 

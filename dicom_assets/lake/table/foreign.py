@@ -1,10 +1,10 @@
 """Checks that the table at a place belongs to this project, and that this project may read and write it."""
 
-from dicom_assets.adapters.features import Obstacle, find_obstacles
-from dicom_assets.adapters.snapshot import Logged
-from dicom_assets.adapters.users_columns import check_users_columns
+from dicom_assets.core.columns.schema import CHANGE_FEED, SERVICE, Table
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.schema import CHANGE_FEED, SERVICE, Table
+from dicom_assets.lake.table.features import Obstacle, find_obstacles
+from dicom_assets.lake.table.snapshot import Logged
+from dicom_assets.lake.table.users_columns import check_users_columns
 
 
 def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -> None:

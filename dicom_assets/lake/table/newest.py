@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from dicom_assets.adapters.decoded import Decoded
-from dicom_assets.adapters.features import explain_unknown
-from dicom_assets.adapters.parquet import Files
-from dicom_assets.adapters.snapshot import Logged
-from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.decoded import Decoded
+from dicom_assets.lake.table.features import explain_unknown
+from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.snapshot import Logged
 
 KEPT_SECONDS = 3600
 """Age in seconds after which a cached version is not trusted, and the table is opened again. No commit is cleaned from

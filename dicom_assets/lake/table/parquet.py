@@ -24,12 +24,12 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 from obstore.exceptions import AlreadyExistsError
 
-from dicom_assets.adapters.commit import encode_path
-from dicom_assets.adapters.decoded import Decoded
-from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.columns.schema import SERVICE
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.merge import Desired, align_rows
-from dicom_assets.core.schema import SERVICE
+from dicom_assets.core.tables.merge import Desired, align_rows
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.commit import encode_path
+from dicom_assets.lake.table.decoded import Decoded
 
 ROWS_PER_FILE = 20_000
 """Rows per file, at most: about one hour of a large hospital. A merge that touches one row rewrites its whole file."""

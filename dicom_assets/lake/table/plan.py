@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.transaction import AddAction, RemoveAction
 
-from dicom_assets.adapters.commit import MERGE, OPTIMIZE, Commit
-from dicom_assets.adapters.parquet import DataFile, decode
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.merge import Change, Desired, align_rows, merge_rows
+from dicom_assets.core.tables.merge import Change, Desired, align_rows, merge_rows
+from dicom_assets.lake.table.commit import MERGE, OPTIMIZE, Commit
+from dicom_assets.lake.table.parquet import DataFile, decode
+from dicom_assets.lake.table.snapshot import Snapshot
 
 
 class Plan:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from dicom_assets.adapters.features import Protocol
-from dicom_assets.adapters.parquet import UNCOUNTED, DataFile, Files, Stamp
-from dicom_assets.adapters.study_index import StudyIndex
-from dicom_assets.core.merge import Desired
-from dicom_assets.core.schema import SERVICE, Table
+from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.core.tables.merge import Desired
+from dicom_assets.lake.table.features import Protocol
+from dicom_assets.lake.table.parquet import UNCOUNTED, DataFile, Files, Stamp
+from dicom_assets.lake.table.study_index import StudyIndex
 
 _RANGED = ("sequence", "windowStart")
 """Columns whose ranges prune files."""

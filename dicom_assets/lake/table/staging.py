@@ -9,10 +9,10 @@ import uuid
 import obstore
 import pyarrow as pa
 
-from dicom_assets.adapters.parquet import open_writer
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.core.merge import Desired, align_rows
-from dicom_assets.core.schema import Table
+from dicom_assets.core.columns.schema import Table
+from dicom_assets.core.tables.merge import Desired, align_rows
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.parquet import open_writer
 
 FOLDER = "_staging"
 """Folder of all staged files; readers of Delta tables ignore names that begin with an underscore."""

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
+from dicom_assets.core.columns.schema import TABLES, Table, type_names
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.schema import TABLES, Table, type_names
 
 
 def check_users_columns(table: Table, stored: pa.Schema, uri: str) -> None:

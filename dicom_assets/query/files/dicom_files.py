@@ -15,9 +15,9 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import ObjectStore
 
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.adapters.storage_errors import FILES
 from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError, LakeUnavailableError
+from dicom_assets.lake.storage.errors import FILES
+from dicom_assets.lake.storage.storage import Storage
 
 FIRST_BYTES = 16 * 2**10
 """Size of the first request; it covers the header of most files."""

@@ -15,10 +15,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.parquet import DataFile
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.schema import FILE_INDEX, KEY
+from dicom_assets.core.columns.schema import FILE_INDEX, KEY
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import DataFile
+from dicom_assets.lake.table.snapshot import Snapshot
 
 CONCURRENT_FILES = 8
 """Number of files of the table that are read at the same time."""

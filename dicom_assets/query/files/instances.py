@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from dicom_assets.adapters.dicom_files import FileSystem
-from dicom_assets.adapters.dicom_service import DicomService
-from dicom_assets.adapters.file_lookup import find_files
-from dicom_assets.adapters.lake_query import Query, query_instances
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.connections import build_lake, build_storage, open_client
-from dicom_assets.core.change_feed import Window
-from dicom_assets.core.elements import trim_padding
+from dicom_assets.config.connections import build_lake, build_storage, open_client
+from dicom_assets.config.services import load_service
+from dicom_assets.config.settings import Settings
+from dicom_assets.core.columns.elements import trim_padding
+from dicom_assets.core.columns.schema import FILE_INDEX, KEY
 from dicom_assets.core.errors import (
     InstanceDeletedError,
     InstanceFileGoneError,
@@ -33,9 +30,12 @@ from dicom_assets.core.errors import (
     ServiceError,
     SettingsError,
 )
-from dicom_assets.core.schema import FILE_INDEX, KEY
-from dicom_assets.services import load_service
-from dicom_assets.settings import Settings
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.query.files.dicom_files import FileSystem
+from dicom_assets.query.files.file_lookup import find_files
+from dicom_assets.query.sql.lake_query import Query, query_instances
+from dicom_assets.service.client import DicomService
 
 if TYPE_CHECKING:
     from pydicom import FileDataset

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.core.schema import SERVICE, Table, type_names
+from dicom_assets.core.columns.schema import SERVICE, Table, type_names
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.snapshot import Snapshot
 
 
 def list_tables(lakes: Mapping[str, Lake], tables: Iterable[Mapping[str, Snapshot]]) -> pa.Table:

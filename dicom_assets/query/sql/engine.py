@@ -10,15 +10,15 @@ import pyarrow as pa
 from deltalake import QueryBuilder
 from deltalake.exceptions import DeltaError
 
-from dicom_assets.adapters.catalogue import list_columns, list_tables
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.memory import MemoryLimit
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.adapters.sql_errors import Schemas, explain_error
-from dicom_assets.adapters.time_travel import open_at
+from dicom_assets.core.columns.schema import SERVICE, TABLES, Table
 from dicom_assets.core.errors import LakeQueryError, LakeUnavailableError, VersionGoneError
-from dicom_assets.core.schema import SERVICE, TABLES, Table
-from dicom_assets.core.sql import Statement, parse_statement
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets.lake.time_travel import open_at
+from dicom_assets.query.sql.catalogue import list_columns, list_tables
+from dicom_assets.query.sql.errors import Schemas, explain_error
+from dicom_assets.query.sql.statement import Statement, parse_statement
 
 _ENGINE = {"datafusion.catalog.information_schema": "true"}
 _FAILURES = (DeltaError, pa.ArrowInvalid, ValueError, OSError)

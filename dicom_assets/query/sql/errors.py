@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import LakeQueryError
-from dicom_assets.core.schema import Table
-from dicom_assets.core.sql import Statement, Token, suggest
+from dicom_assets.query.sql.statement import Statement, Token, suggest
 
 _NAME = r'(?:"([^"]+)"|(\w+))'
 _LONGEST_REASON = 300

@@ -6,10 +6,10 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.lake_sql import ask
+from dicom_assets.core.columns.schema import INSTANCE, KEY
 from dicom_assets.core.errors import LakeQueryError
-from dicom_assets.core.schema import INSTANCE, KEY
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.query.sql.engine import ask
 
 Query: TypeAlias = "str | pc.Expression"
 """A whole SELECT, the text after WHERE, or a pyarrow filter expression.

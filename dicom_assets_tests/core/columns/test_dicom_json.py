@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from dicom_assets.adapters.elements import split_metadata
-from dicom_assets.core.dicom_json import FAILURES, METADATA, UNREADABLE, count_failures
-from dicom_assets.core.dicom_json import build_attributes as build_rows
-from dicom_assets.core.schema import Column, type_names
+from dicom_assets.core.columns.dicom_json import FAILURES, METADATA, UNREADABLE, count_failures
+from dicom_assets.core.columns.dicom_json import build_attributes as build_rows
+from dicom_assets.core.columns.schema import Column, type_names
+from dicom_assets.derive.elements import split_metadata
 
 TAG = "00080060"
 

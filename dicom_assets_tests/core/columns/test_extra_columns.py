@@ -3,9 +3,9 @@ import tomllib
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.dictionary import load_dictionary
-from dicom_assets.core.extra_columns import ExtraColumns, parse_extra_columns
-from dicom_assets.core.schema import Column, Grain, extend_tables, type_names
+from dicom_assets.config.dictionary import load_dictionary
+from dicom_assets.core.columns.extra_columns import ExtraColumns, parse_extra_columns
+from dicom_assets.core.columns.schema import Column, Grain, extend_tables, type_names
 
 ENTRY = {"name": "kvp", "tag": "00180060", "type": "double", "grain": "instance", "description": "Peak kilovoltage"}
 CODE = "00400275.00321064.00080100"

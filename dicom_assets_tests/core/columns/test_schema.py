@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from pydicom.datadict import dictionary_keyword
 
-from dicom_assets.core.element_path import Step
-from dicom_assets.core.schema import (
+from dicom_assets.core.columns.element_path import Step
+from dicom_assets.core.columns.schema import (
     FILE_INDEX,
     INSTANCE,
     KEY,

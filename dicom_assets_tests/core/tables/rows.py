@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, Table
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, Table
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

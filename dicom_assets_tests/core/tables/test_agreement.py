@@ -1,7 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from dicom_assets.core.agreement import (
+from dicom_assets.core.columns.schema import SERIES, STUDY
+from dicom_assets.core.tables.agreement import (
     Agreement,
     add_up,
     compare_files,
@@ -11,8 +12,7 @@ from dicom_assets.core.agreement import (
     expect_series,
     expect_studies,
 )
-from dicom_assets.core.schema import SERIES, STUDY
-from dicom_assets_tests.core.rows import build_instance_rows, instance
+from dicom_assets_tests.core.tables.rows import build_instance_rows, instance
 
 A, B, C = instance(1), instance(2), instance(3, seriesInstanceUid="1.2")
 D = instance(4, partitionName="other")

@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta, timezone
 import msgspec
 import pytest
 
-from dicom_assets.core import change_feed
-from dicom_assets.core.change_feed import (
+from dicom_assets.core.columns.schema import CHANGE_FEED
+from dicom_assets.core.errors import FeedEntryError
+from dicom_assets.core.tables import change_feed
+from dicom_assets.core.tables.change_feed import (
     Entry,
     Window,
     build_change_feed,
@@ -14,8 +16,6 @@ from dicom_assets.core.change_feed import (
     parse_page,
     parse_timestamps,
 )
-from dicom_assets.core.errors import FeedEntryError
-from dicom_assets.core.schema import CHANGE_FEED
 
 READ_AT = datetime(2026, 3, 2, 1, 2, 3, 456, tzinfo=UTC)
 MARKER = "ZZPATIENTZZ"

@@ -1,8 +1,8 @@
 import pytest
 
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.schema import FILE_INDEX
-from dicom_assets_tests.core.rows import build_instance_rows, instance
+from dicom_assets.core.columns.schema import FILE_INDEX
+from dicom_assets.core.tables.file_index import build_file_index
+from dicom_assets_tests.core.tables.rows import build_instance_rows, instance
 
 
 def test_instances_with_a_file_in_their_order():

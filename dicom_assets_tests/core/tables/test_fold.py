@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pyarrow as pa
 from hypothesis import given, settings
 
-from dicom_assets.core.fold import newest_rows, summarize_newest
+from dicom_assets.core.tables.fold import newest_rows, summarize_newest
 
 SCHEMA = pa.schema([("key", pa.string()), ("part", pa.string()), ("order", pa.int64()), ("then", pa.int64())])
 rows_of = st.lists(

@@ -6,11 +6,16 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.elements import read_attributes
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances, read_elements, source_of
-from dicom_assets.core.schema import CHANGE_FEED
-from dicom_assets_tests.core.rows import build_entries, entry
-from dicom_assets_tests.defs.test_template_tables import LAYOUTS
+from dicom_assets.core.columns.schema import CHANGE_FEED
+from dicom_assets.core.tables.healthcare import (
+    HEALTHCARE_INSTANCE,
+    build_healthcare_instances,
+    read_elements,
+    source_of,
+)
+from dicom_assets.derive.elements import read_attributes
+from dicom_assets_tests.core.tables.rows import build_entries, entry
+from dicom_assets_tests.defs.assets.test_template_tables import LAYOUTS
 
 WHEN = datetime(2026, 3, 1, 5, 10, tzinfo=UTC)
 READ = datetime(2026, 3, 1, 6, 15, tzinfo=UTC)

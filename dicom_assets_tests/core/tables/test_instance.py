@@ -4,10 +4,10 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.elements import read_attributes
-from dicom_assets.core.instance import build_instances, is_live, newest_entries
-from dicom_assets.core.schema import INSTANCE, Column, Grain, Table, extend_tables
-from dicom_assets_tests.core.rows import build_entries, entry, moment
+from dicom_assets.core.columns.schema import INSTANCE, Column, Grain, Table, extend_tables
+from dicom_assets.core.tables.instance import build_instances, is_live, newest_entries
+from dicom_assets.derive.elements import read_attributes
+from dicom_assets_tests.core.tables.rows import build_entries, entry, moment
 
 
 def build(entries: pa.Table, table: Table = INSTANCE) -> tuple[pa.Table, Counter]:

@@ -3,8 +3,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from dicom_assets.core.merge import Desired, align_rows, key_ids, merge_rows
-from dicom_assets.core.schema import Column, Table
+from dicom_assets.core.columns.schema import Column, Table
+from dicom_assets.core.tables.merge import Desired, align_rows, key_ids, merge_rows
 
 PLAIN = Table(
     "plain",

@@ -1,6 +1,6 @@
 import pyarrow as pa
 
-from dicom_assets.core.row_changes import CHANGE_TYPE, COMMIT_VERSION, ChangeType, build_changes, mark_rows
+from dicom_assets.core.tables.row_changes import CHANGE_TYPE, COMMIT_VERSION, ChangeType, build_changes, mark_rows
 
 SCHEMA = pa.schema([("a", pa.string()), ("b", pa.string()), ("n", pa.int64()), ("list", pa.list_(pa.string()))])
 

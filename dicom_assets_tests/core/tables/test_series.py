@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from dicom_assets.core.schema import SERIES, Column
-from dicom_assets.core.series import build_series
-from dicom_assets_tests.core.rows import build_instance_rows, instance, moment
+from dicom_assets.core.columns.schema import SERIES, Column
+from dicom_assets.core.tables.series import build_series
+from dicom_assets_tests.core.tables.rows import build_instance_rows, instance, moment
 
 
 def test_series_has_the_attributes_of_its_newest_instance_and_counts_all():

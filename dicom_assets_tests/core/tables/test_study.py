@@ -4,9 +4,9 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from dicom_assets.core.schema import STUDY, Column
-from dicom_assets.core.study import build_studies
-from dicom_assets_tests.core.rows import build_instance_rows, instance, moment
+from dicom_assets.core.columns.schema import STUDY, Column
+from dicom_assets.core.tables.study import build_studies
+from dicom_assets_tests.core.tables.rows import build_instance_rows, instance, moment
 
 
 def test_study_has_the_attributes_of_its_newest_instance_and_counts_all():

@@ -16,11 +16,10 @@ from deltalake import DeltaTable, write_deltalake
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from dicom_assets import connections
-from dicom_assets.adapters import dicom_service
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.connections import build_lake
+from dicom_assets.config import connections
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
 from dicom_assets.core.errors import (
     DicomAssetsError,
     FeedEntryError,
@@ -30,13 +29,14 @@ from dicom_assets.core.errors import (
     ServiceUnreachableError,
     UnreadablePageError,
 )
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.emulator.parameters import parse_page_request
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import read
+from dicom_assets.emulator.http.parameters import parse_page_request
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.service import client as dicom_service
+from dicom_assets_tests.lakes.building import read
 from dicom_assets_tests.law.world import environment_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

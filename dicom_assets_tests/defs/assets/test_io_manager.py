@@ -8,15 +8,15 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import HoursOf
-from dicom_assets.core.change_feed import HOUR, Window
-from dicom_assets.core.schema import CHANGE_FEED, STUDY, TABLES
-from dicom_assets.defs.io_manager import DeltaIOManager
-from dicom_assets.defs.observed import Observed
+from dicom_assets.core.columns.schema import CHANGE_FEED, STUDY, TABLES
+from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets.defs.assets.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import PARTITION_FORMAT, build_partitions
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
-from dicom_assets_tests.core.rows import START, build_rows, entry
+from dicom_assets.defs.runs.observed import Observed
+from dicom_assets.derive.derivation import HoursOf
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets_tests.core.tables.rows import START, build_rows, entry
+from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 
 # dagster calls a run over several partitions a beta feature, and it is what the tables are filled with
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")

@@ -1,11 +1,11 @@
 import dagster as dg
 import pytest
 
-from dicom_assets.adapters.dictionary import load_dictionary
-from dicom_assets.core.extra_columns import parse_extra_columns
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, TABLES, extend_tables
-from dicom_assets.defs.lineage import UPSTREAM, build_lineage
+from dicom_assets.config.dictionary import load_dictionary
+from dicom_assets.core.columns.extra_columns import parse_extra_columns
+from dicom_assets.core.columns.schema import CHANGE_FEED, TABLES, extend_tables
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.assets.lineage import UPSTREAM, build_lineage
 
 EXTRA = parse_extra_columns({"columns": {"kvp": {"tag": "KVP", "grain": "series"}}}, load_dictionary()).columns
 BY_NAME = {table.name: table for table in (*extend_tables(EXTRA), HEALTHCARE_INSTANCE)}

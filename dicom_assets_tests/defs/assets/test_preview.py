@@ -1,10 +1,10 @@
 import pytest
 
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import TABLES
-from dicom_assets.defs.preview import COLUMNS, build_preview
-from dicom_assets_tests.adapters.lakes import study
-from dicom_assets_tests.core.rows import build_entries, build_instance_rows, build_rows, entry, instance
+from dicom_assets.core.columns.schema import TABLES
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.assets.preview import COLUMNS, build_preview
+from dicom_assets_tests.core.tables.rows import build_entries, build_instance_rows, build_rows, entry, instance
+from dicom_assets_tests.lakes.building import study
 
 BY_NAME = {table.name: table for table in (*TABLES, HEALTHCARE_INSTANCE)}
 

@@ -15,15 +15,15 @@ from dagster._core.test_utils import freeze_time
 from starlette.responses import Response
 from typer.testing import CliRunner
 
-from dicom_assets import cli
-from dicom_assets.connections import build_lake
-from dicom_assets.core.change_feed import HOUR
+from dicom_assets.cli import app as cli
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.services import load_services
+from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.naming import Naming
 from dicom_assets.emulator.clock import SettableClock
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.services import load_services
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.defs.ticks import HOME, QUIET, create_home, key
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core.columns.schema import INSTANCE, SERIES, STUDY, TABLES
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.schema import INSTANCE, SERIES, STUDY, TABLES
 from dicom_assets.definitions import build_definitions, build_lake
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings, load_settings
-from dicom_assets_tests.adapters.lakes import read
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.lakes.building import read
 from dicom_assets_tests.law.world import environment_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -10,10 +10,10 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import TABLES
 from dicom_assets.core.errors import UnknownHourError
-from dicom_assets.core.schema import TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.settings import load_settings
 from dicom_assets_tests.defs.deployment import HOURS, KEYS, PATIENCE_SECONDS, Deployment, Held, wait_for
 from dicom_assets_tests.law.world import CHAIN, START
 

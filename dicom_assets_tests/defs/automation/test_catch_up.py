@@ -11,7 +11,7 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import freeze_time
 from starlette.responses import Response
 
-from dicom_assets.core.change_feed import HOUR
+from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets_tests.defs.ticks import RANGE, key, open_automation
 from dicom_assets_tests.law.world import CHAIN, START
 

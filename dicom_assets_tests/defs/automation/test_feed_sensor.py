@@ -8,10 +8,10 @@ import dagster as dg
 import pytest
 from starlette.responses import Response
 
-from dicom_assets.connections import build_lake
-from dicom_assets.core.change_feed import HOUR
-from dicom_assets.core.schema import TABLES
-from dicom_assets.defs import feed_sensor
+from dicom_assets.config.connections import build_lake
+from dicom_assets.core.columns.schema import TABLES
+from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.defs.automation import feed_sensor
 from dicom_assets_tests.defs.ticks import RANGE, key, open_automation
 from dicom_assets_tests.law.world import START
 

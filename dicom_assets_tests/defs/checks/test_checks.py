@@ -13,16 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dicom_assets import definitions
-from dicom_assets.adapters import dicom_service
-from dicom_assets.adapters.retries import RetryPolicy
-from dicom_assets.core.merge import Desired
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.tables.merge import Desired
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.io_manager import DeltaIOManager
-from dicom_assets.defs.observed import Observed
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.emulator.unreadable import Fault
-from dicom_assets.settings import load_settings
+from dicom_assets.defs.assets.io_manager import DeltaIOManager
+from dicom_assets.defs.runs.observed import Observed
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.emulator.store.unreadable import Fault
+from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.service import client as dicom_service
 from dicom_assets_tests.law.world import environment_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -14,22 +14,22 @@ import httpx
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from dicom_assets.adapters import webhook
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.webhook import post_alert
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core import errors
-from dicom_assets.core.change_feed import HOUR
 from dicom_assets.core.errors import AlertError, DicomAssetsError, ServiceRefusedError, ServiceUnreachableError
+from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs import failure
-from dicom_assets.defs.alerts import build_alert_sensor
-from dicom_assets.defs.failure import heals, retrying
-from dicom_assets.defs.hour_runs import Reason, Span, build_request
-from dicom_assets.defs.watch import build_freshness_job
-from dicom_assets.settings import load_settings
+from dicom_assets.defs.checks import failure
+from dicom_assets.defs.checks.failure import heals, retrying
+from dicom_assets.defs.history.hour_runs import Reason, Span, build_request
+from dicom_assets.defs.jobs.alerts import build_alert_sensor
+from dicom_assets.defs.jobs.watch import build_freshness_job
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.network import webhook
+from dicom_assets.network.webhook import post_alert
 from dicom_assets_tests.law.world import START
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 POLICY = failure.RETRIES  # before the fixtures replace it
 PATIENT = "ZZPATIENTZZ"
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DicomAssetsError)]

@@ -2,11 +2,11 @@
 
 import dagster as dg
 
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.doctor import build_doctor_job
+from dicom_assets.defs.jobs.doctor import build_doctor_job
 from dicom_assets.doctor.examination import CHECKS
-from dicom_assets.settings import load_settings
 
 FINDINGS = (
     Finding("a.one", Status.GREEN, "It is well", facts={"rows": 3, "nothing": None}),

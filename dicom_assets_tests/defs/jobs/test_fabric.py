@@ -1,10 +1,10 @@
 import dagster as dg
 import pytest
 
+from dicom_assets.config.services import load_services
+from dicom_assets.config.settings import load_settings
 from dicom_assets.definitions import build_definitions
-from dicom_assets.services import load_services
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.fabric_server import (
+from dicom_assets_tests.fabric.fabric_server import (
     ACCOUNT,
     SETTINGS,
     FabricServer,

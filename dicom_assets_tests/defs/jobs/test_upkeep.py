@@ -5,14 +5,14 @@ from datetime import date
 import dagster as dg
 import pytest
 
-from dicom_assets.adapters import upkeep as adapter
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.repair import Repair
-from dicom_assets.core.schema import STUDY, TABLES
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import STUDY, TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.upkeep import build_upkeep
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import (
+from dicom_assets.defs.jobs.upkeep import build_upkeep
+from dicom_assets.derive.repair import Repair
+from dicom_assets.lake import upkeep as adapter
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets_tests.lakes.building import (
     as_before_calendars,
     build_lake,
     contents,

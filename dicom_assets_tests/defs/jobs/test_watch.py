@@ -5,17 +5,17 @@ import dagster as dg
 import pytest
 from deltalake import write_deltalake
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.core.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.schema import CHANGE_FEED, SERIES, TABLES
+from dicom_assets.config.settings import load_settings
+from dicom_assets.core.columns.schema import CHANGE_FEED, SERIES, TABLES
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.checks import SPECS
-from dicom_assets.defs.freshness import allowed_lateness
+from dicom_assets.defs.assets.freshness import allowed_lateness
+from dicom_assets.defs.checks.checks import SPECS
+from dicom_assets.defs.jobs.watch import build_audit, build_freshness_job, build_watch
 from dicom_assets.defs.partitions import PARTITION_FORMAT, build_partitions
-from dicom_assets.defs.watch import build_audit, build_freshness_job, build_watch
-from dicom_assets.settings import load_settings
-from dicom_assets_tests.adapters.lakes import build_lake, store
-from dicom_assets_tests.core.rows import entry
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets_tests.core.tables.rows import entry
+from dicom_assets_tests.lakes.building import build_lake, store
 from dicom_assets_tests.law.world import derivation, hours
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

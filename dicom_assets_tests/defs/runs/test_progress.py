@@ -3,9 +3,9 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 
-from dicom_assets.adapters.extract import HourRead
-from dicom_assets.core.change_feed import HOUR, Window
-from dicom_assets.defs.progress import PACE_SECONDS, Progress, Writing
+from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets.defs.runs.progress import PACE_SECONDS, Progress, Writing
+from dicom_assets.derive.extract import HourRead
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

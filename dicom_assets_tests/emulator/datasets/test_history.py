@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.sources import bundled_files
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.datasets.sources import bundled_files
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import START
 
 

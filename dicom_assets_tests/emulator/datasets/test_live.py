@@ -4,8 +4,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from dicom_assets.emulator.live import Producer, producing
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.datasets.live import Producer, producing
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import START
 from dicom_assets_tests.processes import PATIENCE_SECONDS
 

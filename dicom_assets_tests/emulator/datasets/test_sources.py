@@ -1,8 +1,14 @@
 from collections import Counter
 from datetime import date
 
-from dicom_assets.emulator.metadata import build_dataset, first_value
-from dicom_assets.emulator.sources import bundled_datasets, bundled_files, folder_datasets, folder_files, synthesize
+from dicom_assets.emulator.datasets.sources import (
+    bundled_datasets,
+    bundled_files,
+    folder_datasets,
+    folder_files,
+    synthesize,
+)
+from dicom_assets.emulator.metadata.data_set import build_dataset, first_value
 from dicom_assets_tests.emulator.conftest import metadata_of
 
 KEY = ("0020000D", "0020000E", "00080018")

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from dicom_assets.emulator.metadata import build_dataset, encode
-from dicom_assets.emulator.server import serve
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode
 from dicom_assets_tests.emulator.conftest import metadata_of, name_in, renamed
 
 MULTIPART = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}

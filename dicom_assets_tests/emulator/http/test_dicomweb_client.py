@@ -4,8 +4,8 @@ import pytest
 import requests
 from dicomweb_client import DICOMwebClient
 
-from dicom_assets.emulator.metadata import build_dataset
-from dicom_assets.emulator.sources import bundled_datasets
+from dicom_assets.emulator.datasets.sources import bundled_datasets
+from dicom_assets.emulator.metadata.data_set import build_dataset
 from dicom_assets_tests.emulator.conftest import metadata_of
 
 

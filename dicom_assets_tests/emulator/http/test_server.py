@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from dicom_assets.emulator.errors import EmulatorStartError
-from dicom_assets.emulator.server import serve
+from dicom_assets.emulator.http.server import serve
 from dicom_assets_tests.processes import free_port
 
 

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.metadata import build_dataset, encode
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.sources import folder_files
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.datasets.sources import folder_files
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import START, metadata_of, renamed
-from dicom_assets_tests.emulator.test_app import MULTIPART, multipart, reasons
+from dicom_assets_tests.emulator.http.test_app import MULTIPART, multipart, reasons
 from dicom_assets_tests.processes import PATIENCE_SECONDS
 
 BUNDLED = Path(str(resources.files("pydicom"))) / "data" / "test_files"

@@ -10,7 +10,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from dicom_assets.emulator.metadata import build_dataset, decode, encode, first_value, read_metadata
+from dicom_assets.emulator.metadata.data_set import build_dataset, decode, encode, first_value, read_metadata
 from dicom_assets_tests.emulator.conftest import metadata_of
 
 

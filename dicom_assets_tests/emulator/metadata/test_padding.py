@@ -7,12 +7,12 @@ import httpx
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_assets.emulator.history import write_history
-from dicom_assets.emulator.metadata import build_dataset, decode, encode, first_value, read_metadata
-from dicom_assets.emulator.padding import restore_padding
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.sources import pad_metadata, synthesize
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.datasets.history import write_history
+from dicom_assets.emulator.datasets.sources import pad_metadata, synthesize
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.metadata.data_set import build_dataset, decode, encode, first_value, read_metadata
+from dicom_assets.emulator.metadata.padding import restore_padding
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import metadata_of, name_in, renamed
 from dicom_assets_tests.processes import PATIENCE_SECONDS
 

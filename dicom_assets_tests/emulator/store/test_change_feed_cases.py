@@ -5,8 +5,8 @@ Source: `ChangeFeedTests` of microsoft/dicom-server.
 
 import pytest
 
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import metadata_of, minutes
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 
 from dicom_assets.emulator.clock import format_ticks, ticks_of
+from dicom_assets.emulator.datasets.sources import synthesize
 from dicom_assets.emulator.errors import (
     EmulatorStartError,
     InstanceExistsError,
@@ -14,9 +15,8 @@ from dicom_assets.emulator.errors import (
     InvalidPartitionError,
     InvalidUpdateError,
 )
-from dicom_assets.emulator.metadata import build_dataset, encode
-from dicom_assets.emulator.sources import synthesize
-from dicom_assets.emulator.store import Service
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode
+from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import START, metadata_of, minutes, name_in, renamed
 
 

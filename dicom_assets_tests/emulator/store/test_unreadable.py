@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from dicom_assets.emulator.store import Service
-from dicom_assets.emulator.unreadable import Fault, UnreadableMetadataError
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.emulator.store.unreadable import Fault, UnreadableMetadataError
 from dicom_assets_tests.emulator.conftest import metadata_of, renamed
 
 PAGE_COMES = [Fault.SURROGATE, Fault.UTF8, Fault.NESTED, Fault.NO_OBJECT]

@@ -2,7 +2,7 @@ import pytest
 from pydicom.datadict import dictionary_VR
 
 from dicom_assets.emulator.errors import InvalidUpdateError
-from dicom_assets.emulator.updates import UPDATABLE, check_changes
+from dicom_assets.emulator.store.updates import UPDATABLE, check_changes
 
 
 def test_value_representations_are_the_standards():

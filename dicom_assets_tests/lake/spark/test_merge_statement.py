@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from dicom_assets.adapters.merge_statement import build_merge
-from dicom_assets.core.schema import CHANGE_FEED, SERIES, STUDY, TABLES
-from dicom_assets_tests.core.rows import build_rows, entry
+from dicom_assets.core.columns.schema import CHANGE_FEED, SERIES, STUDY, TABLES
+from dicom_assets.lake.spark.merge_statement import build_merge
+from dicom_assets_tests.core.tables.rows import build_rows, entry
 
 
 def build(table, **options):

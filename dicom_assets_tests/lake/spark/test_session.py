@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from pyspark.errors import AnalysisException, PySparkException
 
-from dicom_assets.adapters.spark_session import LostRaceError, NoAnswerError, NotSeenError, SessionEndedError, Spark
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import EngineError, EngineUnavailableError
-from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import build_lake, store, study
+from dicom_assets.lake.spark.session import LostRaceError, NoAnswerError, NotSeenError, SessionEndedError, Spark
+from dicom_assets_tests.lakes.building import build_lake, store, study
 from dicom_assets_tests.spark.lakes import build_spark_lake, leftovers
 
 
@@ -240,5 +240,5 @@ def test_loggers_of_spark_are_as_before_afterwards(disabled, monkeypatch):
 def test_nothing_of_spark_is_imported_before_it_is_needed():
     import subprocess
 
-    code = "import sys, dicom_assets.connections; sys.exit('pyspark' in sys.modules)"
+    code = "import sys, dicom_assets.config.connections; sys.exit('pyspark' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,13 +16,13 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.exceptions import BaseError, GenericError
 from obstore.store import AzureStore, LocalStore
 
-from dicom_assets.adapters import storage as module
-from dicom_assets.adapters.credentials import Authentication, Tokens
-from dicom_assets.adapters.storage import STORAGE_SCOPE, Storage, azure_options
-from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeRefusedError, LakeUnavailableError, SettingsError
-from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import build_lake, read, store, study
+from dicom_assets.identity.credentials import Authentication, Tokens
+from dicom_assets.lake.storage import storage as module
+from dicom_assets.lake.storage.storage import STORAGE_SCOPE, Storage, azure_options
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import build_lake, read, store, study
 
 AZURE = "abfss://dicom@account.dfs.core.windows.net"
 

@@ -1,6 +1,6 @@
 import pyarrow as pa
 
-from dicom_assets.adapters.decoded import Decoded
+from dicom_assets.lake.table.decoded import Decoded
 
 
 def attributes(value: int) -> pa.Table:

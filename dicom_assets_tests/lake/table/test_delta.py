@@ -15,15 +15,16 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from dicom_assets.adapters import delta, newest, parquet, study_index
-from dicom_assets.adapters.delta import Given, Lake
-from dicom_assets.adapters.parquet import Files
-from dicom_assets.adapters.snapshot import Snapshot
-from dicom_assets.adapters.storage import Storage
-from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
-from dicom_assets.core.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
-from dicom_assets_tests.adapters.lakes import (
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table import delta, newest, parquet, study_index
+from dicom_assets.lake.table.delta import Given, Lake
+from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.core.tables.rows import build_rows, entry, moment
+from dicom_assets_tests.lakes.building import (
     FarStorage,
     Wanted,
     build_lake,
@@ -34,7 +35,6 @@ from dicom_assets_tests.adapters.lakes import (
     store,
     study,
 )
-from dicom_assets_tests.core.rows import build_rows, entry, moment
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.newest import commit_name
-from dicom_assets.adapters.upkeep import maintain
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, read, store, study
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.newest import commit_name
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from dicom_assets.adapters import agreement, parquet
-from dicom_assets.adapters.agreement import audit
-from dicom_assets.adapters.delta import Given, Lake
-from dicom_assets.adapters.derive import HoursOf, InstancesOfWindow
-from dicom_assets.adapters.file_lookup import find_files
-from dicom_assets.adapters.upkeep import maintain
-from dicom_assets.core.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, STUDY
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, instance_of, live_files, read, store, study
-from dicom_assets_tests.core.rows import build_rows, entry
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, STUDY
+from dicom_assets.derive import agreement
+from dicom_assets.derive.agreement import audit
+from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.delta import Given, Lake
+from dicom_assets.lake.upkeep import maintain
+from dicom_assets.query.files.file_lookup import find_files
+from dicom_assets_tests.core.tables.rows import build_rows, entry
+from dicom_assets_tests.lakes.building import Wanted, build_lake, instance_of, live_files, read, store, study
 from dicom_assets_tests.law.world import hours
 
 PART = 10
@@ -133,10 +134,10 @@ def test_large_file_that_is_written_anew_is_read_in_parts(lake, largest):
 MEMORY = """
 import sys
 import pyarrow as pa
-from dicom_assets.adapters.derive import HoursOf, InstancesOfWindow
-from dicom_assets.core.schema import CHANGE_FEED
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake
-from dicom_assets_tests.core.rows import entry, moment
+from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.core.columns.schema import CHANGE_FEED
+from dicom_assets_tests.lakes.building import Wanted, build_lake
+from dicom_assets_tests.core.tables.rows import entry, moment
 from dicom_assets_tests.law.world import hours
 lake = build_lake(sys.argv[1])
 rows = [entry(number, state="Replaced", ingestedAt=moment(99)) for number in range(5)]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from dicom_assets.adapters import newest
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.parquet import Files
-from dicom_assets.adapters.snapshot import Logged
-from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
-from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import Wanted, build_lake, live_files, read, store, study
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table import newest
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.snapshot import Logged
+from dicom_assets_tests.lakes.building import Wanted, build_lake, live_files, read, store, study
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dicom_assets.adapters import parquet
-from dicom_assets.adapters.parquet import DataFile, Files, Spool
-from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.columns.schema import TIMESTAMP
 from dicom_assets.core.errors import LakeUnavailableError
-from dicom_assets.core.schema import TIMESTAMP
-from dicom_assets_tests.adapters.lakes import FarStorage
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table import parquet
+from dicom_assets.lake.table.parquet import DataFile, Files, Spool
+from dicom_assets_tests.lakes.building import FarStorage
 
 SCHEMA = pa.schema([("studyInstanceUid", pa.string()), ("sequence", pa.int64())])
 

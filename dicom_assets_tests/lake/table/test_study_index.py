@@ -5,12 +5,12 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from dicom_assets.adapters import study_index
-from dicom_assets.adapters.parquet import Files
-from dicom_assets.adapters.storage import Storage
+from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
-from dicom_assets.core.schema import STUDY
-from dicom_assets_tests.adapters.lakes import build_lake, data_files, read, store, study
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table import study_index
+from dicom_assets.lake.table.parquet import Files
+from dicom_assets_tests.lakes.building import build_lake, data_files, read, store, study
 
 UIDS = "123456"
 

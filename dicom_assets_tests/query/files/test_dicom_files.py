@@ -8,10 +8,10 @@ from obstore.store import LocalStore
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_assets.adapters.dicom_files import FIRST_BYTES, LEAST_BYTES, FileSystem, RangedFile
-from dicom_assets.adapters.storage import Storage
 from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError, LakeUnavailableError
-from dicom_assets.emulator.metadata import build_dataset, encode
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode
+from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.query.files.dicom_files import FIRST_BYTES, LEAST_BYTES, FileSystem, RangedFile
 from dicom_assets_tests.emulator.conftest import metadata_of
 
 AZURE = "abfss://files@account.dfs.core.windows.net"

@@ -13,9 +13,9 @@ import pytest
 from pydicom import dcmread
 
 import dicom_assets
-from dicom_assets import instances, iter_instances, open_instance, read_header
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.derive import AggregateOfWindow, HoursOf
+from dicom_assets import iter_instances, open_instance, read_header
+from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core.columns.schema import FILE_INDEX
 from dicom_assets.core.errors import (
     InstanceDeletedError,
     InstanceFileGoneError,
@@ -24,13 +24,14 @@ from dicom_assets.core.errors import (
     LakeUnavailableError,
     SettingsError,
 )
-from dicom_assets.core.file_index import build_file_index
-from dicom_assets.core.schema import FILE_INDEX
-from dicom_assets.emulator.server import serve
-from dicom_assets.emulator.store import Service
-from dicom_assets.settings import Settings, load_settings
-from dicom_assets_tests.adapters.lakes import build_lake
+from dicom_assets.core.tables.file_index import build_file_index
+from dicom_assets.derive.derivation import AggregateOfWindow, HoursOf
+from dicom_assets.emulator.http.server import serve
+from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.query.files import instances
 from dicom_assets_tests.emulator.conftest import metadata_of, name_in, renamed
+from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.world import START, World, hours
 
 UIDS = [f"1.2.{study}.1.{number}" for study in range(3) for number in range(4)]

@@ -10,12 +10,12 @@ import pytest
 from deltalake import DeltaTable, Field
 from deltalake.schema import PrimitiveType
 
-from dicom_assets.adapters.delta import Lake
-from dicom_assets.adapters.lake_sql import AsOf, ask
-from dicom_assets.adapters.memory import MemoryLimit
+from dicom_assets.core.columns.schema import INSTANCE, STUDY, TABLES, Column
 from dicom_assets.core.errors import LakeQueryError, LakeUnavailableError, VersionGoneError
-from dicom_assets.core.schema import INSTANCE, STUDY, TABLES, Column
-from dicom_assets_tests.adapters.lakes import build_lake, instance_of, store, study
+from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.query.sql.engine import AsOf, ask
+from dicom_assets_tests.lakes.building import build_lake, instance_of, store, study
 
 SEX = "SELECT patientSex FROM study ORDER BY 1"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from dicom_assets.core.errors import LakeQueryError
-from dicom_assets.core.sql import Token, parse_statement, suggest
+from dicom_assets.query.sql.statement import Token, parse_statement, suggest
 
 
 def refusal(text: str) -> str:

@@ -1,1 +1,0 @@
-"""What touches the outside: Azure tokens, the DICOM service over HTTP, Delta tables."""
