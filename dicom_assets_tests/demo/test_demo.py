@@ -145,7 +145,8 @@ def test_home_follows_the_project_when_it_moves(tmp_path):
 
 STOPPED = """
 import signal, sys
-from dicom_assets import cli, demo
+from dicom_assets.cli import app as cli
+from dicom_assets.demo import demo
 stop = int(sys.argv.pop())
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 demo.run_demo = lambda *_, **__: signal.raise_signal(stop)

@@ -12,6 +12,7 @@ from dagster._serdes import serialize_value
 
 from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import Settings, load_settings
+from dicom_assets.core import memory
 from dicom_assets.core.columns.dicom_json import attributes_schema
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions
@@ -20,7 +21,6 @@ from dicom_assets.derive import derivation as derive
 from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
-from dicom_assets.lake import memory
 from dicom_assets_tests.defs.ticks import create_home
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, environment_of, partition_keys, range_tags, read_tables
