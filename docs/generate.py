@@ -1,4 +1,4 @@
-"""Generated parts of the documentation: tables from the schema, settings from their declarations.
+"""Generated parts of the documentation: tables from the schema, settings from their declarations, rooms from contracts.
 
 `python docs/generate.py` writes them between their markers; `--check` fails where they are stale, and writes nothing.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dicom_assets.config.settings import SettingRow, describe_settings
 from dicom_assets.core.columns.schema import TABLES, Table
+from rooms import build_rooms, draw_rooms
 
 DOCS = Path(__file__).parent
 
@@ -76,6 +77,7 @@ PARTS: dict[Path, tuple[str, Callable[[], str]]] = {
     DOCS.parent / "README.md": ("overview", build_overview),
     DOCS / "tables.md": ("tables", build_tables),
     DOCS / "settings.md": ("settings", build_settings),
+    DOCS / "architecture.md": ("rooms", build_rooms),
 }
 
 
@@ -92,11 +94,11 @@ def fill_in(page: Path) -> str:
 
 def main() -> None:
     """Write the generated parts, or check them with `--check`."""
-    pages = {page: fill_in(page) for page in PARTS}
+    pages = {page: fill_in(page) for page in PARTS} | {DOCS / "images" / "rooms.svg": draw_rooms()}
     if "--check" not in sys.argv[1:]:
         for page, text in pages.items():
             page.write_text(text, encoding="utf-8")
-    elif stale := [page.name for page, text in pages.items() if page.read_text(encoding="utf-8") != text]:
+    elif stale := [page.name for page, text in pages.items() if not page.exists() or page.read_text(encoding="utf-8") != text]:
         raise SystemExit(f"The generated parts of {', '.join(stale)} are stale: run `make docs` and commit the result.")
 
 
