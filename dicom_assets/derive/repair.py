@@ -38,7 +38,7 @@ object."""
 def is_due(lake: Lake, table: Table) -> bool:
     """Return whether a table may have rows of an earlier version."""
     snapshot = _open_writable(lake, table)
-    return snapshot is not None and not snapshot.logged.configuration.get(trimmed_property(lake.service))
+    return snapshot is not None and not snapshot.logged.configuration.get(trimmed_property(lake.scope))
 
 
 def _open_writable(lake: Lake, table: Table) -> Snapshot | None:
@@ -87,7 +87,7 @@ class Repair:
             if table.name != CHANGE_FEED.name:
                 changed[table.name] = self._derive_anew(table, studies)
         for table in due:
-            self.lake.set_properties(table, {trimmed_property(self.lake.service): "true"})
+            self.lake.set_properties(table, {trimmed_property(self.lake.scope): "true"})
         return +changed
 
     def _derive_anew(self, table: Table, studies: pa.Array) -> int:

@@ -114,7 +114,7 @@ class TableChanges:
         log = read_log(self._new.folder)
         for version in range(self.version, self.since, -1):
             content = self._new.folder.read_aside(f"_delta_log/{version:020}.json")
-            removed = [] if content is None else filter(self._new.folder.owns, _removals(content))
+            removed = [] if content is None else filter(self._new.scope.owns, _removals(content))
             if content is None or any(name not in present for name in removed):
                 return log.first_readable(version)
         return log.first_readable(self.since)

@@ -370,6 +370,6 @@ def _oldest_version(snapshot: Snapshot, log: _Log, horizon: datetime, gone: set[
     for version in range(log.current_at(horizon), snapshot.version):
         with snapshot.folder.explained("open an older version of"):
             snapshot.delta.load_as_version(version)
-        if stored.issuperset(Logged.of(snapshot.delta, snapshot.service).names):
+        if stored.issuperset(Logged.of(snapshot.delta, snapshot.scope).names):
             return version
     return snapshot.version

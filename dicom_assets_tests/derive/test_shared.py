@@ -23,6 +23,7 @@ from dicom_assets.lake.spark.engine import SparkLake
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.table import newest, study_index
 from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table_changes import open_changes
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets.query.files.file_lookup import find_files
@@ -221,7 +222,8 @@ def test_small_files_of_a_service_are_joined_beside_commits_of_another(filled, n
 def test_staged_rows_of_another_service_are_no_sign_of_a_killed_writer(filled):
     paths = {STUDY.name: STUDY.name}
     north, south = (
-        SparkLake(filled.storage, paths, spark=Spark(None), service=name)._staging(STUDY) for name in ("north", "south")
+        SparkLake(filled.storage, paths, spark=Spark(None), scope=Scope(name))._staging(STUDY)
+        for name in ("north", "south")
     )
     name = north.put(Wanted([study("1")]).desired, STUDY)
     assert (north.names(), south.names()) == ([name], [])

@@ -18,6 +18,7 @@ from dicom_assets.core.tables.merge import Desired
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table import parquet
 from dicom_assets.lake.table.delta import Given, Lake, Written
+from dicom_assets.lake.table.scope import Scope
 from dicom_assets_tests.core.tables.rows import build_rows, instance, moment
 
 ALL_TABLES = (*TABLES, HEALTHCARE_INSTANCE)
@@ -36,8 +37,9 @@ class FarStorage(Storage):
         return LocalStore(f"{self.url}/{path}", mkdir=True)
 
 
-def build_lake(folder: Path, *, kind: type[Storage] = Storage, **options: int) -> Lake:
-    return Lake(kind(str(folder)), {table.name: table.name for table in ALL_TABLES}, **options)
+def build_lake(folder: Path, *, kind: type[Storage] = Storage, service: str | None = None, **options: int) -> Lake:
+    """Return a lake of all tables; `service` is the one whose rows it has, where several share the tables."""
+    return Lake(kind(str(folder)), {table.name: table.name for table in ALL_TABLES}, scope=Scope(service), **options)
 
 
 def study(uid: str, **columns: object) -> dict:

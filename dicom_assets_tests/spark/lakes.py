@@ -10,6 +10,7 @@ from dicom_assets.lake.spark.engine import SparkLake
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.delta import Derivation, Written
+from dicom_assets.lake.table.scope import Scope
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import play
 from dicom_assets_tests.law.test_shared import play_both
@@ -19,14 +20,14 @@ PATHS = {table.name: table.name for table in TABLES}
 
 
 def build_spark_lake(folder: Path, spark: Spark, service: str | None = None) -> SparkLake:
-    return SparkLake(Storage(str(folder)), PATHS, spark=spark, service=service)
+    return SparkLake(Storage(str(folder)), PATHS, spark=spark, scope=Scope(service))
 
 
 class TakingTurns(SparkLake):
     """Every other write is the default engine's."""
 
     def __init__(self, folder: Path, spark: Spark, service: str | None = None) -> None:
-        super().__init__(Storage(str(folder)), PATHS, spark=spark, service=service)
+        super().__init__(Storage(str(folder)), PATHS, spark=spark, scope=Scope(service))
         self._other = build_lake(folder, service=service)
         self._turn = False
 

@@ -218,7 +218,7 @@ def _scan_lazily(snapshot: Snapshot, window: Window | None) -> Any:
     import polars as pl
 
     frame = pl.scan_delta(snapshot.delta)
-    if snapshot.service is not None:
-        frame = frame.filter(pl.col(SERVICE.name) == snapshot.service).drop(SERVICE.name)
+    if snapshot.scope.is_shared:
+        frame = frame.filter(pl.col(SERVICE.name) == snapshot.scope.service).drop(SERVICE.name)
     time = pl.col(_hour_column(snapshot))
     return frame if window is None else frame.filter(time >= window.start, time < window.end)

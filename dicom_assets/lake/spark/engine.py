@@ -33,6 +33,7 @@ from dicom_assets.lake.spark.session import (
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.delta import ISOLATION, Derivation, Effect, Lake, timed
 from dicom_assets.lake.table.parquet import decode
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.table.staging import Staging
 
@@ -56,7 +57,7 @@ class SparkLake(Lake):
         *,
         spark: Spark,
         retention_hours: int = 720,
-        service: str | None = None,
+        scope: Scope = WHOLE_TABLE,
     ) -> None:
         """Create a lake.
 
@@ -65,9 +66,9 @@ class SparkLake(Lake):
             paths: folder by table name.
             spark: session that merges.
             retention_hours: hours for which deleted files and log entries are kept.
-            service: service whose rows are meant, where several services share the tables; else None.
+            scope: rows of the tables that are read and written.
         """
-        super().__init__(storage, paths, retention_hours=retention_hours, service=service)
+        super().__init__(storage, paths, retention_hours=retention_hours, scope=scope)
         self._spark = spark
 
     def _bring(self, snapshot: Snapshot, derivation: Derivation, seconds: "Counter[str]") -> Effect:
@@ -82,7 +83,7 @@ class SparkLake(Lake):
             name = staging.put(desired, table)
         target, source = _location(self.uri(table)), _location(staging.uri(name))
         keys = desired.rows if "windowStart" in table.schema.names else None
-        statement = build_merge(table, snapshot.schema.names, target, source, keys, service=self.service)
+        statement = build_merge(table, snapshot.schema.names, target, source, keys, scope=self.scope)
         del desired
         with timed(seconds, "merge"):
             self._merge(table, staging, name, statement)

@@ -10,7 +10,8 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.core.columns.schema import Table
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.table.staging import LIVES
 
 _PRUNING = ("windowStart", "sequence")
@@ -24,7 +25,7 @@ def build_merge(
     source: str,
     keys: pa.Table | None = None,
     *,
-    service: str | None = None,
+    scope: Scope = WHOLE_TABLE,
 ) -> str:
     """Return the MERGE statement.
 
@@ -38,9 +39,9 @@ def build_merge(
         target: location of the table.
         source: location of the Parquet file with the table's columns and `LIVES`.
         keys: keys of the merged rows; files outside the keys' ranges are skipped. None for no ranges.
-        service: the service whose rows are merged, if several services share the table; other partitions are skipped.
+        scope: rows of the table that are merged; other partitions are skipped.
     """
-    owner = {} if service is None else {quote(SERVICE.name): f"'{service}'"}
+    owner = {quote(name): f"'{value}'" for name, value in scope.partition.items()}
     declared = table.schema.names
     compared = [name for name in declared if name not in table.key and name not in table.ignored]
 

@@ -27,7 +27,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import CommitConflictError, LakeUnavailableError
 from dicom_assets.core.tables.merge import Desired, align_rows
 from dicom_assets.lake.storage.storage import Storage
@@ -51,6 +51,7 @@ from dicom_assets.lake.table.parquet import (
     group_small_files,
 )
 from dicom_assets.lake.table.plan import Plan
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.table.snapshot import Logged, Snapshot
 from dicom_assets.lake.table.staging import Staging
 from dicom_assets.lake.table.study_index import StudyIndex
@@ -137,10 +138,10 @@ class Written(Effect):
 
 
 class Lake:
-    """The tables of one lake. If several services share the tables, this lake shows the rows of one service only."""
+    """The tables of one lake. Where several services share the tables, a lake has the rows of one service only."""
 
     def __init__(
-        self, storage: Storage, paths: dict[str, str], *, retention_hours: int = 720, service: str | None = None
+        self, storage: Storage, paths: dict[str, str], *, retention_hours: int = 720, scope: Scope = WHOLE_TABLE
     ) -> None:
         """Create a lake.
 
@@ -148,16 +149,16 @@ class Lake:
             storage: the storage of the tables.
             paths: folder by table name.
             retention_hours: hours for which deleted files and log entries are kept; at least `SAFE_RETENTION_HOURS`.
-            service: the service whose rows are read and written, if several services share the tables; else None.
+            scope: rows of the tables that are read and written.
         """
         self.storage = storage
         self._paths = paths
-        self.service = service
+        self.scope = scope
         self.retention_hours = max(retention_hours, SAFE_RETENTION_HOURS)
         self._studies = StudyIndex()
         self._decoded = Decoded()
         self._checked: dict[str, tuple[Table, Logged]] = {}
-        self._newest = {name: Newest(storage, path, self._decoded, service) for name, path in paths.items()}
+        self._newest = {name: Newest(storage, path, self._decoded, scope) for name, path in paths.items()}
 
     def forget_metadata(self) -> None:
         """Free the decoded attributes, which are kept for the tables that are derived next."""
@@ -180,7 +181,7 @@ class Lake:
             delta, _ = self._newest[table.name].open(version)
         except TableNotFoundError:
             return None
-        return self._snapshot(table, Logged.of(delta, self.service), lambda: delta)
+        return self._snapshot(table, Logged.of(delta, self.scope), lambda: delta)
 
     def _look(self, table: Table) -> Snapshot:
         newest = self._newest[table.name]
@@ -190,7 +191,7 @@ class Lake:
     def _snapshot(self, table: Table, logged: Logged, connect: Callable[[], DeltaTable]) -> Snapshot:
         checked = self._checked.get(table.name)
         if checked is None or checked[0] is not table or checked[1] is not logged:
-            check_is_ours(table, logged, self.uri(table), self.service)
+            check_is_ours(table, logged, self.uri(table), self.scope)
             self._checked[table.name] = (table, logged)
         return Snapshot(table, logged, self._newest[table.name].folder, self._studies, connect)
 
@@ -364,7 +365,7 @@ class Lake:
             try:
                 self._commit(snapshot, commit)
             except CommitFailedError:
-                if self.service is None:
+                if not self.scope.is_shared:
                     raise
                 wait_for_others(attempt)
                 planned, snapshot = snapshot.version, self._look(snapshot.table)
@@ -405,7 +406,7 @@ class Lake:
         Finding old entries costs more the more of them there are, and two writers that delete at one time disturb each
         other. Upkeep deletes them too.
         """
-        is_due = self.service is None and logged.version % COMMITS_PER_CHECKPOINT == 0
+        is_due = not self.scope.is_shared and logged.version % COMMITS_PER_CHECKPOINT == 0
         return is_due and not is_log_protected(logged.protocol)
 
     def _tidy_log(self, newest: Newest, before: Logged) -> None:
@@ -428,7 +429,7 @@ class Lake:
         return self._staging(snapshot.table).names() if has_spark else []
 
     def _staging(self, table: Table) -> Staging:
-        return Staging(self.storage, "/".join(filter(None, [self._paths[table.name], self.service])))
+        return Staging(self.storage, self.scope.qualify(self._paths[table.name]))
 
     def lock_out(self, table: Table, names: list[str]) -> None:
         """Prevent every MERGE of these staged files from committing.
@@ -470,15 +471,14 @@ class Lake:
         snapshot.folder.delete([action.path for action in adds if action.path not in live])
 
     def _create(self, table: Table) -> None:
-        is_shared = self.service is not None
         action = describe_table(
-            pa.schema([SERVICE.arrow, *table.schema]) if is_shared else table.schema,
+            self.scope.add_column(table.schema),
             name=table.name,
             description=f"One row is {table.row}.",
-            partition_by=[SERVICE.name] if is_shared else [],
+            partition_by=list(self.scope.partition),
             configuration={
                 **self._retention,
-                trimmed_property(self.service): "true",
+                trimmed_property(self.scope): "true",
                 "delta.checkpointInterval": str(COMMITS_PER_CHECKPOINT),
                 "delta.dataSkippingStatsColumns": ",".join(columns_with_statistics(table.schema)),
             },
@@ -489,13 +489,13 @@ class Lake:
         folder.create(commit_name(0), first.encode(), doing="create")
 
 
-def trimmed_property(service: str | None) -> str:
+def trimmed_property(scope: Scope) -> str:
     """Return the property that marks a table without rows written by an earlier version of this project.
 
     Args:
-        service: the service whose rows the property covers; None for a table of one service.
+        scope: rows that the property covers.
     """
-    return ".".join(filter(None, [_TRIMMED, service]))
+    return scope.qualify(_TRIMMED, ".")
 
 
 def wait_for_others(attempt: int) -> None:

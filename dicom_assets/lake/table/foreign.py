@@ -3,18 +3,19 @@
 from dicom_assets.core.columns.schema import CHANGE_FEED, SERVICE, Table
 from dicom_assets.core.errors import ForeignTableError
 from dicom_assets.lake.table.features import Obstacle, find_obstacles
+from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.snapshot import Logged
 from dicom_assets.lake.table.users_columns import check_users_columns
 
 
-def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -> None:
+def check_is_ours(table: Table, logged: Logged, uri: str, scope: Scope) -> None:
     """Check that a stored table can be read as a table of this project.
 
     Args:
         table: the expected table.
         logged: log state of the stored table.
         uri: location of the stored table.
-        service: the service whose rows are read, if several services share the table; else None.
+        scope: rows of the table that are read.
 
     Raises:
         ForeignTableError: the stored table, or its users' columns, do not fit the expected table.
@@ -22,8 +23,8 @@ def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -
     stored = logged.schema
     check_users_columns(table, stored, uri)
     problem = _explain_files(logged)
-    if logged.partition_columns != (() if service is None else (SERVICE.name,)):
-        problem = problem or _explain_partitions(logged.partition_columns, service)
+    if logged.partition_columns != tuple(scope.partition):
+        problem = problem or _explain_partitions(logged.partition_columns, scope)
     for column in table.columns:
         if column.name not in stored.names:
             if not column.nullable:
@@ -105,15 +106,15 @@ def _explain_files(logged: Logged) -> str | None:
     return None
 
 
-def _explain_partitions(found: tuple[str, ...], service: str | None) -> str:
+def _explain_partitions(found: tuple[str, ...], scope: Scope) -> str:
     """Return the reason why the partitions of a table do not fit."""
-    if service is not None and not found:
+    if scope.is_shared and not found:
         return (
             f"it has the rows of one service, and no partitions by {SERVICE.name}, as tables have that several "
             "services share"
         )
-    if service is None and found == (SERVICE.name,):
+    if not scope.is_shared and found == (SERVICE.name,):
         return 'several services share it, which is said by tables = "shared" in the file that DICOM_SERVICES names'
-    if service is not None:
+    if scope.is_shared:
         return f"it is partitioned by {', '.join(found)}, and not by {SERVICE.name}"
     return "it is partitioned, and ours are not"

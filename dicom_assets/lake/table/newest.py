@@ -18,6 +18,7 @@ from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.decoded import Decoded
 from dicom_assets.lake.table.features import explain_unknown
 from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.table.snapshot import Logged
 
 KEPT_SECONDS = 3600
@@ -40,19 +41,19 @@ class Newest:
     A `DeltaTable` can move on to other versions, so it has exactly one holder: this cache, or the caller that took it.
     """
 
-    def __init__(self, storage: Storage, path: str, decoded: Decoded, service: str | None = None) -> None:
+    def __init__(self, storage: Storage, path: str, decoded: Decoded, scope: Scope = WHOLE_TABLE) -> None:
         """Create an empty cache.
 
         Args:
             storage: storage of the lake.
             path: folder of the table.
             decoded: cache of decoded attributes of the table's files.
-            service: service whose rows are meant, where several services share the table; else None.
+            scope: rows of the table to see.
         """
         self._storage = storage
         self._path = path
         self._decoded = decoded
-        self._service = service
+        self._scope = scope
         self._last: Logged | None = None
         self._lock = threading.Lock()
         self._kept: _Kept | None = None
@@ -62,7 +63,7 @@ class Newest:
     def folder(self) -> Files:
         """Files in the table's folder."""
         if self._folder is None or self._folder[0] is not self._storage:
-            self._folder = self._storage, Files(self._storage, self._path, self._decoded, self._service)
+            self._folder = self._storage, Files(self._storage, self._path, self._decoded, self._scope)
         return self._folder[1]
 
     def look(self) -> Logged:
@@ -172,8 +173,8 @@ class Newest:
 
     def _keep(self, delta: DeltaTable, options: dict[str, str]) -> Logged:
         looked_at = time.monotonic()
-        logged = Logged.of(delta, self._service)
-        if self._service is not None and self._last is not None and logged.follows(self._last):
+        logged = Logged.of(delta, self._scope)
+        if self._scope.is_shared and self._last is not None and logged.follows(self._last):
             logged = replace(logged, since=self._last.since)  # only other services committed in between
         logged = self._last = replace(logged, stamp=self.folder.stamp(commit_name(logged.version)))
         self._kept = None if logged.stamp is None else _Kept(delta, options, logged, looked_at)

@@ -24,12 +24,12 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 from obstore.exceptions import AlreadyExistsError
 
-from dicom_assets.core.columns.schema import SERVICE
 from dicom_assets.core.errors import ForeignTableError
 from dicom_assets.core.tables.merge import Desired, align_rows
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.commit import encode_path
 from dicom_assets.lake.table.decoded import Decoded
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 
 ROWS_PER_FILE = 20_000
 """Rows per file, at most: about one hour of a large hospital. A merge that touches one row rewrites its whole file."""
@@ -135,11 +135,9 @@ Stamp = tuple[str | None, datetime, int]
 class Files:
     """Files in a table's folder; where several services share the table, the files of one, in a subfolder."""
 
-    def __init__(self, storage: Storage, path: str, decoded: Decoded | None = None, service: str | None = None) -> None:
-        self.service = service
-        """Service whose files these are, where several services share the table; else None."""
-        self._partition = {} if service is None else {SERVICE.name: service}
-        self._below = "".join(f"{name}={value}/" for name, value in self._partition.items())
+    def __init__(self, storage: Storage, path: str, decoded: Decoded | None = None, scope: Scope = WHOLE_TABLE) -> None:
+        self.scope = scope
+        """Files of the table that belong here; other files are neither written nor deleted."""
         self._storage = storage
         self._path = path
         self._decoded = decoded or Decoded()
@@ -319,10 +317,6 @@ class Files:
             return files
         return [replace(file, rows=self._counted[file.name]) if file.rows == UNCOUNTED else file for file in files]
 
-    def owns(self, name: str) -> bool:
-        """Return whether a file of the table belongs to this service, by its name."""
-        return name.startswith(self._below)
-
     def stored(self, folder: str | None = None) -> Sequence[StoredFile]:
         """Return the files that lie directly in a folder, subfolders not included.
 
@@ -330,7 +324,7 @@ class Files:
             folder: relative to the table's folder; None for the folder of these files.
         """
         with self.explained("list"):
-            found = obstore.list_with_delimiter(self._store, folder or self._below or None)["objects"]
+            found = obstore.list_with_delimiter(self._store, folder or self.scope.folder or None)["objects"]
         return [StoredFile(each["path"], each["size"], each["last_modified"]) for each in found]
 
     def stored_torn(self) -> Sequence[StoredFile]:
@@ -340,7 +334,7 @@ class Files:
         root = Path(self._storage.uri(self._path))
         found = [
             (path, path.stat())
-            for where in (root / self._below, root / "_delta_log")
+            for where in (root / self.scope.folder, root / "_delta_log")
             for path in where.glob("*#[0-9]*")
         ]
         return [
@@ -416,7 +410,7 @@ class Files:
 
     def _write_file(self, content: pa.Buffer, data_change: bool) -> tuple[AddAction, int]:
         """Store a file; return the log's action for it, and its number of rows."""
-        name = f"{self._below}part-{uuid.uuid4()}.parquet"
+        name = f"{self.scope.folder}part-{uuid.uuid4()}.parquet"
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
         footer = pq.read_metadata(pa.BufferReader(content))
@@ -424,7 +418,7 @@ class Files:
         unordered = _find_nan(content, footer.schema.to_arrow_schema())
         statistics = json.dumps(_statistics(footer, columns, unordered), allow_nan=False)
         added_at = int(time.time() * 1000)
-        return AddAction(name, content.size, self._partition, added_at, data_change, statistics), footer.num_rows
+        return AddAction(name, content.size, self.scope.partition, added_at, data_change, statistics), footer.num_rows
 
 
 class Spool:

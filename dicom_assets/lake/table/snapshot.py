@@ -14,11 +14,11 @@ from dicom_assets.core.columns.schema import SERVICE, Table
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.lake.table.features import Protocol
 from dicom_assets.lake.table.parquet import UNCOUNTED, DataFile, Files, Stamp
+from dicom_assets.lake.table.scope import PARTITION_COLUMN, WHOLE_TABLE, Scope
 from dicom_assets.lake.table.study_index import StudyIndex
 
 _RANGED = ("sequence", "windowStart")
 """Columns whose ranges prune files."""
-_SERVICE = f"partition.{SERVICE.name}"
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,16 @@ class Logged:
     """Stamp of the version's commit file; None where it was not looked at."""
 
     @classmethod
-    def of(cls, delta: DeltaTable, service: str | None = None) -> "Logged":
+    def of(cls, delta: DeltaTable, scope: Scope = WHOLE_TABLE) -> "Logged":
         """Create the log state of the version that delta-rs holds at the moment.
 
         Args:
             delta: the table.
-            service: service whose rows are meant, where several services share the table; else None.
+            scope: rows of the table to see.
         """
         metadata, versions = delta.metadata(), delta.protocol()
-        schema = pa.schema(delta.schema().to_arrow())
-        actions = pa.table(delta.get_add_actions(flatten=True))
-        if service is not None and metadata.partition_columns == [SERVICE.name]:
-            schema = schema.remove(schema.get_field_index(SERVICE.name))
-            actions = actions.filter(pc.equal(actions[_SERVICE], service))
+        schema = scope.remove_column(pa.schema(delta.schema().to_arrow()))
+        actions = scope.select_files(pa.table(delta.get_add_actions(flatten=True)))
         return cls(
             delta.version(),
             delta.version(),
@@ -97,7 +94,7 @@ class Logged:
         ranges = [name for name in _RANGED if f"min.{name}" in self.actions.column_names]
         columns = ["path", "size_bytes", "num_records", "modification_time"]
         columns += [f"{end}.{name}" for name in ranges for end in ("min", "max")]
-        columns += [_SERVICE] if _SERVICE in self.actions.column_names else []
+        columns += [PARTITION_COLUMN] if PARTITION_COLUMN in self.actions.column_names else []
         return [
             DataFile(
                 unquote(row["path"]),
@@ -105,7 +102,7 @@ class Logged:
                 UNCOUNTED if row["num_records"] is None else row["num_records"],
                 {name: (row[f"min.{name}"], row[f"max.{name}"]) for name in ranges},
                 row["modification_time"],
-                {SERVICE.name: row[_SERVICE]} if _SERVICE in row else {},
+                {SERVICE.name: row[PARTITION_COLUMN]} if PARTITION_COLUMN in row else {},
                 row["path"],
             )
             for row in self.actions.select(columns).to_pylist()
@@ -147,9 +144,9 @@ class Snapshot:
         return self.logged.version
 
     @property
-    def service(self) -> str | None:
-        """Service whose rows these are, where several services share the table; else None."""
-        return self.folder.service
+    def scope(self) -> Scope:
+        """Rows of the table that this snapshot has."""
+        return self.folder.scope
 
     @property
     def services(self) -> set[str]:
@@ -162,7 +159,7 @@ class Snapshot:
 
         Where several services share the table, the ID includes the service.
         """
-        return "/".join(filter(None, [self.logged.table_id, self.service]))
+        return self.scope.qualify(self.logged.table_id)
 
     @property
     def schema(self) -> pa.Schema:

@@ -100,7 +100,7 @@ class _Question:
         for service in filter(None, self.lakes):
             _do(builder, f"CREATE SCHEMA {service}")
         for name, by_service in self.snapshots.items():
-            if any(snapshot.service for snapshot in by_service.values()):
+            if any(snapshot.scope.is_shared for snapshot in by_service.values()):
                 builder = _register_shared(builder, name, by_service)
                 continue
             for service, snapshot in by_service.items():
@@ -217,7 +217,7 @@ def _register_shared(builder: QueryBuilder, name: str, by_service: Mapping[str, 
     builder = builder.register(whole, next(iter(by_service.values())).delta)
     for service, snapshot in by_service.items():
         view = f"{service}.{name}" if service else name
-        rows = f"SELECT * EXCEPT ({_SERVICE}) FROM {whole} WHERE {_SERVICE} = '{snapshot.service}'"  # noqa: S608
+        rows = f"SELECT * EXCEPT ({_SERVICE}) FROM {whole} WHERE {_SERVICE} = '{snapshot.scope.service}'"  # noqa: S608
         _do(builder, f"CREATE VIEW {view} AS {rows}")
     return builder
 

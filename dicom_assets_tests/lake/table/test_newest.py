@@ -15,6 +15,7 @@ from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table import newest
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.scope import WHOLE_TABLE
 from dicom_assets.lake.table.snapshot import Logged
 from dicom_assets_tests.lakes.building import Wanted, build_lake, live_files, read, store, study
 
@@ -76,9 +77,9 @@ def test_log_is_evaluated_once_for_a_commit(lake, monkeypatch):
 
     class Counted(Logged):
         @classmethod
-        def of(cls, delta, service=None):
+        def of(cls, delta, scope=WHOLE_TABLE):
             evaluated.append(delta.version())
-            return Logged.of(delta, service)
+            return Logged.of(delta, scope)
 
     monkeypatch.setattr(newest, "Logged", Counted)
     version = store(lake, study("1.5")).version
