@@ -113,9 +113,9 @@ def build_lake(settings: Settings) -> Lake:
     scope = Scope(settings.service_name) if settings.shares_tables else WHOLE_TABLE
     if spark is None:
         return Lake(storage, paths, retention_hours=hours, scope=scope)
-    from dicom_assets.lake.spark.engine import SparkLake
+    from dicom_assets.lake.spark.engine import SparkEngine
 
-    return SparkLake(storage, paths, spark=spark, retention_hours=hours, scope=scope)
+    return Lake(storage, paths, retention_hours=hours, scope=scope, engine=SparkEngine(spark))
 
 
 def build_repair(settings: Settings, lake: Lake | None = None) -> "Repair":
