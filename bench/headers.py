@@ -109,13 +109,13 @@ def fill(rows_file: str) -> None:
     from dicom_assets.config.connections import build_lake
     from dicom_assets.config.settings import load_settings
     from dicom_assets.core.columns.schema import FILE_INDEX
-    from dicom_assets.lake.table.delta import Given
+    from dicom_assets.lake.table.writing import FixedRows
 
     given = json.loads(Path(rows_file).read_text())
     names = FILE_INDEX.schema.names
     changed = {"lastModifiedTimestamp": datetime.now(UTC)}
     rows = [{name: (row | changed).get(name) for name in names} for row in given]
-    build_lake(load_settings()).write(FILE_INDEX, Given(pa.Table.from_pylist(rows, FILE_INDEX.schema), FILE_INDEX))
+    build_lake(load_settings()).write(FILE_INDEX, FixedRows(pa.Table.from_pylist(rows, FILE_INDEX.schema), FILE_INDEX))
 
 
 def compare(count: int, rounds: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
 from bench.feed import (
@@ -26,7 +27,6 @@ from dicom_assets.core.tables.file_index import build_file_index
 from dicom_assets.core.tables.merge import align_rows
 from dicom_assets.core.tables.series import build_series
 from dicom_assets.core.tables.study import build_studies
-from dicom_assets.lake.table.snapshot import Snapshot
 
 STUDY_SIZE = 70
 SERIES_SIZE = STUDY_SIZE // 2
@@ -60,7 +60,7 @@ def build_history(folder: Path, rows: int) -> None:
                 name = snapshot.table.name
                 adds[name].extend(snapshot.folder.write(align_rows(tables[name], snapshot.schema)))
         for snapshot in snapshots:
-            _commit(snapshot, adds[snapshot.table.name])
+            _commit(lake.open_or_create(snapshot.table).connect(), adds[snapshot.table.name])
     for table in (INSTANCE, SERIES, STUDY, FILE_INDEX):  # which studies each file holds is known since the file is old
         lake.open_or_create(table).files_of_studies(pa.array([study_uid(0)]))
 
@@ -121,6 +121,5 @@ def _value(vr: str, value: object) -> object:
     return date(int(str(value)[:4]), int(str(value)[4:6]), int(str(value)[6:])) if vr == "DA" else value
 
 
-def _commit(snapshot: Snapshot, adds: list[AddAction]) -> None:
-    snapshot.delta.create_write_transaction(adds, "append", snapshot.delta.schema())
-    snapshot.delta.update_incremental()
+def _commit(delta: DeltaTable, adds: list[AddAction]) -> None:
+    delta.create_write_transaction(adds, "append", delta.schema())

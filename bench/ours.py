@@ -38,10 +38,10 @@ def open_lake(folder: str, spark_remote: str = "") -> Lake:
     storage, paths = Storage(folder), {table.name: table.name for table in TABLES}
     if not spark_remote:
         return Lake(storage, paths)
-    from dicom_assets.lake.spark.engine import SparkLake
+    from dicom_assets.lake.spark.engine import SparkEngine
     from dicom_assets.lake.spark.session import Spark
 
-    return SparkLake(storage, paths, spark=Spark(spark_remote))
+    return Lake(storage, paths, engine=SparkEngine(Spark(spark_remote)))
 
 
 def parse_window(start: str, end: str) -> Window:

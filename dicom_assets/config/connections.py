@@ -13,6 +13,7 @@ from dicom_assets.identity.credentials import Credential, Tokens, build_credenti
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.network.retries import RetryPolicy
 
 if TYPE_CHECKING:
@@ -109,12 +110,12 @@ def build_lake(settings: Settings) -> Lake:
     storage = build_storage(settings, settings.lake_url)
     spark = build_spark(settings)
     paths, hours = settings.table_paths, settings.retention_hours
-    service = settings.service_name if settings.shares_tables else None
+    scope = Scope(settings.service_name) if settings.shares_tables else WHOLE_TABLE
     if spark is None:
-        return Lake(storage, paths, retention_hours=hours, service=service)
-    from dicom_assets.lake.spark.engine import SparkLake
+        return Lake(storage, paths, retention_hours=hours, scope=scope)
+    from dicom_assets.lake.spark.engine import SparkEngine
 
-    return SparkLake(storage, paths, spark=spark, retention_hours=hours, service=service)
+    return Lake(storage, paths, retention_hours=hours, scope=scope, engine=SparkEngine(spark))
 
 
 def build_repair(settings: Settings, lake: Lake | None = None) -> "Repair":

@@ -224,7 +224,7 @@ def _shorten(uri: str) -> str:
 
 
 def _show_answer(console: Console, lake: Lake, sql: str) -> None:
-    delta = lake.open_or_create(INSTANCE).delta
+    delta = lake.open_or_create(INSTANCE).connect()
     answer = pa.table(QueryBuilder().register("instance", delta).execute(sql))
     rows = [["null" if value is None else _text(value) for value in row.values()] for row in answer.to_pylist()]
     console.print()

@@ -28,7 +28,7 @@ from dicom_assets.core.tables.study import build_studies
 from dicom_assets.derive.elements import read_attributes
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.parquet import DataFile
-from dicom_assets.lake.table.snapshot import Logged, Snapshot
+from dicom_assets.lake.table.snapshot import Snapshot
 
 _OWN = (*INSTANCE.key, "sequence", "windowStart")
 _DECIDING = (*INSTANCE.key, "sequence", "ingestedAt", "action", "state")
@@ -134,7 +134,7 @@ class InstancesOfWindow:
         self._hours = hours
         self._table = table
         self._build = build_rows
-        self._version: Logged | None = None
+        self._version: Snapshot | None = None
         self.failures: Counter[str] = Counter()
         """Number of unconverted values per column, in the last `build`."""
 
@@ -145,7 +145,7 @@ class InstancesOfWindow:
     def build(self) -> Desired:
         """Return the window's keys, and the rows of the keys whose instance is live."""
         feed = self._hours.lake.open(CHANGE_FEED)
-        self._version = None if feed is None else feed.logged
+        self._version = feed
         self.failures = Counter()
         none = Desired(self._keys_of(CHANGE_FEED.schema.empty_table()), self._table.schema.empty_table())
         if feed is None:
@@ -194,7 +194,7 @@ class InstancesOfWindow:
     def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Yield a file's entries of some sequences, with attributes; metadata is read only if they are not cached."""
         wanted = partial(_holds, column="sequence", values=sequences)
-        attributes = feed.folder.attributes_of(file, attributes_schema(self._table.attributes))
+        attributes = self._hours.lake.attributes.find(file.name, attributes_schema(self._table.attributes))
         if attributes is None:
             for _, entries in feed.read(files=[file], where=wanted):
                 yield entries, read_attributes(entries, self._table)
@@ -219,7 +219,7 @@ class AggregateOfWindow:
         self._hours = hours
         self._table = table
         self._build_rows = build_rows
-        self._version: Logged | None = None
+        self._version: Snapshot | None = None
 
     def in_parts(self, entries: int) -> "Iterator[AggregateOfWindow]":
         """Split the derivation by study into parts of about `entries` entries of the feed."""
@@ -229,7 +229,7 @@ class AggregateOfWindow:
         """Return the window's keys, and their rows."""
         keys = self._hours.changed_keys(self._table.key)
         instance = self._hours.lake.open(INSTANCE)
-        self._version = None if instance is None else instance.logged
+        self._version = instance
         if instance is None or not len(keys):
             return Desired(keys, self._table.schema.empty_table())
         studies = pc.unique(keys["studyInstanceUid"])

@@ -15,10 +15,9 @@ from dicom_assets.core.errors import FeedEntryError, ServiceError
 from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.core.tables.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.tables.instance import unreadable_entries
-from dicom_assets.core.tables.merge import Desired
 from dicom_assets.derive.elements import split_metadata
-from dicom_assets.lake.table.delta import Given
-from dicom_assets.lake.table.parquet import Spool, decode
+from dicom_assets.lake.table.parquet import EncodedRows, Spool
+from dicom_assets.lake.table.writing import FixedRows
 
 BATCH_TIME = timedelta(minutes=1)
 """Approximate time of reading after which a batch is yielded, however small. A run that is stopped loses no more."""
@@ -104,7 +103,7 @@ class Extraction:
     encoded_rows: int = ENCODED_ROWS
     """Approximate number of entries that are encoded at a time, while pages are read. Fewer entries are not encoded."""
 
-    def __iter__(self) -> "Iterator[Given | EncodedEntries]":
+    def __iter__(self) -> "Iterator[FixedRows | EncodedEntries]":
         """Yield rows of `change_feed` in batches, each sequence once, in the order of the hours.
 
         Raises:
@@ -114,7 +113,7 @@ class Extraction:
         with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
             yield from self._read(_Held(self.instance, encoder, self.encoded_rows))
 
-    def _read(self, held: "_Held") -> "Iterator[Given | EncodedEntries]":
+    def _read(self, held: "_Held") -> "Iterator[FixedRows | EncodedEntries]":
         for hour in self.window.hours():
             if held.since and self.now() - held.since >= BATCH_TIME:
                 yield held.take()
@@ -146,17 +145,11 @@ class Extraction:
 class EncodedEntries:
     """A derivation without sources: entries of the feed, encoded already as files of `change_feed`."""
 
-    rows: pa.Table
-    """All entries, without `metadata`."""
-    encoded: Sequence[pa.Buffer]
-    """Contents of the Parquet files."""
-    attributes: pa.Table | None = None
-    """Attributes from the metadata, one row for each of `rows` in the same order; None if not needed next."""
+    rows: EncodedRows
 
-    def build(self) -> Desired:
+    def build(self) -> EncodedRows:
         """Return the entries, each once."""
-        keys = self.rows.select(["sequence", "ingestedAt"])
-        return Desired(keys, self.rows, self.attributes, self.encoded)
+        return self.rows
 
     def is_current(self) -> bool:
         """Return True: a derivation without sources cannot become outdated."""
@@ -166,7 +159,7 @@ class EncodedEntries:
 class _Held:
     """Entries that wait to be written: the last pages as received, earlier pages encoded.
 
-    Of encoded pages only the other columns are kept as rows, without `metadata`.
+    Of encoded pages only the keys are kept as rows.
     """
 
     def __init__(self, instance: Table | None, encoder: ThreadPoolExecutor, encoded_rows: int) -> None:
@@ -178,7 +171,7 @@ class _Held:
     def _clear(self) -> None:
         self._pages: list[pa.Table] = []
         self._page_rows = self._page_bytes = 0
-        self._narrow: list[pa.Table] = []
+        self._keys: list[pa.Table] = []
         self._elements: list[Future[pa.Table | None]] = []
         self._spool = Spool(CHANGE_FEED.schema)
         self.rows = 0
@@ -196,21 +189,23 @@ class _Held:
         if self._page_rows >= self._encoded_rows or self._page_bytes >= ENCODED_BYTES:
             self._encode()
 
-    def take(self, rows: int | None = None) -> Given | EncodedEntries:
+    def take(self, rows: int | None = None) -> FixedRows | EncodedEntries:
         """Return the first `rows` rows, by default all rows, and discard the rest."""
-        given: Given | EncodedEntries
-        if self._narrow:
+        taken: FixedRows | EncodedEntries
+        if self._keys:
             self._encode()
             attributes = self._build_attributes([part.result() for part in self._elements])
-            given = EncodedEntries(pa.concat_tables(self._narrow), self._spool.take(), attributes)
-            if rows is not None and rows < self.rows:
-                whole = decode(given.build()).rows
-                given = Given(whole[:rows], CHANGE_FEED, None if attributes is None else attributes[:rows])
+            encoded = EncodedRows(pa.concat_tables(self._keys), self._spool.take(), attributes)
+            if rows is None or rows == self.rows:
+                taken = EncodedEntries(encoded)
+            else:
+                whole = encoded.decode().rows[:rows]
+                taken = FixedRows(whole, CHANGE_FEED, None if attributes is None else attributes[:rows])
         else:
             whole = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._pages])[:rows]
-            given = Given(whole, CHANGE_FEED, self._build_attributes([_split(whole, self._instance)]))
+            taken = FixedRows(whole, CHANGE_FEED, self._build_attributes([_split(whole, self._instance)]))
         self._clear()
-        return given
+        return taken
 
     def _build_attributes(self, elements: Sequence[pa.Table | None]) -> pa.Table | None:
         found = [part for part in elements if part is not None]
@@ -222,7 +217,7 @@ class _Held:
         """Start to encode the pages in the encoder's thread, while further pages are read."""
         if self._page_rows:
             rows = pa.concat_tables(self._pages)
-            self._narrow.append(rows.drop_columns(["metadata"]))
+            self._keys.append(rows.select(CHANGE_FEED.merge_columns))
             self._elements.append(self._encoder.submit(_encode, rows, self._spool, self._instance))
         self._pages = []
         self._page_rows = self._page_bytes = 0

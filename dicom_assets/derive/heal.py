@@ -18,7 +18,7 @@ from dicom_assets.core.tables.change_feed import HOUR, Entry, Window, build_chan
 from dicom_assets.derive.derivation import HoursOf
 from dicom_assets.derive.extract import Named
 from dicom_assets.derive.repair import Repair
-from dicom_assets.lake.table.delta import Given
+from dicom_assets.lake.table.writing import FixedRows
 
 ASKED_AT_ONCE = 200
 """Number of entries whose metadata is held in memory at a time."""
@@ -92,7 +92,7 @@ def _store(repair: Repair, entries: Sequence[Entry], read_at: datetime) -> None:
     if not entries:
         return
     rows = build_change_feed(entries, read_at)
-    repair.lake.write(CHANGE_FEED, Given(rows, CHANGE_FEED))
+    repair.lake.write(CHANGE_FEED, FixedRows(rows, CHANGE_FEED))
     span, studies = pc.min_max(rows["windowStart"]), pc.unique(rows["studyInstanceUid"])
     hours = HoursOf(repair.lake, Window(span["min"].as_py(), span["max"].as_py() + HOUR), studies)
     repair.derive(hours)

@@ -23,9 +23,10 @@ from dicom_assets.core.tables.agreement import is_padded
 from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.derive.derivation import HoursOf, build_derivation
-from dicom_assets.lake.table.delta import Given, Lake, trimmed_property
+from dicom_assets.lake.table.delta import Lake, trimmed_property
 from dicom_assets.lake.table.foreign import check_can_be_written
 from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets.lake.table.writing import FixedRows
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ object."""
 def is_due(lake: Lake, table: Table) -> bool:
     """Return whether a table may have rows of an earlier version."""
     snapshot = _open_writable(lake, table)
-    return snapshot is not None and not snapshot.logged.configuration.get(trimmed_property(lake.service))
+    return snapshot is not None and not snapshot.configuration.get(trimmed_property(lake.scope))
 
 
 def _open_writable(lake: Lake, table: Table) -> Snapshot | None:
@@ -49,7 +50,7 @@ def _open_writable(lake: Lake, table: Table) -> Snapshot | None:
     try:
         snapshot = lake.open(table)
         if snapshot is not None:
-            check_can_be_written(table, snapshot.logged, lake.uri(table))
+            check_can_be_written(snapshot)
     except LakeError:
         return None
     return snapshot
@@ -87,7 +88,7 @@ class Repair:
             if table.name != CHANGE_FEED.name:
                 changed[table.name] = self._derive_anew(table, studies)
         for table in due:
-            self.lake.set_properties(table, {trimmed_property(self.lake.service): "true"})
+            self.lake.set_properties(table, {trimmed_property(self.lake.scope): "true"})
         return +changed
 
     def _derive_anew(self, table: Table, studies: pa.Array) -> int:
@@ -129,7 +130,7 @@ def _trim_feed(lake: Lake) -> int:
         for name in (*key, "action", "state", "filePath"):
             place = rows.column_names.index(name)
             trimmed = trimmed.set_column(place, rows.schema.field(name), trim_padding(rows[name]))
-        changed += lake.write(CHANGE_FEED, Given(trimmed, CHANGE_FEED)).updated
+        changed += lake.write(CHANGE_FEED, FixedRows(trimmed, CHANGE_FEED)).updated
     return changed
 
 

@@ -4,6 +4,7 @@ from dicom_assets.config.connections import build_spark
 from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.doctor.lake import TRIAL, build_trial
 from dicom_assets.doctor.surroundings import Surroundings
+from dicom_assets.lake.table.delta import Lake
 
 
 def check_merge(surroundings: Surroundings) -> Finding:
@@ -11,9 +12,9 @@ def check_merge(surroundings: Surroundings) -> Finding:
     check, spark = "engine.merge", build_spark(surroundings.settings)
     if spark is None:
         return Finding(check, Status.GREEN, "Rows are merged by delta-rs, in the run itself")
-    from dicom_assets.lake.spark.engine import SparkLake  # imported late: Dagster loads all checks
+    from dicom_assets.lake.spark.engine import SparkEngine  # imported late: Dagster loads all checks
 
-    lake = SparkLake(surroundings.scratch, {TRIAL.name: "engine"}, spark=spark)
+    lake = Lake(surroundings.scratch, {TRIAL.name: "engine"}, engine=SparkEngine(spark))
     try:
         version = spark.version()
         written = lake.write(TRIAL, build_trial("2.25.1"))

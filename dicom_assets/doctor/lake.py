@@ -24,7 +24,8 @@ from dicom_assets.core.finding import Fact, Finding, Status
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.lake.spark_calendar import find_refused
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table.delta import Given, Lake, Written
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.writing import FixedRows, Written
 
 APPENDS = 3
 """Commits in a row that `check_appends` tries."""
@@ -49,7 +50,7 @@ def check_reach(surroundings: Surroundings) -> Finding:
     tables = [snapshot for table in kept if (snapshot := surroundings.lake.open(table))]
     told = f"{storage.uri('').rstrip('/')} can be listed, and has {len(tables)} of the {len(kept)} tables"
     facts: dict[str, Fact] = {"tables": len(tables), "folders": len(found["common_prefixes"])}
-    strangers = {service for table in tables for service in table.services} - {*sharing} if sharing else set()
+    strangers = {service for table in tables for service in table.list_services()} - {*sharing} if sharing else set()
     if not strangers:
         return Finding(check, Status.GREEN, told, facts=facts)
     return Finding(
@@ -239,9 +240,9 @@ def clear_away(surroundings: Surroundings) -> int:
     return len(_names(store))
 
 
-def build_trial(uid: str) -> Given:
+def build_trial(uid: str) -> FixedRows:
     """Return one row of a trial table, to be written."""
-    return Given(pa.Table.from_pylist([{KEY[1].name: uid}], TRIAL.schema), TRIAL)
+    return FixedRows(pa.Table.from_pylist([{KEY[1].name: uid}], TRIAL.schema), TRIAL)
 
 
 def _write(storage: Storage, path: str, uid: str) -> Written:

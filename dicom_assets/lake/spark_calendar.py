@@ -41,7 +41,7 @@ def _choose_candidates(snapshot: Snapshot) -> Sequence[DataFile]:
     may_be_ancient = pa.array([False] * len(snapshot.files), pa.bool_())
     for field in snapshot.schema:
         if (first := _find_first(field.type)) is not None:
-            may_be_ancient = pc.or_(may_be_ancient, _may_precede(snapshot.logged.actions, field, first))
+            may_be_ancient = pc.or_(may_be_ancient, _may_precede(snapshot.actions, field, first))
     return [file for file, wanted in zip(snapshot.files, may_be_ancient.to_pylist(), strict=True) if wanted]
 
 

@@ -8,13 +8,11 @@ Memory: rows of both sides are compared in parts of about PART_BYTES, cut by ran
 times this size. A first copy, in which every row is an insert, holds some thousand rows at a time.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,9 +21,10 @@ from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
 from dicom_assets.core.tables.row_changes import ChangeType, build_changes, change_schema, mark_rows
 from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.log import read_log, read_removals
 from dicom_assets.lake.table.parquet import DataFile
 from dicom_assets.lake.table.snapshot import Snapshot
-from dicom_assets.lake.time_travel import open_at, read_log
+from dicom_assets.lake.time_travel import open_at
 
 PART_BYTES = 256 * 2**20
 """Size in memory of the rows that are compared at a time, of both versions together; a larger study is one part."""
@@ -113,9 +112,8 @@ class TableChanges:
         """Return the first version since which all files that later commits removed still exist."""
         log = read_log(self._new.folder)
         for version in range(self.version, self.since, -1):
-            content = self._new.folder.read_aside(f"_delta_log/{version:020}.json")
-            removed = [] if content is None else filter(self._new.folder.owns, _removals(content))
-            if content is None or any(name not in present for name in removed):
+            removed = read_removals(self._new.folder, version)
+            if removed is None or any(name not in present for name in filter(self._new.scope.owns, removed)):
                 return log.first_readable(version)
         return log.first_readable(self.since)
 
@@ -261,13 +259,3 @@ def _open_since(lake: Lake, newest: Snapshot, since: int | datetime | None) -> S
         if isinstance(since, int) and since > newest.version:
             raise
         raise VersionGoneError(f"{error} Load the table anew (since the beginning), into an empty copy.") from None
-
-
-def _removals(content: bytes) -> list[str]:
-    """Return the names of the files that a commit removes from the table.
-
-    Args:
-        content: content of the commit file, JSON lines.
-    """
-    actions = [json.loads(line) for line in content.splitlines() if line.strip()]
-    return [unquote(action["remove"]["path"]) for action in actions if "remove" in action]

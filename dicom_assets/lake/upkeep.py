@@ -11,7 +11,6 @@ everything else in the folder, even another table below. Only files of this tabl
 """
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,14 +21,15 @@ from typing import TypeVar
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from dicom_assets.core.columns.schema import Table
+from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.errors import LakeRefusedError
 from dicom_assets.lake.spark_calendar import find_refused
 from dicom_assets.lake.table.delta import Lake, wait_for_others
 from dicom_assets.lake.table.features import is_log_protected
 from dicom_assets.lake.table.foreign import check_can_be_written
+from dicom_assets.lake.table.log import Log, checkpoint_name, read_log
 from dicom_assets.lake.table.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
-from dicom_assets.lake.table.snapshot import Logged, Snapshot
+from dicom_assets.lake.table.snapshot import Snapshot, list_files, read_names
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -50,8 +50,6 @@ CLOCK_HOURS = 1
 
 _CLOCK = "_clock"
 """Name of a file that is written beside the table's files for a moment, to read storage's time of writing."""
-_LOG = "_delta_log"
-_LOG_FILE = re.compile(r"(\d{20})\.(json|checkpoint)(\.[\w.-]*parquet)?")
 
 
 @dataclass(frozen=True)
@@ -111,10 +109,10 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     snapshot = lake.open(table)
     if snapshot is None:
         return None
-    check_can_be_written(table, snapshot.logged, lake.uri(table))
+    check_can_be_written(snapshot)
     if not dry_run:
-        _check_clock(snapshot, lake.uri(table))
-    before, log_before = _take_stock(snapshot), _read_log(snapshot).names
+        _check_clock(snapshot)
+    before, log_before = _take_stock(snapshot), read_log(snapshot.folder).files.keys()
     if dry_run:
         groups = choose_files(snapshot)
         joined = _Replaced(sum(map(len, groups)), len(groups))
@@ -129,8 +127,8 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     horizon = datetime.fromtimestamp(time.time(), UTC) - timedelta(hours=lake.retention_hours)
     old = _old_files(lake, table)
     torn = [file for file in snapshot.folder.stored_torn() if file.modified < horizon]
-    log = _read_log(snapshot)
-    is_protected = is_log_protected(snapshot.logged.protocol)
+    log = read_log(snapshot.folder)
+    is_protected = is_log_protected(snapshot.protocol)
     expired = set() if is_protected else log.expired(horizon)
     if not dry_run:
         snapshot.folder.delete([file.name for file in old])
@@ -138,8 +136,8 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
         if not is_protected:
             _clean_log(lake, table)
         snapshot = lake.open_or_create(table)
-        log = _read_log(snapshot)
-        expired = log_before - log.names
+        log = read_log(snapshot.folder)
+        expired = log_before - log.files.keys()
     removed = [*old, *torn]
     removed_bytes = sum(file.size_bytes for file in removed)
     after = _take_stock(snapshot)
@@ -154,11 +152,11 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
     oldest = _oldest_version(snapshot, log, horizon, gone={file.name for file in old})
     return Upkeep(
         before, after, joined.files, joined.into, len(removed), removed_bytes, len(expired),
-        oldest, log.versions("json")[oldest], joined.is_complete, marked.files,
+        oldest, log.commits[oldest], joined.is_complete, marked.files,
     )  # fmt: skip
 
 
-def _check_clock(snapshot: Snapshot, uri: str) -> None:
+def _check_clock(snapshot: Snapshot) -> None:
     """Check that this machine and storage agree on the time.
 
     Storage's clock dates the files, and this machine's clock computes their age. If the latter were days ahead, a file
@@ -175,7 +173,7 @@ def _check_clock(snapshot: Snapshot, uri: str) -> None:
     hours = (time.time() - stamp[1].timestamp()) / 3600
     if abs(hours) > CLOCK_HOURS:
         raise LakeRefusedError(
-            f"The upkeep of {uri} did nothing: this machine's clock is {abs(hours):,.0f} hours "
+            f"The upkeep of {snapshot.uri} did nothing: this machine's clock is {abs(hours):,.0f} hours "
             f"{'ahead of' if hours > 0 else 'behind'} that of storage, so it cannot be told which files are old enough "
             "to be deleted. Let NTP keep the clock, then run this again."
         )
@@ -192,7 +190,7 @@ def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:
     for file in sorted(snapshot.files, key=_place):
         if file.rows * SMALL > ROWS_PER_FILE or file.size_bytes * SMALL > JOINED_BYTES:
             continue
-        rows, size_bytes = snapshot.folder.weigh(file)
+        rows, size_bytes = snapshot.folder.read_row_count_and_bytes(file)
         share = (rows / ROWS_PER_FILE, file.size_bytes / JOINED_BYTES, size_bytes / BYTES_PER_FILE)
         filled = (filled[0] + share[0], filled[1] + share[1], filled[2] + share[2])
         if max(filled) > 1:
@@ -204,7 +202,7 @@ def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:
 
 def _place(file: DataFile) -> tuple[bool, object]:
     """Return a file's sort key: its hour in `change_feed`, where hours find files; elsewhere its time of writing."""
-    hour, _ = file.ranges.get("windowStart", (None, None))
+    hour, _ = file.ranges.get(CHANGE_FEED.ranged[0], (None, None))
     return (hour is None, hour or file.written_at)
 
 
@@ -258,7 +256,7 @@ def _keep_retention(lake: Lake, table: Table) -> bool:
 def _checkpoint(lake: Lake, table: Table) -> None:
     """Write a checkpoint of the newest version, from which later readers open the table."""
     snapshot = lake.open_or_create(table)
-    if not snapshot.folder.has(f"{_LOG}/{snapshot.version:020}.checkpoint.parquet"):
+    if not snapshot.folder.has(checkpoint_name(snapshot.version)):
         _beside_others(lake, table, "write a checkpoint of", DeltaTable.create_checkpoint)
 
 
@@ -294,7 +292,7 @@ def _beside_others(lake: Lake, table: Table, doing: str, ask: Callable[[DeltaTab
         )  # opened again: the cached version's log files may be gone
         with snapshot.folder.explained(doing):
             try:
-                return ask(snapshot.delta)
+                return ask(snapshot.connect())
             except (DeltaError, OSError) as error:
                 if "not found" not in str(error).lower() or attempt == ATTEMPTS:
                     raise
@@ -314,62 +312,28 @@ def _data_files(snapshot: Snapshot) -> list[StoredFile]:
     ]
 
 
-@dataclass(frozen=True)
-class _Log:
-    """Files of a table's log."""
-
-    modified: dict[str, datetime]
-    """Time of writing of each commit and checkpoint, by file name."""
-
-    @property
-    def names(self) -> set[str]:
-        return set(self.modified)
-
-    def versions(self, kind: str) -> dict[int, datetime]:
-        """Return the time of writing by version, of commits (kind `json`) or of checkpoints (kind `checkpoint`)."""
-        found = ((_LOG_FILE.fullmatch(name), time) for name, time in self.modified.items())
-        return {int(match[1]): time for match, time in found if match and match[2] == kind}
-
-    def current_at(self, horizon: datetime) -> int:
-        """Return the version that was the newest at the horizon, or the first later one that the log still has."""
-        commits, checkpoints = self.versions("json"), self.versions("checkpoint")
-        told = [version for version in commits if version >= min({0} & commits.keys() or checkpoints)]
-        return max((version for version in told if commits[version] <= horizon), default=min(told))
-
-    def expired(self, horizon: datetime) -> set[str]:
-        """Return the names of log files older than the checkpoint from which the version at the horizon is read."""
-        old = [version for version, time in self.versions("checkpoint").items() if time <= horizon]
-        return {
-            name for name, time in self.modified.items() if time <= horizon and int(name[:20]) < max(old, default=0)
-        }
-
-
-def _read_log(snapshot: Snapshot) -> _Log:
-    files = {file.name.removeprefix(f"{_LOG}/"): file.modified for file in snapshot.folder.stored(_LOG)}
-    return _Log({name: time for name, time in files.items() if _LOG_FILE.fullmatch(name)})
-
-
 def _take_stock(snapshot: Snapshot) -> Inventory:
     stored = _data_files(snapshot)
     return Inventory(
         snapshot.version, len(snapshot.files), snapshot.size_bytes,
-        len(stored), sum(file.size_bytes for file in stored), len(_read_log(snapshot).modified),
+        len(stored), sum(file.size_bytes for file in stored), len(read_log(snapshot.folder).files),
     )  # fmt: skip
 
 
-def _oldest_version(snapshot: Snapshot, log: _Log, horizon: datetime, gone: set[str]) -> int:
+def _oldest_version(snapshot: Snapshot, log: Log, horizon: datetime, gone: set[str]) -> int:
     """Return the oldest version that can be read: the log has it, and all its files exist.
 
     Args:
-        snapshot: newest version. Its `DeltaTable` moves to other versions here, so it must not be used otherwise.
+        snapshot: newest version.
         log: log of the table.
         horizon: time from which on all versions should be readable.
         gone: names of files that are to be deleted.
     """
     stored = {file.name for file in _data_files(snapshot)} - gone
-    for version in range(log.current_at(horizon), snapshot.version):
+    delta = snapshot.connect()
+    for version in range(log.oldest_kept(horizon), snapshot.version):
         with snapshot.folder.explained("open an older version of"):
-            snapshot.delta.load_as_version(version)
-        if stored.issuperset(Logged.of(snapshot.delta, snapshot.service).names):
+            delta.load_as_version(version)
+        if stored.issuperset(read_names(list_files(delta, snapshot.scope))):
             return version
     return snapshot.version

@@ -20,8 +20,10 @@ from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.identity.credentials import DICOM_SCOPE
 from dicom_assets.lake.table import parquet
-from dicom_assets.lake.table.delta import Given, Lake, Written
+from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.scope import Scope
+from dicom_assets.lake.table.writing import FixedRows, Written
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.azure.token_server import OUTLIVED_AFTER_SECONDS, SHORT_LIFE_SECONDS
 from dicom_assets_tests.core.tables.rows import build_rows
@@ -101,7 +103,7 @@ def test_a_run_has_tokens_of_its_own_where_the_first_have_ended(environment, ser
     assert {request.audience for request in entra.requests} == {"https://storage.azure.com", AUDIENCE}
 
 
-class Slow(Given):
+class Slow(FixedRows):
     """A derivation that takes longer than a token lives."""
 
     seconds = OUTLIVED_AFTER_SECONDS
@@ -176,7 +178,7 @@ def test_two_writers_that_nobody_holds_back_both_get_their_rows_in(lakes):
 
 def test_services_that_share_a_table_write_at_once_and_upkeep_of_one_leaves_the_other_its_files(lakes):
     storage = next(lakes).storage
-    north, south = (Lake(storage, {STUDY.name: STUDY.name}, service=name) for name in ("north", "south"))
+    north, south = (Lake(storage, {STUDY.name: STUDY.name}, scope=Scope(name)) for name in ("north", "south"))
 
     def write(lake: Lake) -> list[Written]:
         return [store(lake, study("1", patientSex=str(number)), study(f"1.{number}")) for number in range(4)]

@@ -56,7 +56,7 @@ def test_changes_of_a_lake_in_azure_go_on_from_a_state_file(environment, tmp_pat
 def test_vacuumed_files_in_azure_are_told(environment):
     settings = load_settings(environment)
     newest = build_lake(settings).open(STUDY)
-    newest.delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    newest.connect().vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
     with pytest.raises(VersionGoneError, match="from version 3 on"):
         changes("study", 1, settings=settings)
     ran = run(environment, "sql", "SELECT * FROM study", "--table-version", "study=1", "--format", "csv")

@@ -5,6 +5,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dagster as dg
@@ -105,11 +106,10 @@ def test_right_that_is_lost_before_the_commit_is_no_lost_commit(azurite, account
     lake = build_lake(load_settings(account_key | lake_settings))
     store(lake, study("1.2"))
     reader = build_lake(load_settings(with_sas(lake_settings, azurite.sas_token(rights="rl"))))
-    commit = lake._commit
+    commit, folder = lake._commit, reader.open(STUDY).folder
 
-    def commit_without_rights(*given) -> None:
-        lake.storage = lake._newest[STUDY.name]._storage = reader.storage
-        commit(*given)
+    def commit_without_rights(snapshot, actions) -> None:
+        commit(replace(snapshot, folder=folder), actions)
 
     monkeypatch.setattr(lake, "_commit", commit_without_rights)
     with pytest.raises(LakeUnavailableError, match=r"^Could not commit to .*: 403 AuthorizationPermissionMismatch\. "):

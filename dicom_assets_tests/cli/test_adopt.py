@@ -209,7 +209,7 @@ def test_adoption_that_was_interrupted_goes_on_with_the_rest(move, monkeypatch, 
 
 
 def test_hours_of_a_table_that_does_not_agree_are_made_again(move):
-    move.lake().open(SERIES).delta.delete()
+    move.lake().open(SERIES).connect().delete()
     move.to_new_dagster()
     said = move.adopt()
     assert "tables do not agree (series): left to be read" in said
@@ -222,7 +222,7 @@ def test_hours_of_a_table_that_does_not_agree_are_made_again(move):
 
 
 def test_table_that_instance_disagrees_with_holds_back_what_is_made_from_it(move):
-    move.lake().open(INSTANCE).delta.delete("sopInstanceUid = '1.1.1.52'")
+    move.lake().open(INSTANCE).connect().delete("sopInstanceUid = '1.1.1.52'")
     move.to_new_dagster()
     move.adopt()
     changed = {key(hour) for hour in BUSY_HOURS}
@@ -241,7 +241,7 @@ def test_table_of_the_profile_is_adopted_watched_and_missed_like_the_others(move
     move.world.settings["DICOM_TABLE_PROFILE"] = "healthcare-data-solutions"
     name = HEALTHCARE_INSTANCE.name
     move.lake().write(HEALTHCARE_INSTANCE, derivation(move.lake(), name, hours(0, HOURS)))
-    move.lake().open(HEALTHCARE_INSTANCE).delta.delete("sopinstanceuid = '1.1.1.52'")
+    move.lake().open(HEALTHCARE_INSTANCE).connect().delete("sopinstanceuid = '1.1.1.52'")
     assert f"do not agree in {name}. " in run_audit(move)
     move.to_new_dagster()
     assert f"tables do not agree ({name}): left to be read" in move.adopt()
@@ -274,7 +274,7 @@ def test_lake_that_is_written_meanwhile_proves_nothing(move, monkeypatch):
     find = adopt.find_disagreeing
 
     def write_meanwhile(lake, tables):
-        lake.open(SERIES).delta.delete()
+        lake.open(SERIES).connect().delete()
         return find(lake, tables)
 
     monkeypatch.setattr(adopt, "find_disagreeing", write_meanwhile)
@@ -301,7 +301,7 @@ METADATA = {tag: {"vr": "UI", "Value": [uid]} for tag, uid in (("0020000D", "1.1
 
 def test_feed_with_doubled_rows_proves_nothing(move):
     feed = move.lake().open(CHANGE_FEED)
-    write_deltalake(feed.delta, feed.read_table().slice(0, 1), mode="append")
+    write_deltalake(feed.connect(), feed.read_table().slice(0, 1), mode="append")
     move.to_new_dagster()
     with pytest.raises(OtherServiceError, match="or change_feed has rows twice"):
         move.adopt()
@@ -456,7 +456,7 @@ def test_lake_that_is_gone_is_nothing_to_adopt_unless_dagster_is_to_forget(move)
 
 def test_hours_without_their_rows_are_found_by_the_audit_although_tables_agree(move):
     for table in move.lake().open(CHANGE_FEED), move.lake().open(INSTANCE):
-        table.delta.delete("sopInstanceUid IN ('1.1.1.260', '1.1.1.51')")
+        table.connect().delete("sopInstanceUid IN ('1.1.1.260', '1.1.1.51')")
     move.world.run(dg.RunRequest(tags=dict(zip(RANGE, (key(0), key(1)), strict=True))))  # makes the other tables agree
     message = run_audit(move)
     assert message.startswith(

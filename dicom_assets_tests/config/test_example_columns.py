@@ -162,7 +162,7 @@ READERS = {
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("which", ["at once", "later"])
 def test_every_reader_filters_by_them_and_reads_lists(reader, which, lakes):
-    table = lakes[which].open(INSTANCE).delta
+    table = lakes[which].open(INSTANCE).connect()
     expected = [row for row in read_tables(lakes[which])["instance"] if (row["kvp"] or 0) > 100]
     found = READERS[reader](table)
     assert len(found) == len(expected) > 3
@@ -181,7 +181,7 @@ def test_real_spark_filters_by_them_and_reads_lists(lakes, spark):
 
 
 def test_columns_in_the_delta_table_say_where_they_come_from(lakes):
-    field = pa.schema(lakes["later"].open(INSTANCE).delta.schema().to_arrow()).field("kvp")
+    field = pa.schema(lakes["later"].open(INSTANCE).connect().schema().to_arrow()).field("kvp")
     assert field.metadata == {b"comment": b"Peak kilovoltage (00180060)"}
 
 

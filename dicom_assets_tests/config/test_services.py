@@ -85,11 +85,11 @@ SHARED = 'tables = "shared"\n' + TWO
 def test_services_share_tables_where_the_file_says_so(load):
     for settings in load(SHARED, DICOM_STUDY_TABLE_PATH="silver/study", DICOM_STORAGE_URL="/lake"):
         lake = build_lake(settings)
-        assert lake.service == settings.service_name
+        assert lake.scope.service == settings.service_name
         assert (lake.uri(INSTANCE), settings.table_paths["study"]) == ("/lake/dicom/instance", "silver/study")
-    assert [build_lake(each).service for each in load(SHARED, DICOM_MERGE_ENGINE="spark")] == ["north", "south"]
+    assert [build_lake(each).scope.service for each in load(SHARED, DICOM_MERGE_ENGINE="spark")] == ["north", "south"]
     for settings in (*load(TWO), *load('tables = "own"\n' + TWO)):
-        assert build_lake(settings).service is None
+        assert build_lake(settings).scope.service is None
         assert settings.table_paths["instance"] == f"{settings.service_name}/instance"
 
 
@@ -98,7 +98,7 @@ def test_yaml_shares_tables_too(load):
         "tables: shared\nservices:\n  n:\n    service_url: https://n.example.org\n    start_time: 2026-03-01T00:00Z\n"
     )
     (settings,) = load(text, "services.yaml")
-    assert (build_lake(settings).service, settings.table_paths["series"]) == ("n", "series")
+    assert (build_lake(settings).scope.service, settings.table_paths["series"]) == ("n", "series")
 
 
 def test_an_identity_is_all_of_a_piece(load):

@@ -42,11 +42,11 @@ def lake(tmp_path) -> Lake:
 
 
 def tear(lake: Lake, table: Table, predicate: str) -> None:
-    lake.open(table).delta.delete(predicate)
+    lake.open(table).connect().delete(predicate)
 
 
 def double(lake: Lake, table: Table, count: int = 1) -> None:
-    write_deltalake(lake.open(table).delta, lake.open(table).read_table().slice(0, count), mode="append")
+    write_deltalake(lake.open(table).connect(), lake.open(table).read_table().slice(0, count), mode="append")
 
 
 def touched(lake: Lake, table: Table, hour: int) -> tuple[Agreement, Agreement]:

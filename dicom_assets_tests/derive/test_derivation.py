@@ -11,7 +11,8 @@ from dicom_assets.core.tables.study import build_studies
 from dicom_assets.derive import derivation as derive
 from dicom_assets.derive.derivation import AggregateOfWindow, HoursOf, InstancesOfWindow, read_window
 from dicom_assets.derive.elements import read_attributes
-from dicom_assets.lake.table.delta import Given, Lake
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.writing import FixedRows
 from dicom_assets_tests.core.tables.rows import START, build_entries, entry
 from dicom_assets_tests.lakes.building import build_lake, instance_of, read, store
 
@@ -143,7 +144,7 @@ def test_aggregates_are_of_all_instances_of_the_keys_that_changed(lake, table, b
 
 def feed_decoded(lake: Lake, *rows: dict) -> None:
     entries = build_entries(*rows)
-    lake.write(CHANGE_FEED, Given(entries, CHANGE_FEED, read_attributes(entries)))
+    lake.write(CHANGE_FEED, FixedRows(entries, CHANGE_FEED, read_attributes(entries)))
 
 
 def forbid_reading(monkeypatch) -> None:
@@ -197,7 +198,7 @@ def feed_of_studies(lake: Lake, studies: int, instances: int) -> None:
         for study in range(studies)
         for number in range(instances)
     ]
-    lake.write(CHANGE_FEED, Given(build_entries(*rows), CHANGE_FEED))
+    lake.write(CHANGE_FEED, FixedRows(build_entries(*rows), CHANGE_FEED))
 
 
 def test_hours_that_fit_are_one_part(lake):

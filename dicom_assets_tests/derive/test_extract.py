@@ -9,9 +9,8 @@ from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE
 from dicom_assets.core.errors import FeedEntryError, ServiceUnreachableError
 from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
 from dicom_assets.derive.extract import EncodedEntries, Extraction, HourRead
-from dicom_assets.lake.table import plan
-from dicom_assets.lake.table.delta import Given
-from dicom_assets.lake.table.parquet import decode
+from dicom_assets.lake.table.parquet import EncodedRows, decode
+from dicom_assets.lake.table.writing import FixedRows
 from dicom_assets_tests.lakes.building import build_lake
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -51,7 +50,7 @@ def break_at(feed: Feed, sequence: int) -> None:
     feed.fetch_pages = broken
 
 
-def whole(given: Given | EncodedEntries) -> pa.Table:
+def whole(given: FixedRows | EncodedEntries) -> pa.Table:
     """The rows that are to be stored."""
     return decode(given.build()).rows
 
@@ -196,7 +195,11 @@ def test_what_metadata_says_lies_row_beside_row(encoded_rows):
         Described(PAGES), hours(0, 4), lambda: START, lambda read: None, INSTANCE, encoded_rows=encoded_rows
     )
     (given,) = extraction
-    assert given.attributes["instanceNumber"].to_pylist() == whole(given)["sequence"].to_pylist() == [1, 2, 3, 4, 5, 6]
+    assert (
+        given.build().attributes["instanceNumber"].to_pylist()
+        == whole(given)["sequence"].to_pylist()
+        == [1, 2, 3, 4, 5, 6]
+    )
 
 
 @pytest.mark.parametrize("encoded_rows", [1, 2, 3, 99])
@@ -206,7 +209,7 @@ def test_of_an_hour_that_cannot_be_read_nothing_is_given_out_though_it_was_encod
     batches = iter(Extraction(feed, hours(0, 3), lambda: START, lambda read: None, INSTANCE, encoded_rows=encoded_rows))
     given = next(batches)
     assert whole(given)["sequence"].to_pylist() == [1, 2]
-    assert len(given.attributes) == 2
+    assert len(given.build().attributes) == 2
     with pytest.raises(ServiceUnreachableError):
         next(batches)
 
@@ -215,11 +218,11 @@ def test_parts_of_an_hour_are_stored_as_they_were_encoded_and_again_without_a_ch
     pages = [[(10 * page + place, CREATE) for place in range(10)] for page in range(6)]
     lake, decoded = build_lake(tmp_path), []
 
-    def count(desired):
-        decoded.append(len(desired.encoded))
-        return decode(desired)
+    def count(rows, *, decode=EncodedRows.decode):
+        decoded.append(len(rows.contents))
+        return decode(rows)
 
-    monkeypatch.setattr(plan, "decode", count)
+    monkeypatch.setattr(EncodedRows, "decode", count)
     for written in (60, 0):
         parts = Extraction(
             Feed({0: pages}), hours(0), lambda: START, lambda read: None, batch_bytes=3000, encoded_rows=10

@@ -19,10 +19,9 @@ from duckdb_extensions import import_extension
 
 from dicom_assets.core.columns.schema import FILE_INDEX, SERVICE, STUDY, Column
 from dicom_assets.core.errors import CursorError, ForeignTableError, LakeUnavailableError, VersionGoneError
-from dicom_assets.lake.spark.engine import SparkLake
-from dicom_assets.lake.spark.session import Spark
-from dicom_assets.lake.table import newest, study_index
+from dicom_assets.lake.table import study_index
 from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.log import commit_name
 from dicom_assets.lake.table_changes import open_changes
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets.query.files.file_lookup import find_files
@@ -219,9 +218,8 @@ def test_small_files_of_a_service_are_joined_beside_commits_of_another(filled, n
 
 
 def test_staged_rows_of_another_service_are_no_sign_of_a_killed_writer(filled):
-    paths = {STUDY.name: STUDY.name}
     north, south = (
-        SparkLake(filled.storage, paths, spark=Spark(None), service=name)._staging(STUDY) for name in ("north", "south")
+        build_lake(Path(filled.storage.url), service=name).fence(STUDY).staging for name in ("north", "south")
     )
     name = north.put(Wanted([study("1")]).desired, STUDY)
     assert (north.names(), south.names()) == ([name], [])
@@ -331,9 +329,9 @@ def test_log_is_cleaned_by_upkeep_alone(filled):
     for number in range(10):
         store(filled, study(f"2.{number}"))
     assert filled.open(STUDY).version > 20
-    assert Path(filled.uri(STUDY), newest.commit_name(0)).exists()
+    assert Path(filled.uri(STUDY), commit_name(0)).exists()
     assert maintain(filled, STUDY).removed_log_files > 0
-    assert not Path(filled.uri(STUDY), newest.commit_name(0)).exists()
+    assert not Path(filled.uri(STUDY), commit_name(0)).exists()
 
 
 def test_log_that_another_service_cleans_at_the_same_time_is_clean(filled, monkeypatch):
@@ -431,7 +429,7 @@ def test_statement_of_one_service_reads_no_file_of_another(filled, north, south)
 
 def test_log_says_of_each_file_whose_it_is(filled, south):
     version = store(south, study("1", patientSex="O")).version
-    lines = Path(filled.uri(STUDY), newest.commit_name(version)).read_text().splitlines()
+    lines = Path(filled.uri(STUDY), commit_name(version)).read_text().splitlines()
     actions = {kind: action for line in lines for kind, action in json.loads(line).items()}
     assert [actions[kind]["partitionValues"] for kind in ("add", "remove")] == [{"serviceName": "south"}] * 2
     assert "serviceName" not in json.loads(actions["add"]["stats"])["minValues"]

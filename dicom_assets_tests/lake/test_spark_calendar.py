@@ -11,14 +11,13 @@ from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY, TIMESTAMP, extend_tables
-from dicom_assets.core.tables.merge import Desired
 from dicom_assets.lake import upkeep
+from dicom_assets.lake.spark.staging import Staging
 from dicom_assets.lake.spark_calendar import FIRST_DATE, FIRST_TIME, find_refused
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table import delta, parquet
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import CALENDAR, DataFile, Files, Spool, decode
-from dicom_assets.lake.table.staging import Staging
+from dicom_assets.lake.table.parquet import CALENDAR, DataFile, EncodedRows, Files, Spool
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.core.tables.rows import entry
 from dicom_assets_tests.lakes.building import (
@@ -103,7 +102,7 @@ def test_every_file_names_its_calendar_and_no_schema_does(lake, tmp_path):
     spool.add(rows)
     (content,) = spool.take()
     assert has_key(pa.BufferReader(content))
-    decoded = decode(Desired(rows, rows.schema.empty_table(), encoded=(content,)))
+    decoded = EncodedRows(rows, [content]).decode()
     assert decoded.rows.equals(rows, check_metadata=True)
 
     staging = Staging(lake.storage, "study")

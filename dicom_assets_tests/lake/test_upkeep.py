@@ -183,7 +183,7 @@ def test_what_deletes_left_of_large_files_is_joined_and_large_files_are_not(lake
 def test_files_are_not_joined_into_one_that_memory_would_not_hold(lake, monkeypatch):
     fill(lake, first=40)
     snapshot = lake.open(STUDY)
-    largest = max(snapshot.folder.weigh(file)[1] for file in snapshot.files)
+    largest = max(snapshot.folder.read_row_count_and_bytes(file)[1] for file in snapshot.files)
     monkeypatch.setattr(upkeep, "BYTES_PER_FILE", 2 * largest)
     assert [len(group) for group in choose_files(snapshot)] == [2, 2]
 
@@ -362,10 +362,10 @@ def test_foreign_table_is_refused_and_not_touched(lake, tmp_path):
 
 def test_oldest_version_is_one_whose_files_are_all_there(lake):
     fill(lake)
-    snapshot = lake.open(STUDY)
+    delta = lake.open(STUDY).connect()
     oldest = maintain(lake, STUDY).oldest_version
-    snapshot.delta.load_as_version(oldest)
-    gone = set(pa.table(snapshot.delta.get_add_actions())["path"].to_pylist()) - live_files(lake)
+    delta.load_as_version(oldest)
+    gone = set(pa.table(delta.get_add_actions())["path"].to_pylist()) - live_files(lake)
     for name in gone:
         Path(lake.uri(STUDY), name).unlink()
     later = maintain(lake, STUDY).oldest_version

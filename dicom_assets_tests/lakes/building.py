@@ -17,7 +17,9 @@ from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table import parquet
-from dicom_assets.lake.table.delta import Given, Lake, Written
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.scope import Scope
+from dicom_assets.lake.table.writing import FixedRows, Written
 from dicom_assets_tests.core.tables.rows import build_rows, instance, moment
 
 ALL_TABLES = (*TABLES, HEALTHCARE_INSTANCE)
@@ -36,8 +38,9 @@ class FarStorage(Storage):
         return LocalStore(f"{self.url}/{path}", mkdir=True)
 
 
-def build_lake(folder: Path, *, kind: type[Storage] = Storage, **options: int) -> Lake:
-    return Lake(kind(str(folder)), {table.name: table.name for table in ALL_TABLES}, **options)
+def build_lake(folder: Path, *, kind: type[Storage] = Storage, service: str | None = None, **options: int) -> Lake:
+    """Return a lake of all tables; `service` is the one whose rows it has, where several share the tables."""
+    return Lake(kind(str(folder)), {table.name: table.name for table in ALL_TABLES}, scope=Scope(service), **options)
 
 
 def study(uid: str, **columns: object) -> dict:
@@ -56,7 +59,7 @@ def instance_of(study_uid: str, sequence: int = 1, **columns: object) -> dict:
 
 
 def store(lake: Lake, *rows: dict, table: Table = STUDY) -> Written:
-    return lake.write(table, Given(build_rows(list(rows), table), table))
+    return lake.write(table, FixedRows(build_rows(list(rows), table), table))
 
 
 class Wanted:
@@ -64,8 +67,8 @@ class Wanted:
 
     def __init__(self, rows: list[dict], gone: list[dict] = (), table: Table = STUDY) -> None:
         self.table = table
-        names = [*table.key, *([table.fence] if table.fence else [])]
-        self.desired = Desired(build_rows([*rows, *gone], table).select(names), build_rows(rows, table))
+        keys = build_rows([*rows, *gone], table).select(table.merge_columns)
+        self.desired = Desired(keys, build_rows(rows, table))
         self.builds = 0
 
     def build(self) -> Desired:

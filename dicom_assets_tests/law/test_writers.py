@@ -14,6 +14,7 @@ from dicom_assets.emulator.store.store import Service
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table import parquet
 from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import apply
@@ -62,7 +63,7 @@ class GatedLake(Lake):
     """A writer of its own, that waits for its turn before every look at a table and every commit."""
 
     def __init__(self, storage: Storage, turns: Turns, who: bool, service: str | None) -> None:
-        super().__init__(storage, {table.name: table.name for table in TABLES}, service=service)
+        super().__init__(storage, {table.name: table.name for table in TABLES}, scope=Scope(service))
         self._turns, self._who = turns, who
 
     def open(self, table: Table, version: int | None = None) -> Snapshot | None:

@@ -31,7 +31,7 @@ def main(folder: str, configuration: str) -> None:
             store_ancient(service, hour)
             world.run_chain(hours(hour))
         world.run_chain(hours(0))
-        engines = {commit["engineInfo"].partition(" ")[0] for commit in world.lake.open(INSTANCE).delta.history()}
+        engines = {commit["engineInfo"].partition(" ")[0] for commit in world.lake.open(INSTANCE).connect().history()}
         is_right = read_tables(world.lake) == world.expected()
     print(json.dumps({"version": pyspark.__version__, "is_right": is_right, "engines": sorted(engines)}))
 

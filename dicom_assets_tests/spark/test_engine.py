@@ -20,8 +20,8 @@ from dicom_assets.emulator.store.store import Service
 from dicom_assets.lake.spark import session as spark_session
 from dicom_assets.lake.spark.merge_statement import build_merge
 from dicom_assets.lake.spark.session import LostRaceError, NotSeenError, Spark
+from dicom_assets.lake.spark.staging import Staging
 from dicom_assets.lake.table import parquet
-from dicom_assets.lake.table.staging import Staging
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
@@ -65,9 +65,9 @@ def test_engines_that_take_turns_leave_the_tables_that_the_law_says(real, tmp_pa
         assert read_tables(lake) == world.expected()
     assert leftovers(lake) == []
     for table in TABLES:
-        protocol = lake.open(table).delta.protocol()
+        protocol = lake.open(table).connect().protocol()
         assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
-        engines = {commit["engineInfo"].partition("/")[0] for commit in lake.open(table).delta.history()}
+        engines = {commit["engineInfo"].partition("/")[0] for commit in lake.open(table).connect().history()}
         assert "Apache-Spark" in engines or table.name == "file_index"
 
 

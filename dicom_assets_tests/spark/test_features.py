@@ -169,7 +169,7 @@ def test_properties_that_ask_nothing_of_a_writer_are_no_hindrance(lake, run):
     )
     assert store(lake, study("2", patientSex="O")).updated == 1
     lake.open_or_create(STUDY)
-    assert lake.open(STUDY).delta.protocol().min_writer_version == 6
+    assert lake.open(STUDY).connect().protocol().min_writer_version == 6
 
 
 def test_spark_engine_is_refused_likewise(lake, run, spark_url, tmp_path):

@@ -1,6 +1,6 @@
 """The law on Sail, which speaks Spark SQL without Java: on every machine, in this process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 
 from dicom_assets.core.columns.schema import STUDY, Table
-from dicom_assets.lake.spark.engine import SparkLake
+from dicom_assets.lake.spark.engine import SparkEngine
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import Storage
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law import test_writers
@@ -74,7 +76,7 @@ def test_staged_rows_of_a_killed_writer_are_taken_away_and_its_merge_is_locked_o
     written = store(lake if engine == "spark" else build_lake(tmp_path), study("1.1"))
     assert leftovers(lake) == []
     assert written.version == version + 1  # of the table's metadata
-    assert "dicomAssets.fence" in lake.open(STUDY).delta.metadata().configuration
+    assert "dicomAssets.fence" in lake.open(STUDY).connect().metadata().configuration
     assert read(lake) == [study("1.1")]
 
 
@@ -113,18 +115,30 @@ def test_rows_whose_staged_file_is_taken_away_are_merged_in_another_attempt(sail
 def test_tables_stay_of_the_protocol_that_every_reader_knows(sail, tmp_path):
     lake = build_spark_lake(tmp_path, sail)
     store(lake, study("1.1"))
-    protocol = lake.open(STUDY).delta.protocol()
+    protocol = lake.open(STUDY).connect().protocol()
     assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
     assert build_lake(tmp_path).write(STUDY, Wanted([study("1.1")], [])).commits == 0
 
 
-class GatedSparkLake(SparkLake):
+class GatedSpark:
+    """A session that waits for its turn before every merge."""
+
+    def __init__(self, spark: Spark, gate: Callable[[], None]) -> None:
+        self._spark, self._gate = spark, gate
+
+    def merge(self, statement: str, tag: str) -> None:
+        self._gate()
+        self._spark.merge(statement, tag)
+
+
+class GatedSparkLake(Lake):
     """A writer of its own, that waits for its turn before every look at a table and every merge."""
 
     def __init__(
         self, spark: Spark, storage: Storage, turns: test_writers.Turns, who: bool, service: str | None
     ) -> None:
-        super().__init__(storage, PATHS, spark=spark, service=service)
+        engine = SparkEngine(GatedSpark(spark, partial(turns.gate, who)))
+        super().__init__(storage, PATHS, scope=Scope(service), engine=engine)
         self._turns, self._who = turns, who
 
     def open(self, table: Table, version: int | None = None) -> Snapshot | None:
@@ -134,10 +148,6 @@ class GatedSparkLake(SparkLake):
     def has_version(self, table: Table, version: int | None) -> bool:
         self._turns.gate(self._who)
         return super().has_version(table, version)
-
-    def _merge(self, *args) -> None:
-        self._turns.gate(self._who)
-        super()._merge(*args)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 8])

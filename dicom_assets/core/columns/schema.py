@@ -90,12 +90,25 @@ class Table:
     ignored: frozenset[str] = field(default=frozenset())
     """Names of columns whose value may differ between two reads of an unchanged row."""
     study: str = "studyInstanceUid"
-    """Column with the Study Instance UID, which decides which files may hold a row."""
+    """Column with the Study Instance UID. Without an hour, the study decides which files may hold a row."""
+    hour: str | None = None
+    """Column with the hour of a row, which never changes. Its range in the log, and then that of the key's first
+    column, decide which files may hold a row. None if the rows of an hour are not stored together."""
 
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow schema, with the comments."""
         return pa.schema([column.arrow for column in self.columns])
+
+    @property
+    def ranged(self) -> tuple[str, ...]:
+        """Columns whose ranges in the log decide which files may hold a row; empty if the study decides."""
+        return (self.hour, self.key[0]) if self.hour else ()
+
+    @property
+    def merge_columns(self) -> tuple[str, ...]:
+        """Columns that a merge needs of a key: the key itself, the fence and the hour, as far as the table has them."""
+        return tuple(dict.fromkeys([*self.key, *filter(None, [self.fence, self.hour])]))
 
     def __getitem__(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -198,6 +211,7 @@ CHANGE_FEED = Table(
         _timestamp("ingestedAt", "Time this content was first read from the service, UTC"),
     ),
     fence="ingestedAt",
+    hour="windowStart",
     ignored=frozenset({"ingestedAt"}),
 )
 

@@ -17,16 +17,11 @@ class Desired:
     """
 
     keys: pa.Table
-    """The keys, each once: the key's columns, and the fence column if the table has a fence."""
+    """The keys, each once, in the columns `Table.merge_columns`."""
     rows: pa.Table
     """The rows, at most one per key. Every row has a key of `keys`."""
     attributes: pa.Table | None = None
     """Attributes decoded from the rows' metadata, in the order of `rows`. None if not decoded yet; never stored."""
-    encoded: Sequence[pa.Buffer] = ()
-    """Parquet files with the rows, in the order of `rows`, if the rows are encoded already: `rows` then lack columns.
-
-    Empty if the rows are not encoded.
-    """
 
 
 @dataclass(frozen=True)

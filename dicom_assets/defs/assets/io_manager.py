@@ -5,7 +5,6 @@ partition only.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -28,8 +27,9 @@ from dicom_assets.defs.runs.progress import Writing
 from dicom_assets.defs.runs.resume import record_hours
 from dicom_assets.derive.derivation import HoursOf, is_within
 from dicom_assets.lake.memory import release_memory
-from dicom_assets.lake.table.delta import Derivation, Given, Lake, Written
+from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets.lake.table.writing import Derivation, FixedRows, Stopwatch, Written
 
 RANGE = "range"
 """Metadata entry of a range's last partition: the numbers of the run as a whole."""
@@ -74,7 +74,7 @@ class DeltaIOManager(dg.IOManager):
                 for derivation in derivations:
                     with writing.part():
                         results.append(self.lake.write(table, derivation))
-                results = results or [self.lake.write(table, Given(table.schema.empty_table(), table))]
+                results = results or [self.lake.write(table, FixedRows(table.schema.empty_table(), table))]
         except BaseException:  # also when the run is cancelled
             if isinstance(obj, Reading):
                 record_hours(context, obj)
@@ -107,7 +107,7 @@ class DeltaIOManager(dg.IOManager):
         run = context.step_context.dagster_run
         if run.run_id != self._begun:
             require_recent(context.step_context.instance, run, self._tables.values())
-            self.lake.forget_metadata()
+            self.lake.attributes.forget()
             self._begun = run.run_id
 
     def _load(self, table: Table, window: Window | None, wanted: Any) -> Any:
@@ -117,7 +117,7 @@ class DeltaIOManager(dg.IOManager):
             return HoursOf(self.lake, window)
         snapshot = self.lake.open_or_create(table)
         if wanted is deltalake.DeltaTable:
-            return snapshot.delta
+            return snapshot.connect()
         if _is_lazy_frame(wanted):
             return _scan_lazily(snapshot, window)
         rows = _stream(snapshot, window)
@@ -142,8 +142,8 @@ def _to_derivations(obj: Any, table: Table, entries: int) -> Iterable[Derivation
     if isinstance(obj, pa.RecordBatchReader):
         obj = obj.read_all()
     if isinstance(obj, pa.Table):
-        return [Given(obj, table)]
-    return (Given(part, table) if isinstance(part, pa.Table) else part for part in obj)
+        return [FixedRows(obj, table)]
+    return (FixedRows(part, table) if isinstance(part, pa.Table) else part for part in obj)
 
 
 def numbers_of_run(last: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
@@ -170,7 +170,9 @@ def add_partition_metadata(context: dg.OutputContext, by_partition: Mapping[str,
 
 def _describe(results: list[Written]) -> dict[str, Any]:
     """Return the sums of the writes' numbers, as metadata."""
-    seconds = sum((result.seconds for result in results), Counter[str]())
+    seconds = Stopwatch()
+    for result in results:
+        seconds.add(result.seconds)
     return {
         "rows_inserted": sum(result.inserted for result in results),
         "rows_updated": sum(result.updated for result in results),
@@ -194,8 +196,7 @@ def _describe_table(last: Written) -> dict[str, Any]:
 
 
 def _hour_column(snapshot: Snapshot) -> str:
-    names = snapshot.table.schema.names
-    return "windowStart" if "windowStart" in names else "lastModifiedTimestamp"
+    return snapshot.table.hour or "lastModifiedTimestamp"
 
 
 def _stream(snapshot: Snapshot, window: Window | None) -> pa.RecordBatchReader:
@@ -217,8 +218,8 @@ def _scan_lazily(snapshot: Snapshot, window: Window | None) -> Any:
     """Return the table as a polars.LazyFrame; polars is installed by the user, and needed only here."""
     import polars as pl
 
-    frame = pl.scan_delta(snapshot.delta)
-    if snapshot.service is not None:
-        frame = frame.filter(pl.col(SERVICE.name) == snapshot.service).drop(SERVICE.name)
+    frame = pl.scan_delta(snapshot.connect())
+    if snapshot.scope.is_shared:
+        frame = frame.filter(pl.col(SERVICE.name) == snapshot.scope.service).drop(SERVICE.name)
     time = pl.col(_hour_column(snapshot))
     return frame if window is None else frame.filter(time >= window.start, time < window.end)

@@ -19,7 +19,8 @@ from dicom_assets.core.tables.change_feed import Entry, Window
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.defs.runs.progress import Progress
 from dicom_assets.derive.extract import Extraction, HourRead, Named
-from dicom_assets.lake.table.delta import Derivation
+from dicom_assets.lake.table.parquet import decode
+from dicom_assets.lake.table.writing import Derivation
 from dicom_assets.service.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ class _Part:
 
     def build(self) -> Desired:
         self.is_kept, self.desired = False, None
-        desired = self._derivation.build()
+        desired = decode(self._derivation.build())
         rows = desired.rows
         hours = pc.value_counts(pc.floor_temporal(rows["lastModifiedTimestamp"], unit="hour"))
         self.rows_by_hour = Counter({hour["values"]: hour["counts"] for hour in hours.to_pylist()})

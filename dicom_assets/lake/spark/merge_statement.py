@@ -10,11 +10,9 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.columns.schema import SERVICE, Table
-from dicom_assets.lake.table.staging import LIVES
-
-_PRUNING = ("windowStart", "sequence")
-"""Columns of `change_feed` whose values never change in a row; files are skipped by the ranges of these columns."""
+from dicom_assets.core.columns.schema import Table
+from dicom_assets.lake.spark.staging import LIVES
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 
 
 def build_merge(
@@ -24,7 +22,7 @@ def build_merge(
     source: str,
     keys: pa.Table | None = None,
     *,
-    service: str | None = None,
+    scope: Scope = WHOLE_TABLE,
 ) -> str:
     """Return the MERGE statement.
 
@@ -37,10 +35,11 @@ def build_merge(
         stored: names of the columns that the table has in the lake.
         target: location of the table.
         source: location of the Parquet file with the table's columns and `LIVES`.
-        keys: keys of the merged rows; files outside the keys' ranges are skipped. None for no ranges.
-        service: the service whose rows are merged, if several services share the table; other partitions are skipped.
+        keys: keys of the merged rows, in the columns `Table.merge_columns`: files outside their ranges are skipped,
+            where the table declares such columns. None for no ranges.
+        scope: rows of the table that are merged; other partitions are skipped.
     """
-    owner = {} if service is None else {quote(SERVICE.name): f"'{service}'"}
+    owner = {quote(name): f"'{value}'" for name, value in scope.partition.items()}
     declared = table.schema.names
     compared = [name for name in declared if name not in table.key and name not in table.ignored]
 
@@ -88,10 +87,10 @@ def _comparable(table: Table, row: str, name: str) -> str:
 
 
 def _ranges(table: Table, keys: pa.Table | None) -> list[str]:
-    if keys is None or "windowStart" not in table.schema.names:
+    if keys is None:
         return []
     ranges = []
-    for name in _PRUNING:
+    for name in table.ranged:
         span = pc.min_max(keys[name])
         ranges.append(f"{quote(name)} BETWEEN {_literal(span['min'].as_py())} AND {_literal(span['max'].as_py())}")
     return ranges

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -61,9 +60,8 @@ class Commit:
         actions += [*map(_encode_add, self.adds), *map(_encode_removal, self.removes)]
         return "\n".join(json.dumps(each, separators=(",", ":"), allow_nan=False) for each in actions).encode()
 
-    @cached_property
-    def rows_written(self) -> int:
-        """Rows of the added files."""
+    def count_rows_written(self) -> int:
+        """Return the number of rows of the added files."""
         return sum(json.loads(add.stats)["numRecords"] for add in self.adds)
 
 

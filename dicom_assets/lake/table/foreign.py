@@ -3,27 +3,22 @@
 from dicom_assets.core.columns.schema import CHANGE_FEED, SERVICE, Table
 from dicom_assets.core.errors import ForeignTableError
 from dicom_assets.lake.table.features import Obstacle, find_obstacles
-from dicom_assets.lake.table.snapshot import Logged
+from dicom_assets.lake.table.scope import Scope
+from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.table.users_columns import check_users_columns
 
 
-def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -> None:
-    """Check that a stored table can be read as a table of this project.
-
-    Args:
-        table: the expected table.
-        logged: log state of the stored table.
-        uri: location of the stored table.
-        service: the service whose rows are read, if several services share the table; else None.
+def check_is_ours(snapshot: Snapshot) -> None:
+    """Check that a stored table can be read as the table that is declared.
 
     Raises:
-        ForeignTableError: the stored table, or its users' columns, do not fit the expected table.
+        ForeignTableError: the stored table, or its users' columns, do not fit the declaration.
     """
-    stored = logged.schema
-    check_users_columns(table, stored, uri)
-    problem = _explain_files(logged)
-    if logged.partition_columns != (() if service is None else (SERVICE.name,)):
-        problem = problem or _explain_partitions(logged.partition_columns, service)
+    table, stored = snapshot.table, snapshot.schema
+    check_users_columns(table, stored, snapshot.uri)
+    problem = _explain_files(snapshot)
+    if snapshot.partition_columns != tuple(snapshot.scope.partition):
+        problem = problem or _explain_partitions(snapshot.partition_columns, snapshot.scope)
     for column in table.columns:
         if column.name not in stored.names:
             if not column.nullable:
@@ -38,36 +33,38 @@ def check_is_ours(table: Table, logged: Logged, uri: str, service: str | None) -
         if not stored.field(name).nullable and name not in table.schema.names:
             problem = problem or f"it needs a value in its column {name}, which ours do not have"
     if problem is not None:
-        raise _not_ours(table, uri, problem)
-    obstacles = find_obstacles(logged.protocol, _sql_name(uri))
+        raise _not_ours(snapshot, problem)
+    obstacles = _find_obstacles(snapshot)
     if not any(each.hinders_readers for each in obstacles):
         return
-    if not logged.is_named(table) and logged.protocol.reader_version > 1:
-        versions = f"it needs Delta reader version {logged.protocol.reader_version}, and ours are of version 1"
-        raise _not_ours(table, uri, versions, obstacles)
-    raise _hindered(table, logged, uri, obstacles, can_be_read=False)
+    if not snapshot.is_named and snapshot.protocol.reader_version > 1:
+        versions = f"it needs Delta reader version {snapshot.protocol.reader_version}, and ours are of version 1"
+        raise _not_ours(snapshot, versions, obstacles)
+    raise _hindered(snapshot, obstacles, can_be_read=False)
 
 
-def check_can_be_written(table: Table, logged: Logged, uri: str) -> None:
+def check_can_be_written(snapshot: Snapshot) -> None:
     """Check that a table of this project demands nothing of its writers that this project does not do.
 
     Raises:
         ForeignTableError: the table demands more. The message has the commands that remove the demands.
     """
-    obstacles = find_obstacles(logged.protocol, _sql_name(uri))
-    if obstacles:
-        raise _hindered(table, logged, uri, obstacles, can_be_read=True)
+    if obstacles := _find_obstacles(snapshot):
+        raise _hindered(snapshot, obstacles, can_be_read=True)
 
 
-def _hindered(
-    table: Table, logged: Logged, uri: str, obstacles: list[Obstacle], *, can_be_read: bool
-) -> ForeignTableError:
+def _find_obstacles(snapshot: Snapshot) -> list[Obstacle]:
+    return find_obstacles(snapshot.protocol, f"delta.`{snapshot.uri}`")
+
+
+def _hindered(snapshot: Snapshot, obstacles: list[Obstacle], *, can_be_read: bool) -> ForeignTableError:
+    name = snapshot.table.name
     found = "; ".join(each.found for each in obstacles)
     reading = "It can still be read. " if can_be_read else ""
-    owner = "" if logged.is_named(table) else f" If it is not yours: m{_MOVE.format(name=table.name.upper())}"
+    owner = "" if snapshot.is_named else f" If it is not yours: m{_MOVE.format(name=name.upper())}"
     return ForeignTableError(
-        f"The {table.name} table at {uri} was changed by another engine, so that nothing is written to it any more: "
-        f"{found}. Nothing was written. {reading}{_remedy(table, obstacles)}{owner}"
+        f"The {name} table at {snapshot.uri} was changed by another engine, so that nothing is written to it any more: "
+        f"{found}. Nothing was written. {reading}{_remedy(snapshot.table, obstacles)}{owner}"
     )
 
 
@@ -86,34 +83,31 @@ def _remedy(table: Table, obstacles: list[Obstacle]) -> str:
 _MOVE = "ove it away, or choose another place with DICOM_{name}_TABLE_PATH."
 
 
-def _not_ours(table: Table, uri: str, problem: str, obstacles: list[Obstacle] | None = None) -> ForeignTableError:
-    own = f" If it is the project's own: {_remedy(table, obstacles)}" if obstacles else ""
-    told = "".join(f" ({each.found})" for each in obstacles or [])
+def _not_ours(snapshot: Snapshot, problem: str, obstacles: list[Obstacle] | None = None) -> ForeignTableError:
+    name = snapshot.table.name
+    own = f" If it is the project's own: {_remedy(snapshot.table, obstacles)}" if obstacles else ""
+    reasons = "".join(f" ({each.found})" for each in obstacles or [])
     return ForeignTableError(
-        f"The table at {uri} is not the {table.name} table of this project: {problem}. Nothing was written to "
-        f"it{told}. M{_MOVE.format(name=table.name.upper())}{own}"
+        f"The table at {snapshot.uri} is not the {name} table of this project: {problem}. Nothing was written to "
+        f"it{reasons}. M{_MOVE.format(name=name.upper())}{own}"
     )
 
 
-def _sql_name(uri: str) -> str:
-    return f"delta.`{uri}`"
-
-
-def _explain_files(logged: Logged) -> str | None:
-    if any(name.startswith("/") or "://" in name or name.startswith("file:") for name in logged.names):
+def _explain_files(snapshot: Snapshot) -> str | None:
+    if any(name.startswith("/") or "://" in name or name.startswith("file:") for name in snapshot.names):
         return "files of it lie elsewhere, as those of a shallow clone do"
     return None
 
 
-def _explain_partitions(found: tuple[str, ...], service: str | None) -> str:
+def _explain_partitions(found: tuple[str, ...], scope: Scope) -> str:
     """Return the reason why the partitions of a table do not fit."""
-    if service is not None and not found:
+    if scope.is_shared and not found:
         return (
             f"it has the rows of one service, and no partitions by {SERVICE.name}, as tables have that several "
             "services share"
         )
-    if service is None and found == (SERVICE.name,):
+    if not scope.is_shared and found == (SERVICE.name,):
         return 'several services share it, which is said by tables = "shared" in the file that DICOM_SERVICES names'
-    if service is not None:
+    if scope.is_shared:
         return f"it is partitioned by {', '.join(found)}, and not by {SERVICE.name}"
     return "it is partitioned, and ours are not"

@@ -24,12 +24,11 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 from obstore.exceptions import AlreadyExistsError
 
-from dicom_assets.core.columns.schema import SERVICE
 from dicom_assets.core.errors import ForeignTableError
 from dicom_assets.core.tables.merge import Desired, align_rows
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.commit import encode_path
-from dicom_assets.lake.table.decoded import Decoded
+from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 
 ROWS_PER_FILE = 20_000
 """Rows per file, at most: about one hour of a large hospital. A merge that touches one row rewrites its whole file."""
@@ -96,12 +95,12 @@ class DataFile:
     path: str = ""
     """Name in the log, URL-encoded as its writer encoded it."""
 
-    def may_hold(self, column: str, least: object, greatest: object) -> bool:
+    def may_hold(self, column: str | None, least: object, greatest: object) -> bool:
         """Return whether the file can hold a value from `least` to `greatest`, both included.
 
         Without a range in the log the answer is True.
         """
-        low, high = self.ranges.get(column, (None, None))
+        low, high = self.ranges.get(column or "", (None, None))
         return (low is None or low <= greatest) and (high is None or high >= least)
 
     @property
@@ -135,16 +134,18 @@ Stamp = tuple[str | None, datetime, int]
 class Files:
     """Files in a table's folder; where several services share the table, the files of one, in a subfolder."""
 
-    def __init__(self, storage: Storage, path: str, decoded: Decoded | None = None, service: str | None = None) -> None:
-        self.service = service
-        """Service whose files these are, where several services share the table; else None."""
-        self._partition = {} if service is None else {SERVICE.name: service}
-        self._below = "".join(f"{name}={value}/" for name, value in self._partition.items())
+    def __init__(self, storage: Storage, path: str, scope: Scope = WHOLE_TABLE) -> None:
+        self.scope = scope
+        """Files of the table that belong here; other files are neither written nor deleted."""
         self._storage = storage
         self._path = path
-        self._decoded = decoded or Decoded()
         self._store = storage.open_store(path)
         self._counted: dict[str, int] = {}
+
+    @property
+    def uri(self) -> str:
+        """Location of the table, for people."""
+        return self._storage.uri(self._path)
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Return a context that raises storage's refusals as LakeUnavailableError.
@@ -188,7 +189,7 @@ class Files:
             return align_rows(rows, schema)
         except pa.ArrowException as error:
             raise ForeignTableError(
-                f"The file {file.name} of {self._storage.uri(self._path)} has values that do not fit the types of the "
+                f"The file {file.name} of {self.uri} has values that do not fit the types of the "
                 f"table's columns ({type(error).__name__}), so another engine wrote it. Nothing was written. Restore "
                 "the version before it came (RESTORE TABLE, in Spark), or take its rows out."
             ) from None
@@ -251,15 +252,11 @@ class Files:
         if held:
             yield from self.write(pa.concat_tables(held), data_change=data_change)
 
-    def write(
-        self, rows: pa.Table, *, attributes: pa.Table | None = None, data_change: bool = True
-    ) -> Iterator[AddAction]:
+    def write(self, rows: pa.Table, *, data_change: bool = True) -> Iterator[AddAction]:
         """Write rows in their order into files of a bounded size; yield the log's action for each file.
 
         Args:
             rows: any number of rows.
-            attributes: attributes decoded from the rows' metadata, one row for each of `rows`; kept in memory for the
-                files' next readers.
             data_change: False for rows that the table had before.
         """
         if not len(rows):
@@ -269,32 +266,16 @@ class Files:
         parts = -(-len(rows) // step)
         edges = [len(rows) * part // parts for part in range(parts + 1)]
         contents = [partial(_encode, rows.slice(start, end - start)) for start, end in pairwise(edges)]
-        yield from self._store_all(contents, attributes, data_change)
+        yield from self._write_all(contents, data_change)
 
-    def store(self, encoded: Sequence[pa.Buffer], *, attributes: pa.Table | None = None) -> Iterator[AddAction]:
-        """Write Parquet contents that were encoded already, one file each; yield the log's action for each file.
+    def store(self, contents: Sequence[pa.Buffer]) -> Iterator[AddAction]:
+        """Write Parquet contents that were encoded already, one file each; yield the log's action for each file."""
+        yield from self._write_all([partial(pa.py_buffer, content) for content in contents], True)
 
-        Args:
-            encoded: contents of the files.
-            attributes: as in `write`, for the rows of all contents in order.
-        """
-        yield from self._store_all([partial(_given, content) for content in encoded], attributes, True)
-
-    def _store_all(
-        self, contents: Sequence[Callable[[], pa.Buffer]], attributes: pa.Table | None, data_change: bool
-    ) -> Iterator[AddAction]:
-        start = 0
+    def _write_all(self, contents: Sequence[Callable[[], pa.Buffer]], data_change: bool) -> Iterator[AddAction]:
         with ThreadPoolExecutor(CONCURRENT_FILES) as pool:
-            store_all = pool.map if len(contents) > 1 else map
-            for action, rows in store_all(lambda content: self._write_file(content(), data_change), contents):
-                if attributes is not None:
-                    self._decoded.keep(action.path, attributes.slice(start, rows))
-                start += rows
-                yield action
-
-    def attributes_of(self, file: DataFile, schema: pa.Schema) -> pa.Table | None:
-        """Return the attributes decoded from the metadata of a file's rows, one row for each; None if not in memory."""
-        return self._decoded.find(file.name, schema)
+            write_all = pool.map if len(contents) > 1 else map
+            yield from write_all(lambda content: self._write_file(content(), data_change), contents)
 
     def read_footer(self, file: DataFile) -> pq.FileMetaData:
         """Return a file's Parquet footer."""
@@ -303,7 +284,7 @@ class Files:
             with pq.ParquetFile(source) as parquet:
                 return parquet.metadata
 
-    def weigh(self, file: DataFile) -> tuple[int, int]:
+    def read_row_count_and_bytes(self, file: DataFile) -> tuple[int, int]:
         """Return a file's number of rows and their approximate size in memory in bytes, from its footer."""
         footer = self.read_footer(file)
         return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
@@ -313,15 +294,11 @@ class Files:
         uncounted = [file for file in files if file.rows == UNCOUNTED and file.name not in self._counted]
         if uncounted:
             with ThreadPoolExecutor() as pool:
-                counts = pool.map(lambda file: self.weigh(file)[0], uncounted)
+                counts = pool.map(lambda file: self.read_row_count_and_bytes(file)[0], uncounted)
                 self._counted.update(zip((file.name for file in uncounted), counts, strict=True))
         if not self._counted:
             return files
         return [replace(file, rows=self._counted[file.name]) if file.rows == UNCOUNTED else file for file in files]
-
-    def owns(self, name: str) -> bool:
-        """Return whether a file of the table belongs to this service, by its name."""
-        return name.startswith(self._below)
 
     def stored(self, folder: str | None = None) -> Sequence[StoredFile]:
         """Return the files that lie directly in a folder, subfolders not included.
@@ -330,17 +307,17 @@ class Files:
             folder: relative to the table's folder; None for the folder of these files.
         """
         with self.explained("list"):
-            found = obstore.list_with_delimiter(self._store, folder or self._below or None)["objects"]
+            found = obstore.list_with_delimiter(self._store, folder or self.scope.folder or None)["objects"]
         return [StoredFile(each["path"], each["size"], each["last_modified"]) for each in found]
 
     def stored_torn(self) -> Sequence[StoredFile]:
         """Return unfinished files that killed writers left behind; only local folders can have such files."""
         if not self._storage.is_local:
             return []
-        root = Path(self._storage.uri(self._path))
+        root = Path(self.uri)
         found = [
             (path, path.stat())
-            for where in (root / self._below, root / "_delta_log")
+            for where in (root / self.scope.folder, root / "_delta_log")
             for path in where.glob("*#[0-9]*")
         ]
         return [
@@ -352,7 +329,7 @@ class Files:
         """Delete unfinished files from a local folder; obstore does not see them."""
         with self.explained("delete files from"):
             for file in files:
-                Path(self._storage.uri(self._path), file.name).unlink(missing_ok=True)
+                Path(self.uri, file.name).unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
         """Return whether the table's folder, or a folder below, has a file of this name."""
@@ -414,9 +391,9 @@ class Files:
         with suppress(FileNotFoundError):
             obstore.delete(self._store, name)
 
-    def _write_file(self, content: pa.Buffer, data_change: bool) -> tuple[AddAction, int]:
-        """Store a file; return the log's action for it, and its number of rows."""
-        name = f"{self._below}part-{uuid.uuid4()}.parquet"
+    def _write_file(self, content: pa.Buffer, data_change: bool) -> AddAction:
+        """Store a file; return the log's action for it."""
+        name = f"{self.scope.folder}part-{uuid.uuid4()}.parquet"
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
         footer = pq.read_metadata(pa.BufferReader(content))
@@ -424,7 +401,7 @@ class Files:
         unordered = _find_nan(content, footer.schema.to_arrow_schema())
         statistics = json.dumps(_statistics(footer, columns, unordered), allow_nan=False)
         added_at = int(time.time() * 1000)
-        return AddAction(name, content.size, self._partition, added_at, data_change, statistics), footer.num_rows
+        return AddAction(name, content.size, self.scope.partition, added_at, data_change, statistics)
 
 
 class Spool:
@@ -461,12 +438,26 @@ class Spool:
         self._rows = self._bytes = 0
 
 
-def decode(desired: Desired) -> Desired:
-    """Return the desired rows with all their columns, decoded from Parquet where they were encoded."""
-    if not desired.encoded:
-        return desired
-    rows = pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in desired.encoded])
-    return replace(desired, rows=rows, encoded=())
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows that a table must have, encoded as Parquet files already, so that their texts are not in memory."""
+
+    keys: pa.Table
+    """The keys of the rows, each once and in the order of the rows, in the columns `Table.merge_columns`."""
+    contents: Sequence[pa.Buffer]
+    """Contents of the files."""
+    attributes: pa.Table | None = None
+    """Attributes decoded from the rows' metadata, in the order of the rows; None if not decoded yet."""
+
+    def decode(self) -> Desired:
+        """Return the rows as an Arrow table."""
+        rows = pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in self.contents])
+        return Desired(self.keys, rows, self.attributes)
+
+
+def decode(desired: Desired | EncodedRows) -> Desired:
+    """Return the desired rows as an Arrow table, also if they are encoded."""
+    return desired.decode() if isinstance(desired, EncodedRows) else desired
 
 
 def group_small_files(files: Sequence[DataFile]) -> list[list[DataFile]]:
@@ -529,10 +520,6 @@ def _encode(rows: pa.Table) -> pa.Buffer:
     with open_writer(sink, rows.schema, compression_level=1) as writer:
         writer.write_table(rows, row_group_size=len(rows))
     return sink.getvalue()
-
-
-def _given(content: pa.Buffer) -> pa.Buffer:
-    return content
 
 
 def open_writer(

@@ -107,4 +107,4 @@ def _save(folder: Files, studies: dict[str, pa.Array]) -> None:
 
 def _name(folder: Files) -> str:
     """Return the path of the index file; each service that shares a table has its own."""
-    return NAME if folder.service is None else f"_studies/{folder.service}.arrow"
+    return f"_studies/{folder.scope.service}.arrow" if folder.scope.is_shared else NAME

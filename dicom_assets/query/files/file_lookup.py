@@ -68,8 +68,8 @@ def find_files(lake: Lake, keys: pa.Table) -> Lookup | None:
 
 def _files_possibly_holding(snapshot: Snapshot, keys: pa.Table, uids: pa.Array) -> Sequence[DataFile]:
     """Return the files that may hold one of the keys, by the log's ranges and the index of studies."""
-    actions = snapshot.logged.actions
-    names = set(map(unquote, actions["path"].to_pylist()))
+    actions = snapshot.actions
+    names = set(snapshot.names)
     for column, values in ((SOP_INSTANCE, uids), (STUDY, keys[STUDY] if STUDY in keys.column_names else None)):
         if values is not None and f"min.{column}" in actions.column_names:
             ordered = sorted(set(values.to_pylist()))

@@ -100,11 +100,11 @@ class _Question:
         for service in filter(None, self.lakes):
             _do(builder, f"CREATE SCHEMA {service}")
         for name, by_service in self.snapshots.items():
-            if any(snapshot.service for snapshot in by_service.values()):
+            if any(snapshot.scope.is_shared for snapshot in by_service.values()):
                 builder = _register_shared(builder, name, by_service)
                 continue
             for service, snapshot in by_service.items():
-                builder = builder.register(f"{service}.{name}" if service else name, snapshot.delta)
+                builder = builder.register(f"{service}.{name}" if service else name, snapshot.connect())
             if "" not in by_service:
                 parts = (f"SELECT '{service}' AS {_SERVICE}, * FROM {service}.{name}" for service in by_service)  # noqa: S608
                 _do(builder, f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
@@ -214,10 +214,10 @@ def _register_shared(builder: QueryBuilder, name: str, by_service: Mapping[str, 
     if "" in by_service:
         _do(builder, f"CREATE SCHEMA IF NOT EXISTS {_SHARED}")
         whole = f"{_SHARED}.{name}"
-    builder = builder.register(whole, next(iter(by_service.values())).delta)
+    builder = builder.register(whole, next(iter(by_service.values())).connect())
     for service, snapshot in by_service.items():
         view = f"{service}.{name}" if service else name
-        rows = f"SELECT * EXCEPT ({_SERVICE}) FROM {whole} WHERE {_SERVICE} = '{snapshot.service}'"  # noqa: S608
+        rows = f"SELECT * EXCEPT ({_SERVICE}) FROM {whole} WHERE {_SERVICE} = '{snapshot.scope.service}'"  # noqa: S608
         _do(builder, f"CREATE VIEW {view} AS {rows}")
     return builder
 

@@ -94,7 +94,7 @@ def test_a_run_frees_what_the_metadata_said_that_runs_before_it_have_read(settin
         feed = lake.open(CHANGE_FEED)
         files = sorted(feed.files, key=lambda file: file.written_at)
         kept.append(
-            [feed.folder.attributes_of(file, attributes_schema(INSTANCE.attributes)) is not None for file in files]
+            [lake.attributes.find(file.name, attributes_schema(INSTANCE.attributes)) is not None for file in files]
         )
     assert kept == [[True], [False, True]]
 

@@ -61,7 +61,7 @@ def test_audit_of_a_right_lake_passes_and_tells_the_assets_checks(lake, instance
 
 def test_audit_that_finds_something_fails_and_shows_at_the_asset(lake, instance):
     table = lake.open(SERIES)
-    write_deltalake(table.delta, table.read_table(), mode="append")
+    write_deltalake(table.connect(), table.read_table(), mode="append")
     message = run(build_audit(lake, TABLES), instance)
     assert message.startswith("The audit found rows that do not agree in series. Rows do not agree. Materialise")
     found = checks(instance)
@@ -72,7 +72,7 @@ def test_audit_that_finds_something_fails_and_shows_at_the_asset(lake, instance)
 def test_audit_and_freshness_know_the_table_of_the_profile(lake, instance):
     tables = (*TABLES, HEALTHCARE_INSTANCE)
     lake.write(HEALTHCARE_INSTANCE, derivation(lake, HEALTHCARE_INSTANCE.name, hours(0)))
-    lake.open(HEALTHCARE_INSTANCE).delta.delete("sopinstanceuid = '1.1.2'")
+    lake.open(HEALTHCARE_INSTANCE).connect().delete("sopinstanceuid = '1.1.2'")
     assert "do not agree in healthcare_instance." in run(build_audit(lake, tables), instance)
     assert checks(instance)["healthcare_instance"].metadata["missing"].value == 1
     materialise(instance, *NAMES, hour="2026-03-01-00:00")
@@ -81,7 +81,7 @@ def test_audit_and_freshness_know_the_table_of_the_profile(lake, instance):
 
 
 def test_audit_beside_another_run_warns_and_does_not_fail(lake, instance):
-    lake.open(SERIES).delta.delete()
+    lake.open(SERIES).connect().delete()
     instance.add_run(dg.DagsterRun(job_name="hour", run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED))
     assert run(build_audit(lake, TABLES), instance) is None
     found = checks(instance)["series"]

@@ -6,6 +6,7 @@ import pytest
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, SERIES, STUDY, TABLES
 from dicom_assets.lake.spark.merge_statement import build_merge
+from dicom_assets.lake.table.scope import Scope
 from dicom_assets_tests.core.tables.rows import build_rows, entry
 
 
@@ -36,7 +37,7 @@ def test_columns_of_former_days_become_null_in_rows_that_change():
 
 
 def test_rows_of_one_service_are_merged_in_its_partition_alone():
-    statement = build(STUDY, service="north")
+    statement = build(STUDY, scope=Scope("north"))
     for row in "to":
         assert f"ON {row}.`serviceName` = 'north' AND {row}.`partitionName` = s.`partitionName`" in statement
     assert "INSERT (`serviceName`, `partitionName`, " in statement

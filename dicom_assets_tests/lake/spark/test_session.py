@@ -199,7 +199,7 @@ def test_merge_without_an_answer_leaves_its_staged_file_to_the_next_writer(tmp_p
     assert len(leftovers(lake)) == 1
     assert store(build_lake(tmp_path), study("1.1")).commits == 1
     assert leftovers(lake) == []
-    assert "dicomAssets.fence" in lake.open(STUDY).logged.configuration
+    assert "dicomAssets.fence" in lake.open(STUDY).configuration
 
 
 def test_run_that_is_interrupted_leaves_its_staged_file_to_the_next_writer(tmp_path):
@@ -215,7 +215,7 @@ def test_merge_of_a_session_that_has_ended_is_locked_out_before_it_is_made_again
 
     def merge_anew() -> Failing:
         assert leftovers(lake)[1:] == []  # but for what is to be merged now
-        fences.append(lake.open(STUDY).logged.configuration.get("dicomAssets.fence"))
+        fences.append(lake.open(STUDY).configuration.get("dicomAssets.fence"))
         return Failing(PySparkException("enough"))
 
     monkeypatch.setattr(spark, "_open", lambda: spark._session or merge_anew())

@@ -18,10 +18,13 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table import delta, newest, parquet, study_index
-from dicom_assets.lake.table.delta import Given, Lake
+from dicom_assets.lake.table import delta, parquet, study_index, version_cache
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.log import commit_name
 from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.table.plan import find_files_possibly_holding
 from dicom_assets.lake.table.snapshot import Snapshot
+from dicom_assets.lake.table.writing import FixedRows
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.core.tables.rows import build_rows, entry, moment
 from dicom_assets_tests.lakes.building import (
@@ -91,7 +94,7 @@ def test_opening_again_changes_nothing(lake):
 def test_protocol_stays_the_one_that_every_reader_knows(lake):
     for uid in "123":
         store(lake, study(uid))
-    protocol = lake.open(STUDY).delta.protocol()
+    protocol = lake.open(STUDY).connect().protocol()
     assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
 
 
@@ -160,7 +163,7 @@ def test_rows_in_other_types_and_orders_are_stored_in_the_tables(lake):
     )
     rows = rows.set_column(4, "studyInstanceUid", rows["studyInstanceUid"].cast(pa.large_string()))
     for _ in range(2):
-        assert lake.write(STUDY, Given(rows, STUDY)).version == 1
+        assert lake.write(STUDY, FixedRows(rows, STUDY)).version == 1
     assert by_study(read(lake)) == {"1": "F"}
 
 
@@ -202,7 +205,7 @@ def test_only_files_of_the_hour_that_may_hold_its_sequences_are_read_for_it(lake
 
 def test_statistics_in_the_log_are_right_and_hold_no_patient(lake):
     store(lake, study("1.2", patientName="ZZPATIENTZZ", patientId="ZZPATIENTZZ"), study("1.10", patientSex="F"))
-    (action,) = pa.table(lake.open(STUDY).delta.get_add_actions(flatten=True)).to_pylist()
+    (action,) = pa.table(lake.open(STUDY).connect().get_add_actions(flatten=True)).to_pylist()
     assert (action["num_records"], action["null_count.studyDate"]) == (2, 2)
     assert "min.patientName" not in action
     assert (action["min.studyInstanceUid"], action["max.studyInstanceUid"]) == ("1.10", "1.2")
@@ -214,8 +217,8 @@ def test_statistics_in_the_log_are_right_and_hold_no_patient(lake):
 def test_log_of_a_table_that_its_library_rewrote_holds_no_patient(lake):
     for uid in "12":
         store(lake, study(uid, patientName="ZZPATIENTZZ"))
-    lake.open(STUDY).delta.optimize.compact()
-    lake.open(STUDY).delta.update(updates={"patientSex": "'F'"})
+    lake.open(STUDY).connect().optimize.compact()
+    lake.open(STUDY).connect().update(updates={"patientSex": "'F'"})
     assert len(live_files(lake)) == 1
     assert "ZZPATIENTZZ" not in log_text(lake)
 
@@ -316,7 +319,7 @@ def test_studies_of_many_files_are_found_again_after_they_were_forgotten(lake, m
 
 def test_desired_keys_without_a_row_in_the_table_read_no_file(lake):
     snapshot = lake.open_or_create(STUDY)
-    assert snapshot.candidates(Wanted([], []).desired) == []
+    assert find_files_possibly_holding(snapshot, Wanted([], []).desired.keys) == []
     assert isinstance(snapshot, Snapshot)
 
 
@@ -328,7 +331,7 @@ def test_table_that_was_compacted_by_its_library_works_on(lake):
         store(lake, entry(number, metadata={"n": number}), table=CHANGE_FEED)
         store(lake, study(str(number)))
     for table in (CHANGE_FEED, STUDY):
-        lake.open(table).delta.optimize.compact()
+        lake.open(table).connect().optimize.compact()
         assert len(live_files(lake, table)) == 1
     written = store(lake, entry(2, state="Replaced", ingestedAt=moment(9)), entry(9), table=CHANGE_FEED)
     assert (written.updated, written.inserted, written.row_count) == (1, 1, 5)
@@ -339,7 +342,7 @@ def test_table_that_was_compacted_by_its_library_works_on(lake):
 
 def test_table_that_was_merged_and_updated_by_its_library_works_on(lake):
     store(lake, study("1"), study("2"))
-    table = lake.open(STUDY).delta
+    table = lake.open(STUDY).connect()
     table.update(predicate="studyInstanceUid = '1'", updates={"patientSex": "'F'"})
     table.merge(
         build_rows([study("2", patientSex="M"), study("3")], STUDY),
@@ -361,7 +364,7 @@ def test_compaction_between_reading_and_committing_loses_no_row(lake, no_pause):
     class Compacted(Wanted):
         def build(self):
             if not self.builds:
-                lake.open(STUDY).delta.optimize.compact()
+                lake.open(STUDY).connect().optimize.compact()
             return super().build()
 
     written = lake.write(STUDY, Compacted([study("1", patientSex="F"), study("3")]))
@@ -380,7 +383,7 @@ def test_table_of_an_older_schema_gains_the_new_columns(lake):
     store(lake, study("1"), study("2"))
     written = store(lake, study("2", patientAge="017Y", all=["a", None]), study("3"), table=WIDER)
     assert (written.updated, written.inserted) == (1, 1)
-    schema = pa.schema(lake.open(WIDER).delta.schema().to_arrow())
+    schema = pa.schema(lake.open(WIDER).connect().schema().to_arrow())
     assert schema.names == WIDER.schema.names
     assert schema.field("patientAge").metadata == {b"comment": b"Patient's age (00101010)"}
     assert not schema.field("studyInstanceUid").nullable
@@ -390,7 +393,7 @@ def test_table_of_an_older_schema_gains_the_new_columns(lake):
     }
     assert found == {"1": (None, None), "2": ("017Y", ["a", None]), "3": (None, None)}
     assert store(lake, study("2", patientAge="017Y", all=["a", None]), table=WIDER).commits == 0
-    protocol = lake.open(WIDER).delta.protocol()
+    protocol = lake.open(WIDER).connect().protocol()
     assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
 
 
@@ -675,7 +678,7 @@ def test_older_versions_can_still_be_read(used):
 
 
 def test_vacuum_leaves_what_the_newest_version_needs(used):
-    used.open(STUDY).delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
+    used.open(STUDY).connect().vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
     assert data_files(used) == live_files(used)
     assert len(read(used)) == 6
 
@@ -754,7 +757,7 @@ def test_history_tells_what_each_commit_was_and_the_rows_it_changed(lake):
     for number in range(parquet.JOINED_FILES):
         store(lake, study(f"9.{number}"))
     optimized, created, first, merged = sorted(
-        lake.open(STUDY).delta.history(), key=lambda commit: (commit["operation"] != "OPTIMIZE", commit["version"])
+        lake.open(STUDY).connect().history(), key=lambda commit: (commit["operation"] != "OPTIMIZE", commit["version"])
     )[:4]
     assert [each["operation"] for each in (created, first, merged, optimized)] == [
         "CREATE TABLE", "MERGE", "MERGE", "OPTIMIZE"
@@ -775,14 +778,14 @@ def test_history_tells_of_columns_and_properties_that_were_added(lake):
     store(lake, study("1"))
     store(lake, study("2", patientAge="017Y"), table=WIDER)
     lake.set_properties(STUDY, {"delta.isolationLevel": "Serializable"})
-    properties, _, columns, *_ = lake.open(STUDY).delta.history()
+    properties, _, columns, *_ = lake.open(STUDY).connect().history()
     assert (columns["operation"], json.loads(columns["operationParameters"]["columns"])) == (
         "ADD COLUMN", ["patientAge", "all"]
     )  # fmt: skip
     assert (properties["operation"], json.loads(properties["operationParameters"]["properties"])) == (
         "SET TBLPROPERTIES", {"delta.isolationLevel": "Serializable"}
     )  # fmt: skip
-    metadata = lake.open(STUDY).delta.metadata()
+    metadata = lake.open(STUDY).connect().metadata()
     assert metadata.configuration["delta.isolationLevel"] == "Serializable"
     assert metadata.configuration["delta.checkpointInterval"] == "10"
     assert (metadata.name, str(metadata.id)) == ("study", lake.open(STUDY).table_id)
@@ -856,19 +859,19 @@ def test_version_is_the_newest_until_the_next_commit(lake):
 @pytest.mark.parametrize("known", [True, False], ids=["by what was looked at", "by the number alone"])
 def test_version_of_a_table_that_was_made_anew_is_another_one(lake, tmp_path, known):
     store(lake, study("1"))
-    logged = lake.open(STUDY).logged
+    logged = lake.open(STUDY)
     shutil.rmtree(lake.uri(STUDY))
     store(build_lake(tmp_path), study("2"))
     assert not lake.has_version(STUDY, logged if known else logged.version)
     assert not lake.has_version(STUDY, logged)
-    assert lake.has_version(STUDY, lake.open(STUDY).logged)
+    assert lake.has_version(STUDY, lake.open(STUDY))
 
 
 def test_version_that_a_backup_brought_back_otherwise_is_another_one(lake, tmp_path):
     store(lake, study("1"))
     shutil.copytree(lake.uri(STUDY), tmp_path / "backup")
     store(lake, study("2"))
-    logged = lake.open(STUDY).logged
+    logged = lake.open(STUDY)
     shutil.rmtree(lake.uri(STUDY))
     shutil.copytree(tmp_path / "backup", lake.uri(STUDY))
     assert not lake.has_version(STUDY, logged)
@@ -913,8 +916,8 @@ def test_commit_whose_place_is_taken_by_what_is_no_newer_version_is_no_lost_race
     store(lake, study("1"))
     version = lake.version(STUDY)
     monkeypatch.setattr(DeltaTable, "update_incremental", lambda self: None)  # as where an account lists too little
-    monkeypatch.setattr(newest, "DeltaTable", lambda *given, **named: DeltaTable(given[0], version=version))
-    Path(lake.uri(STUDY), newest.commit_name(version + 1)).write_text('{"commitInfo":{}}')
+    monkeypatch.setattr(version_cache, "DeltaTable", lambda *given, **named: DeltaTable(given[0], version=version))
+    Path(lake.uri(STUDY), commit_name(version + 1)).write_text('{"commitInfo":{}}')
     wanted = Wanted([study("2")])
     with pytest.raises(LakeUnavailableError, match=f"a file of version {version + 1}, which is not listed"):
         lake.write(STUDY, wanted)
@@ -934,7 +937,7 @@ def test_properties_and_columns_that_others_were_quicker_to_change_are_tried_aga
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lake, "_commit", after_another)
         lake.set_properties(STUDY, {"a": "b"})
-    assert lake.open(STUDY).logged.configuration["a"] == "b"
+    assert lake.open(STUDY).configuration["a"] == "b"
     assert next(others, None) is None
 
 

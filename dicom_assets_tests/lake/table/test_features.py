@@ -8,7 +8,7 @@ import pytest
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import ForeignTableError
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.newest import commit_name
+from dicom_assets.lake.table.log import commit_name
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 

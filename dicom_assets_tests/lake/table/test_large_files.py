@@ -15,7 +15,8 @@ from dicom_assets.derive import agreement
 from dicom_assets.derive.agreement import audit
 from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
 from dicom_assets.lake.table import parquet
-from dicom_assets.lake.table.delta import Given, Lake
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.writing import FixedRows
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets.query.files.file_lookup import find_files
 from dicom_assets_tests.core.tables.rows import build_rows, entry
@@ -48,7 +49,7 @@ def largest(monkeypatch) -> list[int]:
 
 
 def compact(lake: Lake, table) -> None:
-    lake.open(table).delta.optimize.compact()
+    lake.open(table).connect().optimize.compact()
     assert len(live_files(lake, table)) == 1
 
 
@@ -151,7 +152,7 @@ def test_memory_that_a_large_file_takes_is_bounded(tmp_path):
     lake = build_lake(tmp_path)
     rows = pa.concat_tables([_entries(number) for number in range(0, 80_000, 10_000)])
     lake.open_or_create(CHANGE_FEED)
-    lake.write(CHANGE_FEED, Given(rows.slice(0, 1), CHANGE_FEED))
+    lake.write(CHANGE_FEED, FixedRows(rows.slice(0, 1), CHANGE_FEED))
     (file,) = lake.open(CHANGE_FEED).files
     path = Path(lake.uri(CHANGE_FEED), file.name)
     pq.write_table(rows.cast(CHANGE_FEED.schema), path, compression="zstd", row_group_size=len(rows))

@@ -150,11 +150,8 @@ def test_spooled_rows_become_files_in_their_order_as_large_as_others(files, monk
     spool = Spool(SCHEMA)
     for start in range(0, 9, 2):
         spool.add(rows_of(9)[start : start + 2])
-    attributes = pa.table({"value": range(9)})
-    stored = [DataFile(add.path, add.size, 0) for add in files.store(spool.take(), attributes=attributes)]
+    stored = [DataFile(add.path, add.size, 0) for add in files.store(spool.take())]
     assert [files.read(file, SCHEMA) for file in stored] == [rows_of(9)[:4], rows_of(9)[4:]]
-    kept = [files.attributes_of(file, attributes.schema) for file in stored]
-    assert kept == [attributes[:4], attributes[4:]]
 
 
 def test_large_spooled_rows_are_split_by_their_size(files, monkeypatch):

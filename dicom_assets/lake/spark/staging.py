@@ -5,6 +5,7 @@ the next writer of the table deletes it.
 """
 
 import uuid
+from collections.abc import Sequence
 
 import obstore
 import pyarrow as pa
@@ -39,8 +40,7 @@ class Staging:
     def put(self, desired: Desired, table: Table) -> str:
         """Stage the desired rows and absent keys of a table; return the file's name."""
         schema = pa.schema([field.with_nullable(True) for field in table.schema])
-        keys = desired.keys.select([name for name in desired.keys.column_names if name in table.schema.names])
-        gone = _without(keys, desired.rows, table.key)
+        gone = desired.keys.join(desired.rows.select(list(table.key)), keys=list(table.key), join_type="left anti")
         sink = pa.BufferOutputStream()
         with open_writer(sink, schema.append(pa.field(LIVES, pa.bool_()))) as writer:
             for rows, lives in ((desired.rows, True), (gone, False)):
@@ -63,7 +63,7 @@ class Staging:
             files = obstore.list_with_delimiter(self._storage.open_store(self._path))["objects"]
         return [file["path"] for file in files]
 
-    def delete(self, names: list[str]) -> None:
+    def delete(self, names: Sequence[str]) -> None:
         """Delete files; a file that is gone already is no error."""
         with self._storage.explained(self._path, "delete staged files from"):
             store = self._storage.open_store(self._path)
@@ -78,8 +78,3 @@ class Staging:
         with self._storage.explained(self._path, "write"):
             obstore.put(self._storage.open_store(self._path), name, content)
         return name
-
-
-def _without(keys: pa.Table, rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """Return the keys that have no row."""
-    return keys.join(rows.select(list(key)), keys=list(key), join_type="left anti")

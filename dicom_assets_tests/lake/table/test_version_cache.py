@@ -12,10 +12,11 @@ from deltalake import DeltaTable
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table import newest
+from dicom_assets.lake.table import version_cache
 from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.log import commit_name
 from dicom_assets.lake.table.parquet import Files
-from dicom_assets.lake.table.snapshot import Logged
+from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets_tests.lakes.building import Wanted, build_lake, live_files, read, store, study
 
 
@@ -40,7 +41,7 @@ def opened(monkeypatch) -> list[int]:
             super().__init__(*given, **named)
             versions.append(self.version())
 
-    monkeypatch.setattr(newest, "DeltaTable", Counted)
+    monkeypatch.setattr(version_cache, "DeltaTable", Counted)
     return versions
 
 
@@ -60,7 +61,7 @@ def folder(lake: Lake) -> Path:
 
 
 def commit_file(lake: Lake, version: int) -> Path:
-    return folder(lake) / newest.commit_name(version)
+    return folder(lake) / commit_name(version)
 
 
 def test_table_is_opened_once_for_any_number_of_looks_and_writes(lake, opened):
@@ -74,13 +75,13 @@ def test_log_is_evaluated_once_for_a_commit(lake, monkeypatch):
     fill(lake, 1)
     evaluated: list[int] = []
 
-    class Counted(Logged):
+    class Counted(Snapshot):
         @classmethod
-        def of(cls, delta, service=None):
+        def of(cls, delta, *given):
             evaluated.append(delta.version())
-            return Logged.of(delta, service)
+            return Snapshot.of(delta, *given)
 
-    monkeypatch.setattr(newest, "Logged", Counted)
+    monkeypatch.setattr(version_cache, "Snapshot", Counted)
     version = store(lake, study("1.5")).version
     assert evaluated == [version]
 
@@ -176,7 +177,7 @@ def test_table_that_was_long_not_looked_at_is_opened_again(lake, other, opened, 
     fill(other, 20, "2")
     commit_file(lake, kept + 1).unlink()
     opened.clear()
-    monkeypatch.setattr(newest, "KEPT_SECONDS", -1)
+    monkeypatch.setattr(version_cache, "KEPT_SECONDS", -1)
     assert lake.version(STUDY) == other.version(STUDY)
     assert lake.version(STUDY) in opened
 
@@ -201,18 +202,18 @@ def test_snapshot_stays_what_it_is_while_the_lake_goes_on(lake):
     store(lake, study("2"))
     assert {file.name for file in snapshot.files} == files
     assert len(snapshot.read_table()) == len(other.read_table()) == 2
-    assert snapshot.version == snapshot.delta.version() == other.delta.version() == 2
+    assert snapshot.version == snapshot.connect().version() == other.connect().version() == 2
     assert lake.version(STUDY) == 3
 
 
 def test_table_in_the_hands_of_another_is_nobody_elses(lake):
     fill(lake, 2)
-    handed_out = lake.open(STUDY).delta
+    handed_out = lake.open(STUDY).connect()
     store(lake, study("2"))
     assert handed_out.version() == 2
     handed_out.load_as_version(1)
     assert lake.version(STUDY) == 3
-    lake.open(STUDY).delta.delete()
+    lake.open(STUDY).connect().delete()
     assert lake.open(STUDY).row_count == 0
 
 
@@ -223,7 +224,7 @@ def test_snapshot_of_a_table_that_was_created_anew_is_of_no_use(lake, other):
     fill(other, 4, "2")
     lake.open(STUDY)
     with pytest.raises(LakeUnavailableError, match="created anew"):
-        _ = snapshot.delta
+        _ = snapshot.connect()
 
 
 def test_nothing_is_committed_to_a_table_that_was_created_anew_meanwhile(lake, other):
@@ -250,20 +251,20 @@ def test_table_is_opened_again_where_its_token_is_another_one(tmp_path, opened):
     snapshot = lake.open(STUDY)
     opened.clear()
     token[0] = "two"
-    assert snapshot.delta.version() == lake.version(STUDY) == 1
+    assert snapshot.connect().version() == lake.version(STUDY) == 1
     assert opened == [1, 1]
 
 
 def test_commit_that_was_made_is_not_lost_where_the_look_after_it_is_refused(lake, monkeypatch):
     fill(lake, 1)
-    taken, options = lake._newest[STUDY.name].take(lake.open(STUDY).logged)
+    taken, options = lake._versions[STUDY.name].take(lake.open(STUDY))
 
     def refuse(self, name):
         raise LakeUnavailableError("storage is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(Files, "stamp", refuse)
-        lake._newest[STUDY.name].give_back(taken, options)
+        lake._versions[STUDY.name].give_back(STUDY, taken, options)
     assert studies(lake) == {"1.0"}
 
 
