@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
-from dicom_assets.core.tables.agreement import (
+from dicom_assets.core.tables.comparison import (
     Agreement,
     add_up,
     compare_files,

@@ -16,6 +16,7 @@ from dicom_assets.emulator.datasets.sources import (
     DicomFile,
     Skip,
     describe_refusal,
+    ignore,
     pad_metadata,
     pad_uid,
     synthesize,
@@ -56,19 +57,18 @@ class History:
     """Number of times that a file could not be stored."""
 
 
-@dataclass(frozen=True)
-class _Instance:
-    series: str
-    sop_instance: str
-    store: Callable[..., object]
-    """Stores the instance; takes `partition` and `at`."""
+_Store = Callable[..., object]
+"""Stores an instance; takes `partition` and `at`."""
+_Step = tuple[Ticks, Callable[[Ticks], None]]
+"""Planned change: its time, and a function that makes the change at this time."""
 
 
 @dataclass(frozen=True)
 class _Study:
     uid: str
     partition: str
-    instances: list[_Instance] = field(default_factory=list)
+    instances: list[tuple[tuple[str, str], _Store]] = field(default_factory=list)
+    """Series and SOP instance UID of each instance, with the function that stores the instance."""
 
 
 def write_history(
@@ -82,7 +82,7 @@ def write_history(
     partitions: tuple[str, str] = (DEFAULT_PARTITION, "research"),
     write_files: bool = False,
     progress: Progress | None = None,
-    skip: Skip | None = None,
+    skip: Skip = ignore,
 ) -> History:
     """Write a history into an empty service; equal arguments produce equal feeds.
 
@@ -106,56 +106,95 @@ def write_history(
     """
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     made_up = list(synthesize(instances, seed=seed, day=start.date()))
-    history = History()
     padding = random.Random(f"{seed}, padding") if service.keep_padding else None  # noqa: S311 - as above
-    store = partial(_store_made_up, service, padding, write_file=write_files)
-    steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
-    for study in (*_studies_of_files(service, files, partitions[0], skip), *_studies_of(store, made_up, partitions)):
-        life = _Life(service, study, history, padding)
-        life.plan(ticks_of(start) + _arrival(rng, start, hours), rng)
-        steps += life.steps
+    writer = _Writer(service, padding, write_files, skip)
+    studies = (
+        *_group_files(files, partitions[0], writer.store_file),
+        *_group(made_up, partitions, writer.store_made_up),
+    )
     end = ticks_of(start + timedelta(hours=hours))
-    steps = sorted((step for step in steps if step[0] < end), key=itemgetter(0))
+    planned = (
+        step for study in studies for step in writer.plan(study, ticks_of(start) + _arrival(rng, start, hours), rng)
+    )
+    steps = sorted((step for step in planned if step[0] < end), key=itemgetter(0))
     with service.transaction():
         for number, (ticks, act) in enumerate(steps, 1):
             act(ticks)
             if progress is not None and (number % _STEPS_PER_REPORT == 0 or number == len(steps)):
                 progress(number, len(steps))
-    return history
+    return writer.history
 
 
-def _store_made_up(service: Service, padding: random.Random | None, metadata: Metadata, **options: Any) -> None:
-    service.store_metadata(pad_metadata(metadata, padding) if padding else metadata, **options)
+@dataclass
+class _Writer:
+    """Writer of a service's changes, which counts the changes."""
+
+    service: Service
+    padding: random.Random | None
+    """Source of the random padding; None means no padding."""
+    write_files: bool
+    skip: Skip
+    history: History = field(default_factory=History)
+
+    def plan(self, study: _Study, now: Ticks, rng: random.Random) -> Iterator[_Step]:
+        """Yield all changes of a study that arrives now."""
+        for _, store_instance in study.instances:
+            if rng.random() >= _SHARE_OF_TIES:
+                now += rng.randrange(TICKS_PER_SECOND)
+            yield now, partial(self._store, study, store_instance)
+        if rng.random() < _SHARE_CORRECTED:
+            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
+            yield now, partial(self._correct, study, build_correction(rng))
+        if rng.random() < _SHARE_WITH_DELETION:
+            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
+            uids, store_instance = rng.choice(study.instances)
+            yield now, partial(self._delete, study, uids[: rng.randrange(3)])
+            if rng.random() < _SHARE_STORED_AGAIN:
+                now += rng.randrange(_HOUR // 60, 2 * _HOUR)
+                yield now, partial(self._store, study, store_instance)
+
+    def store_made_up(self, metadata: Metadata, **options: Any) -> None:
+        padded = pad_metadata(metadata, self.padding) if self.padding else metadata
+        self.service.store_metadata(padded, write_file=self.write_files, **options)
+
+    def store_file(self, file: DicomFile, **options: Any) -> None:
+        try:
+            file.store(self.service, **options)
+        except REFUSED as error:
+            self.skip(file.path, describe_refusal(error))
+            raise
+
+    def _store(self, study: _Study, store_instance: _Store, at: Ticks) -> None:
+        try:
+            store_instance(partition=study.partition, at=at)
+        except REFUSED:
+            self.history.refused += 1
+        else:
+            self.history.created += 1
+
+    def _correct(self, study: _Study, changes: Metadata, at: Ticks) -> None:
+        uid = pad_uid(study.uid, self.padding) if self.padding else study.uid
+        self.history.updated += self.service.update(uid, changes, partition=study.partition, at=at)
+
+    def _delete(self, study: _Study, uids: tuple[str, ...], at: Ticks) -> None:
+        self.history.deleted += self.service.delete(study.uid, *uids, partition=study.partition, at=at)
 
 
-def _store_file(service: Service, file: DicomFile, skip: Skip | None, **options: Any) -> None:
-    try:
-        file.store(service, **options)
-    except REFUSED as error:
-        if skip is not None:
-            skip(file.path, describe_refusal(error))
-        raise
-
-
-def _studies_of_files(
-    service: Service, files: Iterable[DicomFile], partition: str, skip: Skip | None
-) -> Iterator[_Study]:
+def _group_files(files: Iterable[DicomFile], partition: str, store: _Store) -> Iterable[_Study]:
     by_study: dict[str, _Study] = {}
     for file in files:
         study = by_study.setdefault(file.study, _Study(file.study, partition))
-        study.instances.append(_Instance(file.series, file.sop_instance, partial(_store_file, service, file, skip)))
-    return iter(by_study.values())
+        study.instances.append(((file.series, file.sop_instance), partial(store, file)))
+    return by_study.values()
 
 
-def _studies_of(
-    store: Callable[..., object], made_up: Iterable[Metadata], partitions: tuple[str, str]
-) -> Iterator[_Study]:
+def _group(made_up: Iterable[Metadata], partitions: tuple[str, str], store: _Store) -> Iterator[_Study]:
     studies = groupby(made_up, lambda metadata: first_value(metadata, STUDY_INSTANCE_UID))
     for number, (uid, group) in enumerate(studies, 1):
         study = _Study(uid, partitions[number % _SECOND_PARTITION_EVERY == 0])
         for metadata in group:
-            series, sop_instance = (first_value(metadata, tag) for tag in (SERIES_INSTANCE_UID, SOP_INSTANCE_UID))
-            study.instances.append(_Instance(series, sop_instance, partial(store, metadata)))
+            uids = first_value(metadata, SERIES_INSTANCE_UID), first_value(metadata, SOP_INSTANCE_UID)
+            study.instances.append((uids, partial(store, metadata)))
         yield study
 
 
@@ -163,59 +202,6 @@ def _arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
     """Return a random arrival of a study's first instance, in ticks after the start; few studies arrive at night."""
     weights = [1 if (start.hour + hour) % 24 in _QUIET_HOURS else 5 for hour in range(hours)]
     return rng.choices(range(hours), weights)[0] * _HOUR + rng.randrange(_HOUR)
-
-
-class _Life:
-    """Planned changes of one study in a service."""
-
-    def __init__(self, service: Service, study: _Study, history: History, padding: random.Random | None) -> None:
-        self._service = service
-        self._padding = padding
-        self._study = study
-        self._history = history
-        self.steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
-
-    def plan(self, now: Ticks, rng: random.Random) -> None:
-        """Plan all changes from the arrival on.
-
-        Args:
-            now: Time of the arrival.
-            rng: Source of the random choices.
-        """
-        for instance in self._study.instances:
-            if rng.random() >= _SHARE_OF_TIES:
-                now += rng.randrange(TICKS_PER_SECOND)
-            self._add(now, partial(self._store, instance))
-        if rng.random() < _SHARE_CORRECTED:
-            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
-            self._add(now, partial(self._correct, build_correction(rng)))
-        if rng.random() < _SHARE_WITH_DELETION:
-            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
-            instance = rng.choice(self._study.instances)
-            depth = rng.randrange(3)
-            uids = (instance.series, instance.sop_instance)[:depth]
-            self._add(now, partial(self._delete, uids))
-            if rng.random() < _SHARE_STORED_AGAIN:
-                now += rng.randrange(_HOUR // 60, 2 * _HOUR)
-                self._add(now, partial(self._store, instance))
-
-    def _add(self, ticks: Ticks, act: Callable[[Ticks], None]) -> None:
-        self.steps.append((ticks, act))
-
-    def _store(self, instance: _Instance, at: Ticks) -> None:
-        try:
-            instance.store(partition=self._study.partition, at=at)
-        except REFUSED:
-            self._history.refused += 1
-        else:
-            self._history.created += 1
-
-    def _correct(self, changes: Metadata, at: Ticks) -> None:
-        uid = pad_uid(self._study.uid, self._padding) if self._padding else self._study.uid
-        self._history.updated += self._service.update(uid, changes, partition=self._study.partition, at=at)
-
-    def _delete(self, uids: tuple[str, ...], at: Ticks) -> None:
-        self._history.deleted += self._service.delete(self._study.uid, *uids, partition=self._study.partition, at=at)
 
 
 def build_correction(rng: random.Random) -> Metadata:

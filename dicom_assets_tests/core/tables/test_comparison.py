@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from dicom_assets.core.columns.schema import SERIES, STUDY
-from dicom_assets.core.tables.agreement import (
+from dicom_assets.core.tables.comparison import (
     Agreement,
     add_up,
     compare_files,
