@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from dicom_assets.config.settings import Settings
 from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.identity.credentials import Credential, Tokens, build_credential
+from dicom_assets.lake.files.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.network.retries import RetryPolicy
 
 if TYPE_CHECKING:

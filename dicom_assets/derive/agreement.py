@@ -24,8 +24,8 @@ from dicom_assets.core.tables.agreement import (
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.tables.instance import is_live, newest_entries
 from dicom_assets.core.tables.merge import Desired, key_ids
+from dicom_assets.lake.files.parquet import ROWS_PER_FILE
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import ROWS_PER_FILE
 
 FILES_AT_ONCE = 25
 """Files whose studies an audit compares together."""

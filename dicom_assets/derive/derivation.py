@@ -26,8 +26,8 @@ from dicom_assets.core.tables.merge import Desired, key_ids
 from dicom_assets.core.tables.series import build_series
 from dicom_assets.core.tables.study import build_studies
 from dicom_assets.derive.elements import read_attributes
+from dicom_assets.lake.files.data_file import DataFile
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import DataFile
 from dicom_assets.lake.table.snapshot import Snapshot
 
 _OWN = (*INSTANCE.key, "sequence", "windowStart")

@@ -16,7 +16,7 @@ from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.core.tables.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.tables.instance import unreadable_entries
 from dicom_assets.derive.elements import split_metadata
-from dicom_assets.lake.table.parquet import EncodedRows, Spool
+from dicom_assets.lake.files.parquet import EncodedRows, Spool
 from dicom_assets.lake.table.writing import FixedRows
 
 BATCH_TIME = timedelta(minutes=1)

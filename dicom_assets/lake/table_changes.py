@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
 from dicom_assets.core.tables.row_changes import ChangeType, build_changes, change_schema, mark_rows
+from dicom_assets.lake.files.data_file import DataFile
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.log import read_log, read_removals
-from dicom_assets.lake.table.parquet import DataFile
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.time_travel import open_at
 

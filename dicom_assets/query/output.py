@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from dicom_assets.core.errors import LakeQueryError, SettingsError
-from dicom_assets.lake.table.parquet import open_writer
+from dicom_assets.lake.files.parquet import open_writer
 from dicom_assets.query.formats import Format
 
 _BYTES_PER_GROUP = 64 * 2**20
