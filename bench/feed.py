@@ -335,11 +335,11 @@ def _series_text(study: int, series: int, version: int, *, brief: bool) -> tuple
 @cache
 def _templates() -> dict[str, list[dict[str, object]]]:
     """Metadata of CT and MR files that come with pydicom, private elements included, one file of each size."""
-    from dicom_assets.emulator.datasets.sources import bundled_datasets
+    from dicom_assets.emulator.datasets.sources import bundled_files
     from dicom_assets.emulator.metadata.data_set import read_metadata
 
     found: dict[str, dict[int, dict[str, object]]] = {"CT": {}, "MR": {}}
-    for dataset in bundled_datasets():
+    for dataset in (file.dataset() for file in bundled_files()):
         if dataset.get("Modality", "") in found:
             metadata = read_metadata(dataset).metadata
             size = len(json.dumps(metadata, separators=(",", ":")))

@@ -129,9 +129,8 @@ def _fill(
     skipped: Counter[str] = Counter()
     named: dict[Path, str] = {}
     loaded = folder_files(load, skip=named.setdefault, bare=True) if load else ()
-    found = [*(bundled_files(skipped) if bundled else ()), *loaded]
-    sources = {(file.study, file.series, file.sop_instance): file for file in reversed(found)}
-    dicom_files = list(reversed(sources.values()))
+    found = [*(bundled_files(lambda _, reason: skipped.update([reason])) if bundled else ()), *loaded]
+    files = list(reversed({file.key: file for file in reversed(found)}.values()))
     if hours:
         history = write_history(
             service,
@@ -139,14 +138,14 @@ def _fill(
             hours=hours,
             instances=count,
             seed=seed,
-            files=dicom_files,
+            files=files,
             write_files=True,
             skip=named.setdefault,
         )
         typer.echo(f"{history.created} stored, {history.updated} updated, {history.deleted} deleted in {hours} hours.")
     else:
         with service.transaction():
-            for file in dicom_files:
+            for file in files:
                 try:
                     file.store(service)
                 except REFUSED as error:

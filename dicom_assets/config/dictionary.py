@@ -7,7 +7,7 @@ while importing pydicom takes some tenths of a second at the start of every run.
 from functools import cache
 from importlib import resources
 
-from dicom_assets.core.columns.dictionary import Dictionary, Element
+from dicom_assets.core.columns.data_dictionary import Dictionary, Element
 
 FILE = "dictionary.tsv"
 

@@ -1,10 +1,9 @@
-"""The service's time: whole ticks of 100 ns since the year 1, and a clock that can be set.
+"""The service's time: whole ticks of 100 ns since the year 1.
 
 Source: the resolution of SQL Server's `DATETIMEOFFSET(7)`, which stores the feed's timestamps.
 """
 
 import re
-import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -59,32 +58,3 @@ def parse_ticks(text: str) -> Ticks:
         raise ValueError("not a date and time with a time zone")
     fraction = int((match["fraction"] or "").ljust(7, "0"))
     return ticks_of(datetime.fromisoformat(f"{match['date']}T{match['time']}{match['zone']}")) + fraction
-
-
-class SettableClock:
-    """A clock that stands still until it is set or advanced; safe to share between threads."""
-
-    def __init__(self, now: datetime) -> None:
-        self._lock = threading.Lock()
-        self._now = self._with_zone(now)
-
-    def __call__(self) -> datetime:
-        """Return the time of the clock."""
-        with self._lock:
-            return self._now
-
-    def set(self, now: datetime) -> None:
-        """Set the clock to a time, earlier or later."""
-        with self._lock:
-            self._now = self._with_zone(now)
-
-    def advance(self, by: timedelta) -> None:
-        """Move the clock forward, or back by a negative timedelta."""
-        with self._lock:
-            self._now += by
-
-    @staticmethod
-    def _with_zone(moment: datetime) -> datetime:
-        if moment.tzinfo is None:
-            raise ValueError("a clock needs a time zone")
-        return moment

@@ -6,6 +6,9 @@ from dicom_assets.core.errors import DicomAssetsError
 class EmulatorError(DicomAssetsError):
     """Base class of the embedded service's errors."""
 
+    status_code = 400
+    """HTTP status of the response to a request that causes the error."""
+
 
 class EmulatorStartError(EmulatorError):
     """The embedded service cannot start: its port is taken, or its database cannot be opened."""

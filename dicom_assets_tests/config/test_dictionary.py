@@ -6,7 +6,7 @@ import pytest
 from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
 
 from dicom_assets.config.dictionary import FILE, load_dictionary
-from dicom_assets.core.columns.dictionary import Element
+from dicom_assets.core.columns.data_dictionary import Element
 
 PATH = resources.files("dicom_assets.config") / FILE
 

@@ -19,9 +19,9 @@ from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.automation.automation import JOB
 from dicom_assets.defs.partitions import hours_between, parse_key, partition_key
-from dicom_assets.emulator.clock import SettableClock
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.emulator.settable_clock import SettableClock
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables
 

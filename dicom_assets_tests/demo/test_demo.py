@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from dicom_assets.core.tables.agreement import Agreement
+from dicom_assets.core.tables.comparison import Agreement
 from dicom_assets.demo.demo import DemoError, Pace, run_demo
 from dicom_assets.demo.embedded import Day, ForeignTablesError, open_service, prepare_home
 from dicom_assets.emulator.errors import EmulatorStartError

@@ -4,7 +4,7 @@ import pytest
 from deltalake import write_deltalake
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
-from dicom_assets.core.tables.agreement import Agreement
+from dicom_assets.core.tables.comparison import Agreement
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.derive import agreement
 from dicom_assets.derive.agreement import audit, compare_instances, compare_touched, find_disagreeing

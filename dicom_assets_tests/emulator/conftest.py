@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from dicom_assets.emulator.clock import SettableClock
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.emulator.settable_clock import SettableClock
 from dicom_assets_tests.processes import PATIENCE_SECONDS
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

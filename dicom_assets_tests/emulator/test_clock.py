@@ -2,7 +2,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from dicom_assets.emulator.clock import SettableClock, format_ticks, parse_ticks, ticks_now, ticks_of
+from dicom_assets.emulator.clock import format_ticks, parse_ticks, ticks_now, ticks_of
+from dicom_assets_tests.emulator.settable_clock import SettableClock
 
 MOMENT = datetime(2026, 3, 1, 0, 0, 9, tzinfo=UTC)
 

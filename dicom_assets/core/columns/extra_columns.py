@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dicom_assets.core.columns.dictionary import Dictionary
+from dicom_assets.core.columns.data_dictionary import Dictionary
 from dicom_assets.core.columns.extra_elements import Found, find_element
 from dicom_assets.core.columns.schema import SERVICE, TABLES, Column, Grain, type_names
 from dicom_assets.core.problem import Place, Problem

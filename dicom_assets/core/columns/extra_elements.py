@@ -7,7 +7,7 @@ Source: DICOM PS3.5 section 6.2 (value representations).
 
 from dataclasses import dataclass
 
-from dicom_assets.core.columns.dictionary import Dictionary, Element
+from dicom_assets.core.columns.data_dictionary import Dictionary, Element
 from dicom_assets.core.columns.element_path import Step, parse_element, split_path
 
 _TEXT = ("string", "list<string>")

@@ -12,8 +12,8 @@ from typing import Any
 import dagster as dg
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, Table
-from dicom_assets.core.tables.agreement import Agreement
 from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.comparison import Agreement
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.runs.observed import Observed
 from dicom_assets.derive.agreement import compare_instances, compare_touched

@@ -34,7 +34,7 @@ KEPT_KEYS = 250_000
 ROW_COUNT = "dagster/partition_row_count"
 UNREADABLE = "unreadable"
 """Metadata entry with the number of entries without usable metadata."""
-UNREADABLE_ENTRIES = "unreadable_entries"
+UNREADABLE_ENTRIES = "find_unreadable_entries"
 """Metadata entry with a text that lists sequence and time of some of them."""
 
 

@@ -1,13 +1,13 @@
 """A synthetic history of a service, spread over hours: studies arrive, are corrected, deleted and stored again."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import TICKS_PER_SECOND, Ticks, ticks_of
@@ -16,6 +16,7 @@ from dicom_assets.emulator.datasets.sources import (
     DicomFile,
     Skip,
     describe_refusal,
+    ignore,
     pad_metadata,
     pad_uid,
     synthesize,
@@ -56,19 +57,15 @@ class History:
     """Number of times that a file could not be stored."""
 
 
-@dataclass(frozen=True)
-class _Instance:
-    series: str
-    sop_instance: str
-    store: Callable[..., object]
-    """Stores the instance; takes `partition` and `at`."""
+_Step = tuple[Ticks, Callable[[Ticks], None]]
+"""Planned change: its time, and a function that makes the change at this time."""
 
 
 @dataclass(frozen=True)
 class _Study:
     uid: str
     partition: str
-    instances: list[_Instance] = field(default_factory=list)
+    instances: Sequence[DicomFile | Metadata]
 
 
 def write_history(
@@ -82,7 +79,7 @@ def write_history(
     partitions: tuple[str, str] = (DEFAULT_PARTITION, "research"),
     write_files: bool = False,
     progress: Progress | None = None,
-    skip: Skip | None = None,
+    skip: Skip = ignore,
 ) -> History:
     """Write a history into an empty service; equal arguments produce equal feeds.
 
@@ -106,14 +103,11 @@ def write_history(
     """
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     made_up = list(synthesize(instances, seed=seed, day=start.date()))
-    history = History()
     padding = random.Random(f"{seed}, padding") if service.keep_padding else None  # noqa: S311 - as above
-    store = partial(_store_made_up, service, padding, write_file=write_files)
-    steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
-    for study in (*_studies_of_files(service, files, partitions[0], skip), *_studies_of(store, made_up, partitions)):
-        life = _Life(service, study, history, padding)
-        life.plan(ticks_of(start) + _arrival(rng, start, hours), rng)
-        steps += life.steps
+    writer = _Writer(service, padding, write_files, skip)
+    steps: list[_Step] = []
+    for study in (*_group_files(files, partitions[0]), *_group_made_up(made_up, partitions)):
+        steps += writer.plan(study, ticks_of(start) + _choose_arrival(rng, start, hours), rng)
     end = ticks_of(start + timedelta(hours=hours))
     steps = sorted((step for step in steps if step[0] < end), key=itemgetter(0))
     with service.transaction():
@@ -121,101 +115,83 @@ def write_history(
             act(ticks)
             if progress is not None and (number % _STEPS_PER_REPORT == 0 or number == len(steps)):
                 progress(number, len(steps))
-    return history
+    return writer.history
 
 
-def _store_made_up(service: Service, padding: random.Random | None, metadata: Metadata, **options: Any) -> None:
-    service.store_metadata(pad_metadata(metadata, padding) if padding else metadata, **options)
+@dataclass
+class _Writer:
+    """Writer of a service's changes, which counts the changes."""
+
+    service: Service
+    padding: random.Random | None
+    """Source of the random padding; None means no padding."""
+    write_files: bool
+    skip: Skip
+    history: History = field(default_factory=History)
+
+    def plan(self, study: _Study, now: Ticks, rng: random.Random) -> Iterator[_Step]:
+        """Yield all changes of a study that arrives now."""
+        for instance in study.instances:
+            if rng.random() >= _SHARE_OF_TIES:
+                now += rng.randrange(TICKS_PER_SECOND)
+            yield now, partial(self._store, study, instance)
+        if rng.random() < _SHARE_CORRECTED:
+            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
+            yield now, partial(self._correct, study, build_correction(rng))
+        if rng.random() < _SHARE_WITH_DELETION:
+            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
+            instance = rng.choice(study.instances)
+            yield now, partial(self._delete, study, _read_uids(instance)[: rng.randrange(3)])
+            if rng.random() < _SHARE_STORED_AGAIN:
+                now += rng.randrange(_HOUR // 60, 2 * _HOUR)
+                yield now, partial(self._store, study, instance)
+
+    def _store(self, study: _Study, instance: DicomFile | Metadata, at: Ticks) -> None:
+        try:
+            if isinstance(instance, DicomFile):
+                instance.store(self.service, partition=study.partition, at=at)
+            else:
+                padded = pad_metadata(instance, self.padding) if self.padding else instance
+                self.service.store_metadata(padded, partition=study.partition, at=at, write_file=self.write_files)
+        except REFUSED as error:
+            self.history.refused += 1
+            if isinstance(instance, DicomFile):
+                self.skip(instance.path, describe_refusal(error))
+        else:
+            self.history.created += 1
+
+    def _correct(self, study: _Study, changes: Metadata, at: Ticks) -> None:
+        uid = pad_uid(study.uid, self.padding) if self.padding else study.uid
+        self.history.updated += self.service.update(uid, changes, partition=study.partition, at=at)
+
+    def _delete(self, study: _Study, uids: tuple[str, ...], at: Ticks) -> None:
+        self.history.deleted += self.service.delete(study.uid, *uids, partition=study.partition, at=at)
 
 
-def _store_file(service: Service, file: DicomFile, skip: Skip | None, **options: Any) -> None:
-    try:
-        file.store(service, **options)
-    except REFUSED as error:
-        if skip is not None:
-            skip(file.path, describe_refusal(error))
-        raise
+def _read_uids(instance: DicomFile | Metadata) -> tuple[str, ...]:
+    """Return the series and SOP instance UID."""
+    if isinstance(instance, DicomFile):
+        return instance.key[1:]
+    return first_value(instance, SERIES_INSTANCE_UID), first_value(instance, SOP_INSTANCE_UID)
 
 
-def _studies_of_files(
-    service: Service, files: Iterable[DicomFile], partition: str, skip: Skip | None
-) -> Iterator[_Study]:
-    by_study: dict[str, _Study] = {}
+def _group_files(files: Iterable[DicomFile], partition: str) -> Iterator[_Study]:
+    by_study: dict[str, list[DicomFile]] = {}
     for file in files:
-        study = by_study.setdefault(file.study, _Study(file.study, partition))
-        study.instances.append(_Instance(file.series, file.sop_instance, partial(_store_file, service, file, skip)))
-    return iter(by_study.values())
+        by_study.setdefault(file.study, []).append(file)
+    return (_Study(uid, partition, instances) for uid, instances in by_study.items())
 
 
-def _studies_of(
-    store: Callable[..., object], made_up: Iterable[Metadata], partitions: tuple[str, str]
-) -> Iterator[_Study]:
+def _group_made_up(made_up: Iterable[Metadata], partitions: tuple[str, str]) -> Iterator[_Study]:
     studies = groupby(made_up, lambda metadata: first_value(metadata, STUDY_INSTANCE_UID))
-    for number, (uid, group) in enumerate(studies, 1):
-        study = _Study(uid, partitions[number % _SECOND_PARTITION_EVERY == 0])
-        for metadata in group:
-            series, sop_instance = (first_value(metadata, tag) for tag in (SERIES_INSTANCE_UID, SOP_INSTANCE_UID))
-            study.instances.append(_Instance(series, sop_instance, partial(store, metadata)))
-        yield study
+    for number, (uid, instances) in enumerate(studies, 1):
+        yield _Study(uid, partitions[number % _SECOND_PARTITION_EVERY == 0], list(instances))
 
 
-def _arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
+def _choose_arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
     """Return a random arrival of a study's first instance, in ticks after the start; few studies arrive at night."""
     weights = [1 if (start.hour + hour) % 24 in _QUIET_HOURS else 5 for hour in range(hours)]
     return rng.choices(range(hours), weights)[0] * _HOUR + rng.randrange(_HOUR)
-
-
-class _Life:
-    """Planned changes of one study in a service."""
-
-    def __init__(self, service: Service, study: _Study, history: History, padding: random.Random | None) -> None:
-        self._service = service
-        self._padding = padding
-        self._study = study
-        self._history = history
-        self.steps: list[tuple[Ticks, Callable[[Ticks], None]]] = []
-
-    def plan(self, now: Ticks, rng: random.Random) -> None:
-        """Plan all changes from the arrival on.
-
-        Args:
-            now: Time of the arrival.
-            rng: Source of the random choices.
-        """
-        for instance in self._study.instances:
-            if rng.random() >= _SHARE_OF_TIES:
-                now += rng.randrange(TICKS_PER_SECOND)
-            self._add(now, partial(self._store, instance))
-        if rng.random() < _SHARE_CORRECTED:
-            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
-            self._add(now, partial(self._correct, build_correction(rng)))
-        if rng.random() < _SHARE_WITH_DELETION:
-            now += rng.randrange(_HOUR // 12, 6 * _HOUR)
-            instance = rng.choice(self._study.instances)
-            depth = rng.randrange(3)
-            uids = (instance.series, instance.sop_instance)[:depth]
-            self._add(now, partial(self._delete, uids))
-            if rng.random() < _SHARE_STORED_AGAIN:
-                now += rng.randrange(_HOUR // 60, 2 * _HOUR)
-                self._add(now, partial(self._store, instance))
-
-    def _add(self, ticks: Ticks, act: Callable[[Ticks], None]) -> None:
-        self.steps.append((ticks, act))
-
-    def _store(self, instance: _Instance, at: Ticks) -> None:
-        try:
-            instance.store(partition=self._study.partition, at=at)
-        except REFUSED:
-            self._history.refused += 1
-        else:
-            self._history.created += 1
-
-    def _correct(self, changes: Metadata, at: Ticks) -> None:
-        uid = pad_uid(self._study.uid, self._padding) if self._padding else self._study.uid
-        self._history.updated += self._service.update(uid, changes, partition=self._study.partition, at=at)
-
-    def _delete(self, uids: tuple[str, ...], at: Ticks) -> None:
-        self._history.deleted += self._service.delete(self._study.uid, *uids, partition=self._study.partition, at=at)
 
 
 def build_correction(rng: random.Random) -> Metadata:

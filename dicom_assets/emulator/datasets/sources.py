@@ -5,7 +5,6 @@ patient, the study, the series or the instance.
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -24,7 +23,6 @@ from dicom_assets.emulator.metadata.data_set import (
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     Metadata,
-    decode,
     read_dataset,
     read_metadata,
     tolerant,
@@ -36,6 +34,11 @@ REFUSED: Final = (InstanceExistsError, InvalidDicomError, InvalidInstanceError)
 """Errors raised for a file that cannot be stored."""
 Skip = Callable[[Path, str], object]
 """A function that is called with the path of a file that is left out, and the reason."""
+
+
+def ignore(_path: Path, _reason: str) -> None:
+    """Do nothing about a file that is left out."""
+
 
 _REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -76,9 +79,14 @@ class DicomFile:
     series: str
     sop_instance: str
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """UIDs of the study, the series and the instance."""
+        return self.study, self.series, self.sop_instance
+
     def dataset(self) -> Dataset:
         """Read and return the file's data set."""
-        return decode(self.path.read_bytes())
+        return read_dataset(self.path.read_bytes())
 
     def store(self, service: Service, *, partition: str = DEFAULT_PARTITION, at: Moment | None = None) -> Stored:
         """Store the file, byte for byte, with `Service.store`.
@@ -90,7 +98,7 @@ class DicomFile:
             content = self.path.read_bytes()
         except OSError:
             raise InvalidDicomError("The file cannot be read.") from None
-        return service.store(decode(content), partition=partition, at=at, content=content)
+        return service.store(read_dataset(content), partition=partition, at=at, content=content)
 
 
 def describe_refusal(error: Exception) -> str:
@@ -100,59 +108,44 @@ def describe_refusal(error: Exception) -> str:
     return "no DICOM file that can be read" if isinstance(error, InvalidDicomError) else "refused by the service"
 
 
-def folder_files(
-    directory: Path, skipped: Counter[str] | None = None, *, skip: Skip | None = None, bare: bool = False
-) -> Iterator[DicomFile]:
+def folder_files(directory: Path, *, skip: Skip = ignore, bare: bool = False) -> Iterator[DicomFile]:
     """Yield the DICOM files in a folder that the service would accept, one per instance, in the order of their paths.
 
     Args:
         directory: Folder to search, with its subfolders.
-        skipped: Counter that gets the number of files that are left out, by reason.
-        skip: Called for each file that is left out.
+        skip: Called with each file that is left out, and the reason.
         bare: Whether to also accept files without preamble and file meta information.
     """
-    skipped = Counter() if skipped is None else skipped
     seen = set()
     for path in sorted(directory.rglob("*")):
         if not path.is_file():
             continue
-        file, reason = _read_file(path, bare)
-        if file is not None and (key := (file.study, file.series, file.sop_instance)) in seen:
-            file, reason = None, "same instance as another file"
-        if file is not None:
-            seen.add(key)
-            yield file
+        file = _read_file(path, bare)
+        if isinstance(file, str):
+            skip(path, file)
+        elif file.key in seen:
+            skip(path, "same instance as another file")
         else:
-            skipped[reason] += 1
-            if skip is not None:
-                skip(path, reason)
+            seen.add(file.key)
+            yield file
 
 
-def _read_file(path: Path, bare: bool) -> tuple[DicomFile | None, str]:
+def _read_file(path: Path, bare: bool) -> DicomFile | str:
+    """Return the file's UIDs, or the reason why the service would refuse the file."""
     try:
         dataset = read_dataset(path, bare=bare, stop_before_pixels=True, specific_tags=[*_REQUIRED, "PatientID"])
         with tolerant():
-            uids = {keyword: strip_padding(str(dataset.get(keyword) or "")) for keyword in _REQUIRED}
+            uids = [strip_padding(str(dataset.get(keyword) or "")) for keyword in _REQUIRED]
     except Exception:  # pydicom raises anything on values of broken files
-        return None, "no DICOM file"
-    if not all(uids.values()) or "PatientID" not in dataset:
-        return None, "no SOP class, UIDs or patient ID"
-    return DicomFile(path, uids["StudyInstanceUID"], uids["SeriesInstanceUID"], uids["SOPInstanceUID"]), ""
+        return "no DICOM file"
+    if not all(uids) or "PatientID" not in dataset:
+        return "no SOP class, UIDs or patient ID"
+    return DicomFile(path, *uids[:3])
 
 
-def folder_datasets(directory: Path, skipped: Counter[str] | None = None) -> Iterator[Dataset]:
-    """Return an iterator over the data sets of `folder_files`."""
-    return (file.dataset() for file in folder_files(directory, skipped))
-
-
-def bundled_files(skipped: Counter[str] | None = None) -> Iterator[DicomFile]:
+def bundled_files(skip: Skip = ignore) -> Iterator[DicomFile]:
     """Return an iterator over the DICOM files bundled with pydicom, as `folder_files` does. Nothing is downloaded."""
-    return folder_files(Path(str(resources.files("pydicom") / "data" / "test_files")), skipped)
-
-
-def bundled_datasets(skipped: Counter[str] | None = None) -> Iterator[Dataset]:
-    """Return an iterator over the data sets of `bundled_files`."""
-    return (file.dataset() for file in bundled_files(skipped))
+    return folder_files(Path(str(resources.files("pydicom") / "data" / "test_files")), skip=skip)
 
 
 def synthesize(count: int, *, seed: int = 0, day: date = date(2026, 3, 1)) -> Iterator[Metadata]:
@@ -238,7 +231,7 @@ def _pad_value(value: Any, padding: str) -> Any:
 def _templates() -> dict[str, list[Metadata]]:
     """Return real metadata, from bundled files, by modality."""
     templates: dict[str, list[Metadata]] = {modality: [] for modality in _SHAPES}
-    for dataset in bundled_datasets():
+    for dataset in (file.dataset() for file in bundled_files()):
         metadata = read_metadata(dataset).metadata
         fitting = templates.get(dataset.get("Modality", ""))
         # Public elements only: every study would repeat the values of private elements.

@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,19 +21,11 @@ from starlette.routing import Route
 
 from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import format_ticks, ticks_now
-from dicom_assets.emulator.errors import InvalidPartitionError, InvalidUpdateError
-from dicom_assets.emulator.http.parameters import InvalidParameterError, parse_include_metadata, parse_page_request
-from dicom_assets.emulator.http.stow import (
-    MalformedRequestError,
-    StoreResponse,
-    UnsupportedTypeError,
-    comments,
-    split_parts,
-    store_parts,
-)
+from dicom_assets.emulator.errors import EmulatorError, InvalidPartitionError, InvalidUpdateError
+from dicom_assets.emulator.http.parameters import parse_include_metadata, parse_page_request
+from dicom_assets.emulator.http.stow import StoreResponse, comments, split_parts, store_parts
 from dicom_assets.emulator.http.tokens import check_token
 from dicom_assets.emulator.store.store import Service, is_uid
-from dicom_assets.emulator.store.unreadable import UnreadableMetadataError
 from dicom_assets.emulator.store.updates import MAXIMUM_STUDIES, check_changes
 
 Intercept = Callable[[Request], Response | None]
@@ -45,33 +37,31 @@ _JSON: Final = "application/json"
 _DICOM_JSON: Final = "application/dicom+json"
 
 
-def create_app(
-    service: Service,
-    *,
-    token: str | None = None,
-    audience: str | None = None,
-    intercept: Intercept | None = None,
-    max_page_bytes: int | None = None,
-    max_page_entries: int | None = None,
-) -> Starlette:
-    """Return the ASGI application of a service.
+class Options(TypedDict, total=False):
+    """Options of the application; each may be None, which means that it is not given."""
 
-    Args:
-        service: The service's state; it stays open when the application ends.
-        token: Bearer token that every request must carry; None accepts requests without one.
-        audience: Audience that the token of every request must have; None does not check it.
-        intercept: Gets every request first, and may answer it.
-        max_page_bytes: Most bytes of a page's body; greater pages answer 504, as a gateway before the service would.
-            None means no limit.
-        max_page_entries: Most entries of a page; larger pages answer 504. None means no limit.
-    """
-    endpoints = _Endpoints(service, max_page_bytes, max_page_entries)
+    token: str | None
+    """Bearer token that every request must carry."""
+    audience: str | None
+    """Audience that the token of every request must have."""
+    intercept: Intercept | None
+    """Gets every request first, and may answer it."""
+    max_page_bytes: int | None
+    """Most bytes of a page's body; greater pages answer 504, as a gateway before the service would."""
+    max_page_entries: int | None
+    """Most entries of a page; larger pages answer 504."""
+
+
+def create_app(service: Service, **options: Unpack[Options]) -> Starlette:
+    """Return the ASGI application of a service, which stays open when the application ends."""
+    endpoints = _Endpoints(service, options.get("max_page_bytes"), options.get("max_page_entries"))
+    intercept = options.get("intercept")
 
     def route(path: str, endpoint: _Endpoint, method: str, accepts: str) -> Route:
         async def guarded(request: Request) -> Response:
             if intercept is not None and (response := intercept(request)) is not None:
                 return response
-            check_token(request, token=token, audience=audience)
+            check_token(request, token=options.get("token"), audience=options.get("audience"))
             _check_version(request)
             _check_accept(request, accepts)
             return await endpoint(request)
@@ -94,15 +84,7 @@ def create_app(
             route(study + "/series/{series}", endpoints.delete, "DELETE", "*"),
             route(study + "/series/{series}/instances/{instance}", endpoints.delete, "DELETE", "*"),
         ]
-    refusals = {
-        HTTPException: _refuse,
-        InvalidParameterError: _refuse_with(400),
-        InvalidPartitionError: _refuse_with(400),
-        MalformedRequestError: _refuse_with(400),
-        UnsupportedTypeError: _refuse_with(415),
-        UnreadableMetadataError: _refuse_unreadable,
-    }
-    return Starlette(routes=routes, exception_handlers=refusals)
+    return Starlette(routes=routes, exception_handlers={EmulatorError: _refuse})
 
 
 class _Endpoints:
@@ -114,14 +96,7 @@ class _Endpoints:
 
     async def change_feed(self, request: Request) -> Response:
         page = parse_page_request(request.query_params)
-        entries = await run_in_threadpool(
-            self._service.change_feed_entries,
-            start=page.start,
-            end=page.end,
-            offset=page.offset,
-            limit=page.limit,
-            include_metadata=page.include_metadata,
-        )
+        entries = await run_in_threadpool(self._service.change_feed_texts, page)
         content = b"[%s]" % b",".join(entries)
         limits = ((self._max_page_bytes, len(content)), (self._max_page_entries, len(entries)))
         if any(limit is not None and size > limit for limit, size in limits):
@@ -130,7 +105,7 @@ class _Endpoints:
 
     async def latest(self, request: Request) -> Response:
         include_metadata = parse_include_metadata(request.query_params)
-        entry = await run_in_threadpool(self._service.latest_json, include_metadata=include_metadata)
+        entry = await run_in_threadpool(self._service.latest_text, include_metadata=include_metadata)
         return Response(status_code=204) if entry is None else Response(entry, media_type=_JSON)
 
     async def partitions(self, _: Request) -> Response:
@@ -159,7 +134,7 @@ class _Endpoints:
 
     async def bulk_update(self, request: Request) -> Response:
         if request.headers.get("Content-Type", _JSON).partition(";")[0].strip() != _JSON:
-            raise UnsupportedTypeError("Send application/json.")
+            raise HTTPException(415, "Send application/json.")
         studies, changes = _update_specification(await request.body(), self._service.keep_padding)
         partition = self._existing_partition(request)
         try:
@@ -243,17 +218,5 @@ def _check_accept(request: Request, media_type: str) -> None:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - the class that it is registered for
-    return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
-
-
-async def _refuse_unreadable(_: Request, error: Exception) -> Response:
-    assert isinstance(error, UnreadableMetadataError)  # noqa: S101 - the class that it is registered for
+    assert isinstance(error, EmulatorError)  # noqa: S101 - the class that it is registered for
     return PlainTextResponse(str(error), error.status_code)
-
-
-def _refuse_with(status_code: int) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def refuse(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(str(error), status_code)
-
-    return refuse

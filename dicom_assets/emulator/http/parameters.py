@@ -5,10 +5,12 @@ Source: the public DICOM server's controller, its model binders and pagination o
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from starlette.exceptions import HTTPException
+
 from dicom_assets.emulator.clock import Ticks, parse_ticks
+from dicom_assets.emulator.store.feed import PageRequest
 
 DEFAULT_LIMIT: Final = 100
 MAXIMUM_LIMIT: Final = 200
@@ -17,32 +19,17 @@ _INTEGER = re.compile(r"\s*[+-]?\d{1,40}\s*", re.ASCII)
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
-class InvalidParameterError(ValueError):
-    """A query parameter that the service answers with 400."""
-
-
-@dataclass(frozen=True)
-class PageRequest:
-    """Parameters of a requested page of the feed."""
-
-    start: Ticks | None
-    end: Ticks | None
-    offset: int
-    limit: int
-    include_metadata: bool
-
-
 def parse_page_request(query: Mapping[str, str]) -> PageRequest:
     """Parse the page that a query string requests; parameter names are case-insensitive.
 
     Raises:
-        InvalidParameterError: A time has no zone, the window is empty, a number is out of range, or a value has another
-            type.
+        HTTPException: A time has no zone, the window is empty, a number is out of range, or a value has another type
+            (400).
     """
     query = _lowered(query)
     start, end = _moment(query, "startTime"), _moment(query, "endTime")
     if start is not None and end is not None and end <= start:
-        raise InvalidParameterError("The endTime must be after the startTime.")
+        raise HTTPException(400, "The endTime must be after the startTime.")
     return PageRequest(
         start,
         end,
@@ -56,7 +43,7 @@ def parse_include_metadata(query: Mapping[str, str]) -> bool:
     """Return whether a query string requests metadata.
 
     Raises:
-        InvalidParameterError: The value is not a boolean.
+        HTTPException: The value is not a boolean (400).
     """
     return _boolean(_lowered(query), "includeMetadata")
 
@@ -72,7 +59,7 @@ def _moment(query: Mapping[str, str], name: str) -> Ticks | None:
     try:
         return parse_ticks(value)
     except ValueError as error:
-        raise InvalidParameterError(f"The {name} must be a date and time with a time zone, as ISO 8601.") from error
+        raise HTTPException(400, f"The {name} must be a date and time with a time zone, as ISO 8601.") from error
 
 
 def _integer(query: Mapping[str, str], name: str, default: int, least: int, greatest: int) -> int:
@@ -80,7 +67,7 @@ def _integer(query: Mapping[str, str], name: str, default: int, least: int, grea
     if value is None:
         return default
     if not _INTEGER.fullmatch(value) or not least <= int(value) <= greatest:
-        raise InvalidParameterError(f"The {name} must be an integer between {least} and {greatest}.")
+        raise HTTPException(400, f"The {name} must be an integer between {least} and {greatest}.")
     return int(value)
 
 
@@ -91,4 +78,4 @@ def _boolean(query: Mapping[str, str], name: str) -> bool:
     try:
         return _BOOLEANS[value.strip().lower()]
     except KeyError as error:
-        raise InvalidParameterError(f"The {name} must be true or false.") from error
+        raise HTTPException(400, f"The {name} must be true or false.") from error

@@ -4,38 +4,24 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Unpack
 
 import uvicorn
 
 from dicom_assets.emulator.errors import EmulatorStartError
-from dicom_assets.emulator.http.app import Intercept, create_app
+from dicom_assets.emulator.http.app import Options, create_app
 from dicom_assets.emulator.store.store import Service
 
 
 @contextlib.contextmanager
-def serve(
-    service: Service,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    token: str | None = None,
-    audience: str | None = None,
-    intercept: Intercept | None = None,
-    max_page_bytes: int | None = None,
-    max_page_entries: int | None = None,
-) -> Iterator[str]:
+def serve(service: Service, *, host: str = "127.0.0.1", port: int = 0, **options: Unpack[Options]) -> Iterator[str]:
     """Serve until the block ends.
 
     Args:
         service: The service's state; it stays open.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        token: Bearer token that every request must carry; None accepts requests without one.
-        audience: Audience that the token of every request must have; None does not check it.
-        intercept: Gets every request first, and may answer it.
-        max_page_bytes: Most bytes of a page's body; greater pages answer 504, as a gateway before the service would.
-            None means no limit.
-        max_page_entries: Most entries of a page; larger pages answer 504. None means no limit.
+        options: Options of the application.
 
     Yields:
         The base URL.
@@ -44,14 +30,7 @@ def serve(
         EmulatorStartError: The port is taken, or the address does not belong to this machine.
     """
     with _listen(host, port) as listener:
-        app = create_app(
-            service,
-            token=token,
-            audience=audience,
-            intercept=intercept,
-            max_page_bytes=max_page_bytes,
-            max_page_entries=max_page_entries,
-        )
+        app = create_app(service, **options)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
         )
@@ -67,8 +46,7 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

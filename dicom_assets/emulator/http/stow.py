@@ -5,21 +5,23 @@ Source: DICOM PS3.18 §10.5 and Annex I; the public DICOM server's conformance s
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from email.message import Message
 from typing import Any, Final
 from urllib.parse import quote
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from starlette.exceptions import HTTPException
 
-from dicom_assets.emulator.errors import EmulatorError, InstanceExistsError, InvalidInstanceError
+from dicom_assets.emulator.errors import InstanceExistsError, InvalidInstanceError
 from dicom_assets.emulator.metadata.data_set import (
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     Metadata,
-    decode,
     first_value,
+    read_dataset,
     read_metadata,
 )
 from dicom_assets.emulator.store.store import Service, Stored
@@ -30,20 +32,12 @@ ALREADY_EXISTS: Final = 45070
 VALIDATION_WARNINGS: Final = 1
 
 
-class UnsupportedTypeError(EmulatorError):
-    """A request or a part with a content type that the service does not accept (415)."""
-
-
-class MalformedRequestError(EmulatorError):
-    """A multipart body that cannot be split into its parts (400)."""
-
-
 def split_parts(content_type: str, body: bytes) -> list[bytes]:
     """Return the DICOM files in a request's body.
 
     Raises:
-        UnsupportedTypeError: The service does not accept the content type of the request or of a part.
-        MalformedRequestError: The body does not have the parts that its content type announces.
+        HTTPException: The service does not accept the content type of the request or of a part (415), or the body does
+            not have the parts that its content type announces (400).
     """
     header = Message()
     header["Content-Type"] = content_type
@@ -51,10 +45,10 @@ def split_parts(content_type: str, body: bytes) -> list[bytes]:
     if media_type == "application/dicom":
         return [body] if body else []
     if media_type != "multipart/related" or str(header.get_param("type", "application/dicom")) != "application/dicom":
-        raise UnsupportedTypeError('Send multipart/related; type="application/dicom", or application/dicom.')
+        raise HTTPException(415, 'Send multipart/related; type="application/dicom", or application/dicom.')
     boundary = header.get_boundary()
     if not boundary:
-        raise MalformedRequestError("The multipart content type has no boundary.")
+        raise HTTPException(400, "The multipart content type has no boundary.")
     return list(_parts(body, boundary.encode()))
 
 
@@ -63,18 +57,14 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
         return
     sections = (b"\r\n" + body).split(b"\r\n--" + boundary)
     if len(sections) == 1 or not sections[-1].startswith(b"--"):
-        raise MalformedRequestError("The body does not end with the closing boundary that its content type announces.")
+        raise HTTPException(400, "The body does not end with the closing boundary that its content type announces.")
     for section in sections[1:-1]:
         head, separator, content = section.partition(b"\r\n\r\n")
         if not separator:
-            raise MalformedRequestError("A part of the body has no content.")
-        header = Message()
-        for line in head.decode("latin-1").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon:
-                header[name.strip()] = value.strip()
+            raise HTTPException(400, "A part of the body has no content.")
+        header = message_from_bytes(head.lstrip())
         if "Content-Type" not in header or header.get_content_type() != "application/dicom":
-            raise UnsupportedTypeError("Every part must be of type application/dicom.")
+            raise HTTPException(415, "Every part must be of type application/dicom.")
         yield content
 
 
@@ -141,16 +131,15 @@ class StoreResponse:
         self.failed.append(item)
 
 
-def store_parts(service: Service, parts: list[bytes], partition: str, response: StoreResponse) -> StoreResponse:
-    """Store every file that can be stored, and add the result for each to the response, which is returned."""
+def store_parts(service: Service, parts: list[bytes], partition: str, response: StoreResponse) -> None:
+    """Store every file that can be stored, and add the result for each to the response."""
     for content in parts:
         try:
-            dataset = decode(content)
+            dataset = read_dataset(content)
         except InvalidDicomError:
             response.add_failed(PROCESSING_FAILURE, {})
         else:
             _store_part(service, dataset, content, partition, response)
-    return response
 
 
 def _store_part(service: Service, dataset: Dataset, content: bytes, partition: str, response: StoreResponse) -> None:

@@ -10,11 +10,10 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataelem import DataElement, RawDataElement
@@ -63,8 +62,7 @@ def tolerant() -> Iterator[None]:
             _logger.disabled = was_disabled
 
 
-@dataclass(frozen=True)
-class ReadMetadata:
+class ReadMetadata(NamedTuple):
     """Metadata of a data set, and the tags of the elements that could not be converted and are left out."""
 
     metadata: Metadata
@@ -207,45 +205,28 @@ def encode(dataset: Dataset) -> bytes:
         return buffer.getvalue()
 
 
-def decode(content: bytes) -> Dataset:
-    """Return the data set of a DICOM file, or of a bare data set that has a SOP class UID and a SOP instance UID.
-
-    Raises:
-        InvalidDicomError: The bytes are neither, or cannot be read to their end.
-    """
-    return read_dataset(BytesIO(content), bare=True)
-
-
-def read_dataset(source: BytesIO | Path, *, bare: bool, **options: Any) -> Dataset:
-    """Read a data set.
+def read_dataset(source: bytes | Path, *, bare: bool = True, **options: Any) -> Dataset:
+    """Read the data set of a DICOM file.
 
     Args:
-        source: The bytes, or a file.
+        source: The file's bytes, or its path.
         bare: Whether to also accept data sets without preamble and file meta information, if they have a SOP class UID
             and a SOP instance UID.
         options: Options of pydicom's `dcmread`.
 
     Raises:
-        InvalidDicomError: The source does not hold such a data set, or the data set cannot be read.
+        InvalidDicomError: The source does not hold such a data set, or the data set cannot be read to its end.
     """
-    with tolerant():
+
+    def read(*, force: bool) -> Dataset:
+        return dcmread(BytesIO(source) if isinstance(source, bytes) else source, force=force, **options)
+
+    with tolerant(), suppress(Exception):  # pydicom raises anything on broken files; its messages may quote values
         try:
-            return dcmread(source, **options)
+            return read(force=False)
         except InvalidDicomError:
-            dataset = _read_bare(source, options) if bare else None
-        except Exception:  # pydicom raises anything on broken files; its message may quote values
-            dataset = None
-    if dataset is None:
-        raise InvalidDicomError("The bytes are no DICOM file that can be read.")
-    return dataset
-
-
-def _read_bare(source: BytesIO | Path, options: dict[str, Any]) -> Dataset | None:
-    try:
-        if isinstance(source, BytesIO):
-            source.seek(0)
-        dataset = dcmread(source, force=True, **options)
-        names = [str(dataset[tag].value) for tag in (0x00080016, 0x00080018)]
-    except Exception:  # as above
-        return None
-    return dataset if all(_NAME.fullmatch(name) for name in names) else None
+            if bare:
+                dataset = read(force=True)
+                if all(_NAME.fullmatch(str(dataset[tag].value)) for tag in (SOP_CLASS_UID, SOP_INSTANCE_UID)):
+                    return dataset
+    raise InvalidDicomError("The bytes are no DICOM file that can be read.")

@@ -3,7 +3,7 @@
 import zlib
 from pathlib import Path
 
-from dicom_assets.emulator.metadata.data_set import Metadata, build_dataset, decode, encode, tolerant
+from dicom_assets.emulator.metadata.data_set import Metadata, build_dataset, encode, read_dataset, tolerant
 
 
 class FileStore:
@@ -16,7 +16,8 @@ class FileStore:
     def path(self, partition: str, version: int) -> str:
         """Return the path of a version's file, relative to the file system. Every version has its own file."""
         # The hash spreads names over the storage's partitions; its value has no meaning.
-        return f"{self._prefix}/{partition}/{zlib.crc32(str(version).encode()):08x}"[:-5] + f"_{version}.dcm"
+        spread = f"{zlib.crc32(str(version).encode()):08x}"[:3]
+        return f"{self._prefix}/{partition}/{spread}_{version}.dcm"
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file; do nothing where there is no folder."""
@@ -45,7 +46,7 @@ class FileStore:
 def _change(content: bytes, changes: Metadata) -> bytes:
     """Return a file's bytes with changed elements, or the unchanged bytes where pydicom cannot write them."""
     try:
-        dataset = decode(content)
+        dataset = read_dataset(content)
         with tolerant():
             dataset.update(build_dataset(changes))
         return encode(dataset)

@@ -9,12 +9,13 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dicom_assets.emulator.clock import Ticks
 from dicom_assets.emulator.errors import EmulatorStartError, InstanceExistsError, InvalidPartitionError
+from dicom_assets.emulator.store.feed import CREATE, DELETE, UPDATE
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS data_partition (
@@ -86,9 +87,9 @@ _SET_FAULT = """
 UPDATE instance SET fault = :fault
 WHERE version IS NOT NULL AND (:partition IS NULL OR partition = :partition) AND (
     sop_instance = :sop_instance OR key = (SELECT instance FROM change WHERE sequence = :sequence)
+    OR (coalesce(:sop_instance, :sequence) IS NULL AND fault IS NOT NULL)
 )
 """
-_HEAL_ALL = "UPDATE instance SET fault = NULL WHERE fault IS NOT NULL"
 _PARTITION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -125,22 +126,19 @@ class Database:
         """Newest version of any instance."""
         self.partitions: dict[str, int] = {}
         """Keys of the data partitions, by name."""
-        try:
-            self._connection = sqlite3.connect(
-                path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False
-            )
-        except sqlite3.Error as error:
-            raise _start_error(path, error) from error
-        try:
-            # Exclusive: this process counts the sequences, so no second process may write.
-            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._make_tables()
-            self._recall()
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise _start_error(path, error) from error
+        with ExitStack() as opened:
+            try:
+                self._connection = sqlite3.connect(
+                    path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False
+                )
+                opened.callback(self._connection.close)
+                self._make_tables()
+            except sqlite3.Error as error:
+                raise EmulatorStartError(
+                    f"The database {path} cannot be used: {error}. It is no database of the embedded service, its"
+                    " folder does not exist, or another process has it open: stop that process, or name another file."
+                ) from error
+            opened.pop_all()
 
     def close(self) -> None:
         """Close the connection; a database in memory is lost."""
@@ -201,53 +199,57 @@ class Database:
         uids = {"study": study, "series": series, "sop_instance": sop_instance}
         return [Live(*row) for row in self.fetch(_FIND, {"partition": key, **uids})]
 
-    def create(self, partition: int, uids: tuple[str, str, str], metadata: str, file_path: str | None) -> int:
-        """Add an instance, or store a deleted one again, as version `self.version + 1`, and return its key.
+    def create(
+        self, partition: str, ticks: Ticks, uids: tuple[str, str, str], metadata: str, file_path: str | None
+    ) -> int:
+        """Add an instance, or store a deleted one again, as the next version, and return its key.
 
         Raises:
             InstanceExistsError: The instance exists and is not deleted.
+            InvalidPartitionError: The partition's name is not valid.
         """
-        row = self._connection.execute(
-            _CREATE, (partition, *uids, self.version + 1, metadata, file_path, file_path)
-        ).fetchone()
+        version = self.version + 1
+        values = (self.add_partition(partition, ticks), *uids, version, metadata, file_path, file_path)
+        row = self._connection.execute(_CREATE, values).fetchone()
         if row is None:
             raise InstanceExistsError(
                 "An instance with these UIDs is already stored: delete it first to store it anew."
             )
+        self._append_change(ticks, CREATE, row[0], version, uids)
         return int(row[0])
 
-    def update(self, key: int, metadata: str, file_path: str | None) -> None:
-        """Give an instance its next version, `self.version + 1`."""
-        self._connection.execute(_UPDATE, (self.version + 1, metadata, file_path, key))
+    def update(self, live: Live, ticks: Ticks, study: str, metadata: str, file_path: str | None) -> None:
+        """Give an instance its next version; the change shows the given study UID."""
+        version = self.version + 1
+        self._connection.execute(_UPDATE, (version, metadata, file_path, live.key))
+        self._append_change(ticks, UPDATE, live.key, version, (study, live.series, live.sop_instance))
 
-    def delete(self, key: int) -> None:
+    def delete(self, live: Live, ticks: Ticks) -> None:
         """Mark an instance as deleted, and clear its metadata and paths."""
-        self._connection.execute(_DELETE, (key,))
+        self._connection.execute(_DELETE, (live.key,))
+        self._append_change(ticks, DELETE, live.key, live.version, (live.study, live.series, live.sop_instance))
 
-    def set_fault(self, which: str | int, partition: int | None, fault: str | None) -> int:
+    def set_fault(self, which: str | int | None, partition: str | None, fault: str | None) -> int:
         """Set or clear the fault of live instances' metadata, and return the number of these instances.
 
         Args:
-            which: A SOP instance UID, or the sequence of a change.
-            partition: Key of the data partition; None means all.
+            which: A SOP instance UID, or the sequence of a change; None means all instances that have a fault.
+            partition: Name of the data partition; None means all.
             fault: A value of `unreadable.Fault`; None makes the metadata readable.
         """
         is_sequence = isinstance(which, int)
         parameters = {
             "sequence": which if is_sequence else None,
             "sop_instance": None if is_sequence else which,
-            "partition": partition,
+            "partition": None if partition is None else self.partitions.get(partition, 0),  # keys begin with 1
             "fault": fault,
         }
         with self._lock:
             return self._connection.execute(_SET_FAULT, parameters).rowcount
 
-    def heal_all(self) -> int:
-        """Clear all faults, and return the number of instances that had one."""
-        with self._lock:
-            return self._connection.execute(_HEAL_ALL).rowcount
-
-    def append_change(self, ticks: Ticks, action: int, instance: int, version: int, uids: tuple[str, str, str]) -> None:
+    def _append_change(
+        self, ticks: Ticks, action: int, instance: int, version: int, uids: tuple[str, str, str]
+    ) -> None:
         """Add a change under the next sequence. Some numbers are skipped, as in the real service.
 
         Args:
@@ -268,21 +270,15 @@ class Database:
         )
 
     def _make_tables(self) -> None:
-        """Create missing tables, and migrate a database of an earlier version of the project."""
+        """Create missing tables, migrate a database of an earlier version, and load the counters and partitions."""
+        # Exclusive: this process counts the sequences, so no second process may write.
+        self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
         columns = [row[1] for row in self._connection.execute("PRAGMA table_info(change)")]
         is_old = bool(columns) and "study" not in columns
         move = (_SET_ASIDE, _TAKE_OVER) if is_old else ("", "")
         self._connection.executescript(f"BEGIN;{move[0]}{_TABLES}{move[1]}COMMIT;")
-
-    def _recall(self) -> None:
-        """Load the counters and the partitions from the tables."""
         newest = "SELECT ifnull(max(sequence), 0), ifnull(max(version), 0) FROM change"
         self.sequence, self.version = self._connection.execute(newest).fetchone()
         self.partitions = dict(self._connection.execute("SELECT name, key FROM data_partition"))
-
-
-def _start_error(path: Path | None, error: sqlite3.Error) -> EmulatorStartError:
-    return EmulatorStartError(
-        f"The database {path} cannot be used: {error}. It is no database of the embedded service, its folder does not"
-        " exist, or another process has it open: stop that one, or name another file."
-    )

@@ -4,9 +4,10 @@ Source: the public DICOM server's `GetChangeFeedByTime` procedure and its `Chang
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any, Final
 
-from dicom_assets.emulator.clock import format_ticks
+from dicom_assets.emulator.clock import Ticks, format_ticks
 from dicom_assets.emulator.store.unreadable import Fault, UnreadableMetadataError, spoil
 
 CREATE, DELETE, UPDATE = range(3)
@@ -21,13 +22,34 @@ ORDER BY c.ticks, c.sequence
 """
 PAGE: Final = _ENTRIES.format(
     page="""
-    SELECT * FROM change WHERE ticks >= :start AND ticks < :end
+    SELECT * FROM change WHERE ticks >= ifnull(:start, 0) AND ticks < ifnull(:end, 9223372036854775807)
     ORDER BY ticks, sequence LIMIT :limit OFFSET :offset
     """
 )
-"""Query of a page's rows, with parameters `start`, `end` (ticks), `offset`, `limit` and `include_metadata`."""
+"""Query of a page's rows; its parameters are the members of `PageRequest`."""
 LATEST: Final = _ENTRIES.format(page="SELECT * FROM change ORDER BY ticks DESC, sequence DESC LIMIT 1")
 """Query of the newest entry's row, with parameter `include_metadata`."""
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """A page of the feed: entries with start ≤ timestamp < end, by timestamp and sequence."""
+
+    start: Ticks | None = None
+    """Start of the window, inclusive; None means the beginning of the feed."""
+    end: Ticks | None = None
+    """End of the window, exclusive; None means the end of the feed."""
+    offset: int = 0
+    """Number of entries to skip."""
+    limit: int = 100
+    """Most entries of the page, at least 1."""
+    include_metadata: bool = True
+    """Whether entries hold metadata."""
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or self.limit < 1:
+            raise ValueError("an offset is at least 0, a limit at least 1")
+
 
 Row = tuple[Any, ...]
 """Row of `PAGE` or `LATEST`; its last column is the metadata as JSON text."""

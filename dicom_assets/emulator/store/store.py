@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from pydicom.dataset import Dataset
 
@@ -34,14 +33,13 @@ from dicom_assets.emulator.metadata.data_set import (
 from dicom_assets.emulator.metadata.files import FileStore
 from dicom_assets.emulator.metadata.padding import keep_blanks, strip_padding
 from dicom_assets.emulator.store.database import Database
-from dicom_assets.emulator.store.feed import CREATE, DELETE, LATEST, PAGE, UPDATE, Row, to_entry, to_json
+from dicom_assets.emulator.store.feed import LATEST, PAGE, PageRequest, to_entry, to_json
 from dicom_assets.emulator.store.unreadable import Fault
 from dicom_assets.emulator.store.updates import check_changes
 
 Moment = datetime | Ticks
 """A datetime with a time zone, or ticks, which are exact to 100 ns."""
 
-_END_OF_TIME: Final = 2**63 - 1
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9.]*[0-9]", re.ASCII)
 
 
@@ -121,9 +119,7 @@ class Service:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -156,15 +152,15 @@ class Service:
             InvalidInstanceError: A required attribute is missing, a UID is invalid, or the data set cannot be stored.
             InvalidPartitionError: The partition's name is not valid.
         """
-        read = read_metadata(dataset, keep_padding=self.keep_padding, validate=self._validate)
+        metadata, dropped = read_metadata(dataset, keep_padding=self.keep_padding, validate=self._validate)
         for tag in (SOP_CLASS_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID):
-            if not is_uid(first_value(read.metadata, tag)):
+            if not is_uid(first_value(metadata, tag)):
                 raise InvalidInstanceError(f"The element {tag} is required and must be a UID.")
-        if PATIENT_ID not in read.metadata:
+        if PATIENT_ID not in metadata:
             raise InvalidInstanceError(f"The element {PATIENT_ID} is required; it may be empty.")
         with self.transaction():
-            path = self._next_path(partition)
-            stored = self._create(read.metadata, partition, at, path, read.dropped)
+            path = self._next_path(partition) if self._files.root else None
+            stored = self._create(metadata, partition, at, path, dropped)
             if path is not None:
                 self._files.write(path, encode(dataset) if content is None else content)
         return stored
@@ -195,7 +191,7 @@ class Service:
             InvalidPartitionError: The partition's name is not valid.
         """
         with self.transaction():
-            path = file_path or self._next_path(partition)
+            path = file_path or (self._next_path(partition) if self._files.root else None)
             stored = self._create(metadata, partition, at, path)
             if write_file and path is not None and self._files.root is not None:
                 self._files.write(path, encode(build_dataset(metadata)))
@@ -221,9 +217,7 @@ class Service:
             found = self._database.find(partition, study, series, sop_instance)
             ticks = self._ticks(at)
             for live in found:
-                self._database.delete(live.key)
-                uids = (live.study, live.series, live.sop_instance)
-                self._database.append_change(ticks, DELETE, live.key, live.version, uids)
+                self._database.delete(live, ticks)
         for live in found:
             self._files.remove(live.file_path)
             self._files.remove(live.original_file_path)
@@ -255,12 +249,9 @@ class Service:
             found = self._database.find(partition, study)
             ticks = self._ticks(at)
             for live in found:
-                version = self._database.version + 1
-                path = self._files.path(partition, version) if live.file_path else None
+                path = self._next_path(partition) if live.file_path else None
                 changed = dict(sorted({**json.loads(live.metadata), **changes}.items()))
-                self._database.update(live.key, _to_text(changed), path)
-                uids = (self._shown(study), live.series, live.sop_instance)
-                self._database.append_change(ticks, UPDATE, live.key, version, uids)
+                self._database.update(live, ticks, self._shown(study), _to_text(changed), path)
                 if live.file_path and path:
                     self._files.rewrite(live.file_path, path, changes)
         for live in found:
@@ -278,56 +269,31 @@ class Service:
         include_metadata: bool = True,
         omit_unreadable: bool = False,
     ) -> list[dict[str, Any]]:
-        """Return a page of the feed: entries with start ≤ timestamp < end, by timestamp and sequence, as JSON objects.
-
-        Entries show the current state, metadata and path. Members without a value are left out. Any limit from 1 on is
-        allowed.
+        """Return a page of the feed as JSON objects; members without a value are left out.
 
         Args:
             start: Start of the window, inclusive; None means the beginning of the feed.
             end: End of the window, exclusive; None means the end of the feed.
             offset: Number of entries to skip.
-            limit: Most entries of the page.
+            limit: Most entries of the page, at least 1.
             include_metadata: Whether entries hold metadata.
             omit_unreadable: Whether to return entries whose metadata has a fault without metadata.
 
         Raises:
             UnreadableMetadataError: The page holds an instance whose metadata has a fault, of any kind.
         """
-        rows = self._page(start, end, offset, limit, include_metadata)
-        return [to_entry(row, omit_unreadable=omit_unreadable) for row in rows]
+        first, last = (None if moment is None else self._ticks(moment) for moment in (start, end))
+        page = PageRequest(first, last, offset, limit, include_metadata)
+        return [to_entry(row, omit_unreadable=omit_unreadable) for row in self._database.fetch(PAGE, vars(page))]
 
-    def change_feed_json(
-        self,
-        *,
-        start: Moment | None = None,
-        end: Moment | None = None,
-        offset: int = 0,
-        limit: int = 100,
-        include_metadata: bool = True,
-    ) -> bytes:
-        """Return the page of `change_feed` as JSON text; the metadata is copied without being parsed.
+    def change_feed_texts(self, page: PageRequest) -> list[bytes]:
+        """Return the entries of a page, each as the JSON text that is sent; the metadata is copied, not parsed.
 
         Raises:
             UnreadableMetadataError: The page holds an instance whose metadata has a fault for which the service sends
                 no page. With other faults the text contains metadata that clients cannot use.
         """
-        entries = self.change_feed_entries(
-            start=start, end=end, offset=offset, limit=limit, include_metadata=include_metadata
-        )
-        return b"[%s]" % b",".join(entries)
-
-    def change_feed_entries(
-        self,
-        *,
-        start: Moment | None = None,
-        end: Moment | None = None,
-        offset: int = 0,
-        limit: int = 100,
-        include_metadata: bool = True,
-    ) -> list[bytes]:
-        """Return the entries of `change_feed_json`, each as JSON text."""
-        return [to_json(row) for row in self._page(start, end, offset, limit, include_metadata)]
+        return [to_json(row) for row in self._database.fetch(PAGE, vars(page))]
 
     def latest(self, *, include_metadata: bool = True) -> dict[str, Any] | None:
         """Return the newest entry by timestamp and sequence, or None if the feed is empty.
@@ -338,8 +304,8 @@ class Service:
         rows = self._database.fetch(LATEST, {"include_metadata": include_metadata})
         return to_entry(rows[0]) if rows else None
 
-    def latest_json(self, *, include_metadata: bool = True) -> bytes | None:
-        """Return the entry of `latest` as JSON text.
+    def latest_text(self, *, include_metadata: bool = True) -> bytes | None:
+        """Return the entry of `latest` as the JSON text that is sent.
 
         Raises:
             UnreadableMetadataError: The entry's metadata has a fault for which the service sends no page.
@@ -358,19 +324,19 @@ class Service:
         Returns:
             The number of instances changed.
         """
-        return self._set_fault(which, partition, Fault(fault))
+        return self._database.set_fault(which, partition, Fault(fault))
 
     def heal_metadata(self, which: str | int | None = None, *, partition: str | None = None) -> int:
         """Make the metadata of live instances readable again.
 
         Args:
-            which: As in `break_metadata`; None heals all instances.
+            which: As in `break_metadata`; None heals every instance whose metadata has a fault.
             partition: Name of the data partition; None means all.
 
         Returns:
             The number of instances changed.
         """
-        return self._database.heal_all() if which is None else self._set_fault(which, partition, None)
+        return self._database.set_fault(which, partition, None)
 
     def partitions(self) -> list[dict[str, Any]]:
         """Return the data partitions in the order of their creation, as JSON objects."""
@@ -396,8 +362,8 @@ class Service:
             return ticks_now() if self._clock is None else ticks_of(self._clock())
         return at if isinstance(at, int) else ticks_of(at)
 
-    def _next_path(self, partition: str) -> str | None:
-        return self._files.path(partition, self._database.version + 1) if self._files.root else None
+    def _next_path(self, partition: str) -> str:
+        return self._files.path(partition, self._database.version + 1)
 
     def _create(
         self, metadata: Metadata, partition: str, at: Moment | None, path: str | None, dropped: tuple[str, ...] = ()
@@ -409,38 +375,16 @@ class Service:
         )
         if not all(map(strip_padding, uids)):
             raise InvalidInstanceError("A study, a series and a SOP instance UID are required.")
-        ticks = self._ticks(at)
-        partition_key = self._database.add_partition(partition, ticks)
-        key = self._database.create(partition_key, uids, _to_text(metadata), path)
-        self._database.append_change(ticks, CREATE, key, self._database.version + 1, uids)
+        key = self._database.create(partition, self._ticks(at), uids, _to_text(metadata), path)
         if self._faulty_every and key % self._faulty_every == 0:
             fault = self._faults[(key // self._faulty_every - 1) % len(self._faults)]
             self._database.set_fault(self._database.sequence, None, fault)
         sop_class = first_value(metadata, SOP_CLASS_UID)
         return Stored(study, series, sop_instance, sop_class, self._database.sequence, dropped)
 
-    def _set_fault(self, which: str | int, partition: str | None, fault: Fault | None) -> int:
-        if partition is not None and not self.has_partition(partition):
-            return 0
-        return self._database.set_fault(which, self._database.partitions[partition] if partition else None, fault)
-
     def _shown(self, uid: str) -> str:
         """Return a UID as entries show it."""
         return keep_blanks(uid) if self.keep_padding else strip_padding(uid)
-
-    def _page(
-        self, start: Moment | None, end: Moment | None, offset: int, limit: int, include_metadata: bool
-    ) -> list[Row]:
-        if offset < 0 or limit < 1:
-            raise ValueError("an offset is at least 0, a limit at least 1")
-        parameters = {
-            "start": 0 if start is None else self._ticks(start),
-            "end": _END_OF_TIME if end is None else self._ticks(end),
-            "offset": offset,
-            "limit": limit,
-            "include_metadata": include_metadata,
-        }
-        return self._database.fetch(PAGE, parameters)
 
 
 def _to_text(metadata: Metadata) -> str:

@@ -38,11 +38,7 @@ class UnreadableMetadataError(EmulatorError):
     def __init__(self, fault: Fault) -> None:
         super().__init__("The metadata of an instance on the page cannot be read.")
         self.fault = fault
-
-    @property
-    def status_code(self) -> int:
-        """HTTP status of the response."""
-        return _STATUS.get(self.fault, 500)
+        self.status_code = _STATUS.get(fault, 500)
 
 
 def spoil(metadata: str, fault: Fault) -> bytes:

@@ -7,48 +7,24 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
 from dicom_assets.emulator.errors import InvalidUpdateError
 
 MAXIMUM_STUDIES: Final = 50
 """Most studies that one request may update."""
 
+_KEYWORDS: Final = """
+    AccessionNumber ReferringPhysicianName StudyDescription PatientName PatientID IssuerOfPatientID TypeOfPatientID
+    PatientBirthDate PatientBirthTime PatientSex QualityControlSubject OtherPatientIDs OtherPatientNames
+    PatientBirthName PatientAge PatientSize PatientWeight PatientAddress PatientMotherBirthName MilitaryRank
+    BranchOfService MedicalRecordLocator CountryOfResidence RegionOfResidence PatientTelephoneNumbers EthnicGroup
+    Occupation PatientReligiousPreference PatientSpeciesDescription PatientBreedDescription BreedRegistrationNumber
+    ResponsiblePerson ResponsiblePersonRole ResponsibleOrganization PatientComments
+    ConfidentialityConstraintOnPatientDataDescription
+"""
 UPDATABLE: Final[Mapping[str, str]] = {
-    "00080050": "SH",  # Accession Number
-    "00080090": "PN",  # Referring Physician's Name
-    "00081030": "LO",  # Study Description
-    "00100010": "PN",  # Patient's Name
-    "00100020": "LO",  # Patient ID
-    "00100021": "LO",  # Issuer of Patient ID
-    "00100022": "CS",  # Type of Patient ID
-    "00100030": "DA",  # Patient's Birth Date
-    "00100032": "TM",  # Patient's Birth Time
-    "00100040": "CS",  # Patient's Sex
-    "00100200": "CS",  # Quality Control Subject
-    "00101000": "LO",  # Other Patient IDs
-    "00101001": "PN",  # Other Patient Names
-    "00101005": "PN",  # Patient's Birth Name
-    "00101010": "AS",  # Patient's Age
-    "00101020": "DS",  # Patient's Size
-    "00101030": "DS",  # Patient's Weight
-    "00101040": "LO",  # Patient's Address
-    "00101060": "PN",  # Patient's Mother's Birth Name
-    "00101080": "LO",  # Military Rank
-    "00101081": "LO",  # Branch of Service
-    "00101090": "LO",  # Medical Record Locator
-    "00102150": "LO",  # Country of Residence
-    "00102152": "LO",  # Region of Residence
-    "00102154": "SH",  # Patient's Telephone Numbers
-    "00102160": "SH",  # Ethnic Group
-    "00102180": "SH",  # Occupation
-    "001021F0": "LO",  # Patient's Religious Preference
-    "00102201": "LO",  # Patient Species Description
-    "00102292": "LO",  # Patient Breed Description
-    "00102295": "LO",  # Breed Registration Number
-    "00102297": "PN",  # Responsible Person
-    "00102298": "CS",  # Responsible Person Role
-    "00102299": "LO",  # Responsible Organization
-    "00104000": "LT",  # Patient Comments
-    "00403001": "LO",  # Confidentiality Constraint on Patient Data Description
+    f"{tag_for_keyword(keyword):08X}": dictionary_VR(keyword) for keyword in _KEYWORDS.split()
 }
 """Value representation, by tag, of every attribute that a bulk update may change."""
 

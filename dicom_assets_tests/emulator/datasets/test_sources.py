@@ -1,13 +1,6 @@
-from collections import Counter
 from datetime import date
 
-from dicom_assets.emulator.datasets.sources import (
-    bundled_datasets,
-    bundled_files,
-    folder_datasets,
-    folder_files,
-    synthesize,
-)
+from dicom_assets.emulator.datasets.sources import bundled_files, folder_files, synthesize
 from dicom_assets.emulator.metadata.data_set import build_dataset, first_value
 from dicom_assets_tests.emulator.conftest import metadata_of
 
@@ -19,13 +12,13 @@ def key_of(metadata):
 
 
 def test_bundled_files_are_real_unique_and_in_a_stable_order():
-    skipped = Counter()
-    files = list(bundled_files(skipped))
+    skipped = set()
+    files = list(bundled_files(lambda _, reason: skipped.add(reason)))
     assert len(files) > 80
     assert len({(file.study, file.series, file.sop_instance) for file in files}) == len(files)
     assert files == list(bundled_files())
-    assert set(skipped) == {"no DICOM file", "no SOP class, UIDs or patient ID", "same instance as another file"}
-    assert next(bundled_datasets()).SOPInstanceUID == files[0].sop_instance
+    assert skipped == {"no DICOM file", "no SOP class, UIDs or patient ID", "same instance as another file"}
+    assert files[0].dataset().SOPInstanceUID == files[0].sop_instance
 
 
 def test_service_takes_every_bundled_file(service):
@@ -41,10 +34,14 @@ def test_folder_is_searched_to_the_bottom(tmp_path):
     build_dataset(metadata_of(instance="1")).save_as(tmp_path / "a.dcm", enforce_file_format=True)
     build_dataset(metadata_of(instance="1")).save_as(tmp_path / "z.dcm", enforce_file_format=True)
     (tmp_path / "readme.txt").write_text("no DICOM")
-    skipped = Counter()
-    assert [file.sop_instance for file in folder_files(tmp_path, skipped)] == ["1", "2"]
-    assert skipped == {"same instance as another file": 1, "no DICOM file": 1}
-    assert [dataset.SOPInstanceUID for dataset in folder_datasets(tmp_path)] == ["1", "2"]
+    skipped = {}
+    files = list(folder_files(tmp_path, skip=skipped.setdefault))
+    assert [file.sop_instance for file in files] == ["1", "2"]
+    assert skipped == {
+        tmp_path / "z.dcm": "same instance as another file",
+        tmp_path / "readme.txt": "no DICOM file",
+    }
+    assert [file.dataset().SOPInstanceUID for file in files] == ["1", "2"]
 
 
 def test_synthesized_metadata_is_fixed_by_the_seed():

@@ -4,7 +4,7 @@ import pytest
 import requests
 from dicomweb_client import DICOMwebClient
 
-from dicom_assets.emulator.datasets.sources import bundled_datasets
+from dicom_assets.emulator.datasets.sources import bundled_files
 from dicom_assets.emulator.metadata.data_set import build_dataset
 from dicom_assets_tests.emulator.conftest import metadata_of
 
@@ -17,7 +17,10 @@ def dicomweb(url):
 
 
 def test_bundled_files_are_stored_and_told(dicomweb, service):
-    datasets = [dataset for dataset in bundled_datasets() if dataset.get("Modality") in {"CT", "MR"}][::8]
+    datasets = [
+        dataset for dataset in (file.dataset() for file in bundled_files()) if dataset.get("Modality") in {"CT", "MR"}
+    ]
+    datasets = datasets[::8]
     answer = dicomweb.store_instances(datasets)
     assert len(answer.ReferencedSOPSequence) == len(datasets) >= 5
     told = [entry["sopInstanceUid"] for entry in service.change_feed()]

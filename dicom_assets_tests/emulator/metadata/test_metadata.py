@@ -10,7 +10,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from dicom_assets.emulator.metadata.data_set import build_dataset, decode, encode, first_value, read_metadata
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode, first_value, read_dataset, read_metadata
 from dicom_assets_tests.emulator.conftest import metadata_of
 
 
@@ -82,11 +82,11 @@ def test_empty_values_among_others_are_null():
 
 def test_escapes_of_character_sets_are_no_text():
     name = "\u7b2c\u4e00".encode("gb2312")
-    dataset = decode(encode(build_dataset(metadata_of())))
+    dataset = read_dataset(encode(build_dataset(metadata_of())))
     dataset[0x00080005] = raw(0x00080005, "CS", b"\\ISO 2022 IR 58")
     dataset[0x00081030] = raw(0x00081030, "LO", b"A \x1b$)A" + name)
     dataset[0x00100010] = raw(0x00100010, "PN", b"Wang^Xiao=\x1b$)A" + name)
-    metadata = read_metadata(decode(encode(dataset))).metadata
+    metadata = read_metadata(read_dataset(encode(dataset))).metadata
     assert metadata["00081030"]["Value"] == ["A \u7b2c\u4e00"]
     assert metadata["00100010"]["Value"] == [{"Alphabetic": "Wang^Xiao", "Ideographic": "\u7b2c\u4e00"}]
 
@@ -126,7 +126,7 @@ def test_private_elements_of_implicit_files_are_known_by_their_creator():
         dataset[0x00190010] = raw(0x00190010, "LO", creator)
         dataset[0x00191002] = raw(0x00191002, None, b"7\0\0\0")
         dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
-        assert ("00191002" in read_metadata(decode(encode(dataset))).metadata) is is_known
+        assert ("00191002" in read_metadata(read_dataset(encode(dataset))).metadata) is is_known
 
 
 def test_number_of_bytes_that_fit_no_number_drops_the_element():
@@ -139,12 +139,12 @@ def test_data_set_without_preamble_is_read_if_it_names_its_instance():
     content = encode(build_dataset(metadata_of()))
     length = int.from_bytes(content[140:144], "little")
     bare = content[144 + length :]
-    assert read_metadata(decode(bare)).metadata == metadata_of()
-    assert read_metadata(decode(content[132:])).metadata == metadata_of()
+    assert read_metadata(read_dataset(bare)).metadata == metadata_of()
+    assert read_metadata(read_dataset(content[132:])).metadata == metadata_of()
     without_class = metadata_of()
     del without_class["00080016"]
     with pytest.raises(InvalidDicomError):
-        decode(encode_bare(without_class))
+        read_dataset(encode_bare(without_class))
 
 
 def encode_bare(metadata):
@@ -166,7 +166,7 @@ def test_bad_values_that_are_text_are_kept_without_a_warning():
 
 
 def test_file_meta_and_group_lengths_are_left_out():
-    dataset = decode(encode(build_dataset(metadata_of())))
+    dataset = read_dataset(encode(build_dataset(metadata_of())))
     dataset.add_new(0x00080000, "UL", 4)
     assert read_metadata(dataset).metadata == metadata_of()
 
@@ -189,9 +189,9 @@ def test_first_value(element, text):
 def test_data_set_without_file_meta_can_be_encoded():
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = "1.2", "1.3", "P1"
-    assert decode(encode(dataset)).PatientID == "P1"
+    assert read_dataset(encode(dataset)).PatientID == "P1"
 
 
 def test_other_bytes_are_no_dicom():
     with pytest.raises(InvalidDicomError):
-        decode(b"hello")
+        read_dataset(b"hello")

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.datasets.sources import pad_metadata, synthesize
 from dicom_assets.emulator.http.server import serve
-from dicom_assets.emulator.metadata.data_set import build_dataset, decode, encode, first_value, read_metadata
+from dicom_assets.emulator.metadata.data_set import build_dataset, encode, first_value, read_dataset, read_metadata
 from dicom_assets.emulator.metadata.padding import restore_padding
 from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import metadata_of, name_in, renamed
@@ -96,11 +96,11 @@ def test_nuls_are_never_part_of_a_uid(padded):
 def test_metadata_keeps_nuls_and_loses_blanks(padded):
     content = encode(build_dataset(metadata_of())).replace(b"LO\x02\x00P1", b"LO\x06\x00P1 \0\0 ")
     content = content.replace(b"PN\x06\x00Doe^Jo", b"PN\x08\x00Doe^Jo\0\0")
-    padded.store(decode(content))
+    padded.store(read_dataset(content))
     metadata = padded.latest()["metadata"]
     assert metadata["00100020"]["Value"] == ["P1 \0\0"]
     assert metadata["00100010"]["Value"] == [{"Alphabetic": "Doe^Jo\0\0"}]
-    assert read_metadata(decode(content)).metadata == metadata_of()
+    assert read_metadata(read_dataset(content)).metadata == metadata_of()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_padding_is_kept_inside_sequences():
     dataset.ConceptNameCodeSequence = [item]
     dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = "1.2", "1.3", "P1"
     content = encode(dataset).replace(b"1 ", b"1\0")
-    metadata = read_metadata(decode(content), keep_padding=True).metadata
+    metadata = read_metadata(read_dataset(content), keep_padding=True).metadata
     assert metadata["0040A043"]["Value"][0]["00080100"]["Value"] == ["1\0"]
 
 
