@@ -194,11 +194,7 @@ class InstancesOfWindow:
     def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Yield a file's entries of some sequences, with attributes; metadata is read only if they are not cached."""
         wanted = partial(_holds, column="sequence", values=sequences)
-<<<<<<< HEAD
-        attributes = self._hours.lake.attributes.find(file.name, attributes_schema(self._table.attributes))
-=======
-        attributes = feed.folder.attributes_of(file, build_attributes_schema(self._table.attributes))
->>>>>>> emulator
+        attributes = self._hours.lake.attributes.find(file.name, build_attributes_schema(self._table.attributes))
         if attributes is None:
             for _, entries in feed.read(files=[file], where=wanted):
                 yield entries, read_attributes(entries, self._table)

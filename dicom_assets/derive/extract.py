@@ -14,12 +14,7 @@ from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.errors import FeedEntryError, ServiceError
 from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.core.tables.change_feed import Entry, Window, build_change_feed
-<<<<<<< HEAD
-from dicom_assets.core.tables.instance import unreadable_entries
-=======
 from dicom_assets.core.tables.instance import find_unreadable_entries
-from dicom_assets.core.tables.merge import Desired
->>>>>>> emulator
 from dicom_assets.derive.elements import split_metadata
 from dicom_assets.lake.files.parquet import EncodedRows, Spool
 from dicom_assets.lake.table.writing import FixedRows

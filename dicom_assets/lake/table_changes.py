@@ -19,12 +19,8 @@ import pyarrow.compute as pc
 
 from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
-<<<<<<< HEAD
-from dicom_assets.core.tables.row_changes import ChangeType, build_changes, change_schema, mark_rows
-from dicom_assets.lake.files.data_file import DataFile
-=======
 from dicom_assets.core.tables.row_changes import ChangeType, build_change_schema, build_changes, mark_rows
->>>>>>> emulator
+from dicom_assets.lake.files.data_file import DataFile
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.log import read_log, read_removals
 from dicom_assets.lake.table.snapshot import Snapshot

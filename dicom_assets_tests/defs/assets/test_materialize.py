@@ -94,14 +94,10 @@ def test_a_run_frees_what_the_metadata_said_that_runs_before_it_have_read(settin
         feed = lake.open(CHANGE_FEED)
         files = sorted(feed.files, key=lambda file: file.written_at)
         kept.append(
-<<<<<<< HEAD
-            [lake.attributes.find(file.name, attributes_schema(INSTANCE.attributes)) is not None for file in files]
-=======
             [
-                feed.folder.attributes_of(file, build_attributes_schema(INSTANCE.attributes)) is not None
+                lake.attributes.find(file.name, build_attributes_schema(INSTANCE.attributes)) is not None
                 for file in files
             ]
->>>>>>> emulator
         )
     assert kept == [[True], [False, True]]
 
