@@ -78,7 +78,7 @@ def test_trials_are_cleared_away_when_a_check_ends_unforeseen(ward, monkeypatch)
     def fail(*_):
         raise RuntimeError
 
-    monkeypatch.setattr(checks, "_write", fail)
+    monkeypatch.setattr(checks, "_write_row", fail)
     found = ward.examine("lake")
     assert found["lake.appends"].status is found["lake.writers"].status is Status.RED
     assert not (ward.folder / "lake" / "_doctor").exists()
@@ -93,7 +93,7 @@ def test_storage_that_writes_over_what_must_be_new_is_red(ward, monkeypatch):
 def test_storage_that_lists_late_or_keeps_what_is_deleted_is_red(ward, monkeypatch):
     monkeypatch.setattr(obstore, "delete", lambda *_: None)
     assert ward.statuses("lake.delete")["lake.delete"] == "red"
-    monkeypatch.setattr(checks, "_names", lambda _: [])
+    monkeypatch.setattr(checks, "_list_names", lambda _: [])
     assert ward.statuses("lake.list")["lake.list"] == "red"
 
 
@@ -101,14 +101,14 @@ def test_account_that_lists_logs_from_their_beginning_is_told_as_such(ward, monk
     def refuse(*_):
         raise LakeUnavailableError("Could not open it: Invalid table version: 1. Check the role.")
 
-    monkeypatch.setattr(checks, "_write", refuse)
+    monkeypatch.setattr(checks, "_write_row", refuse)
     finding = ward.examine("lake.appends")["lake.appends"]
     assert finding.status is Status.RED
     assert "hierarchical namespace" in finding.remedy
 
 
 def test_lost_commits_are_red(ward, monkeypatch):
-    monkeypatch.setattr(checks, "_count", lambda *_: 2)
+    monkeypatch.setattr(checks, "_count_rows", lambda *_: 2)
     found = ward.examine("lake.appends", "lake.writers")
     assert found["lake.appends"].found == "Of 3 rows in as many commits 2 are there"
     assert found["lake.writers"].found == "Two writers at the same time left 1 of 2 rows"
@@ -117,7 +117,7 @@ def test_lost_commits_are_red(ward, monkeypatch):
 
 def test_a_commit_that_takes_the_place_of_anothers_is_noticed(ward, monkeypatch):
     """A storage without put-if-absent: what the check is for, with the check's own counting."""
-    write = checks._write
+    write = checks._write_row
 
     def overwrite(storage, path, uid):
         written = write(storage, path, uid)
@@ -126,7 +126,7 @@ def test_a_commit_that_takes_the_place_of_anothers_is_noticed(ward, monkeypatch)
             (log / f"{written.version:020}.json").unlink()
         return written
 
-    monkeypatch.setattr(checks, "_write", overwrite)
+    monkeypatch.setattr(checks, "_write_row", overwrite)
     finding = ward.examine("lake.writers")["lake.writers"]
     assert finding.status is Status.RED
 

@@ -167,7 +167,7 @@ def test_options_that_do_not_fit_end_with_code_2(run, arguments, told):
 
 
 def test_parquet_is_not_written_to_a_screen(run, monkeypatch):
-    monkeypatch.setattr("dicom_assets.cli.reading._is_screen", lambda: True)
+    monkeypatch.setattr("dicom_assets.cli.rows.is_screen", lambda: True)
     assert run("sql", "SELECT 1", "--format", "parquet").code == 2
 
 
