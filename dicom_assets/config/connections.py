@@ -51,11 +51,7 @@ def build_auth(settings: Settings, *, retry: RetryPolicy | None = None) -> "Toke
     from dicom_assets.identity.token_auth import TokenAuth
 
     return TokenAuth(
-        credential,
-        settings.token_scope,
-        authentication=settings.authentication,
-        host=settings.host,
-        retry=retry,
+        credential, settings.token_scope, authentication=settings.authentication, host=settings.host, retry=retry
     )
 
 

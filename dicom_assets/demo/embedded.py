@@ -66,12 +66,7 @@ def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None
     """
     if not service.change_count():
         write_history(
-            service,
-            start=day.start,
-            hours=day.hours,
-            instances=day.instances,
-            files=bundled_files(),
-            progress=progress,
+            service, start=day.start, hours=day.hours, instances=day.instances, files=bundled_files(), progress=progress
         )
 
 
