@@ -160,7 +160,7 @@ def check_service_url(value: str) -> str:
 
 
 def check_webhook_url(value: str) -> str:
-    """Check the URL that alerts are posted to; all of it is a secret, since anybody who has it can post alerts."""
+    """Check the URL that alerts are posted to. The whole URL is a secret, since anybody who has it can post alerts."""
     url = _parse_url(value, "is not a URL. Set the https:// URL that the receiver gave you.")
     if not _is_private(url):
         raise ValueError(

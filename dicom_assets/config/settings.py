@@ -401,7 +401,7 @@ class Settings(BaseModel):
 
     @property
     def shares_tables(self) -> bool:
-        """Whether the tables also hold the rows of other services."""
+        """True if the tables also hold the rows of other services."""
         return bool(self.sharing)
 
     def require_service_url(self) -> str:

@@ -70,7 +70,7 @@ def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None
         )
 
 
-def first_hour(service: Service) -> datetime:
+def find_first_hour(service: Service) -> datetime:
     """Return the hour of the service's first change, in UTC; the service must have one."""
     return datetime.fromisoformat(f"{service.change_feed(limit=1, include_metadata=False)[0]['timestamp'][:13]}:00Z")
 

@@ -59,7 +59,7 @@ class FabricAnswer(_Detail, rename="camel"):
 
     @property
     def says_name_is_taken(self) -> bool:
-        """Whether another item has the shortcut's name already."""
+        """True if another item has the shortcut's name already."""
         return any(detail.error_code == _NAME_IS_TAKEN for detail in (self, *(self.more_details or ())))
 
 

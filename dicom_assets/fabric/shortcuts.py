@@ -78,8 +78,7 @@ class Outcome:
     shortcut: Shortcut
     change: ShortcutChange
     problem: str | None = None
-    """What happened, why it probably did, and what to do; None where the lakehouse has the shortcut, or would have it
-    after a dry run."""
+    """Event, probable cause and remedy; None if the lakehouse has the shortcut, or would have it after the change."""
 
     def describe(self, *, dry_run: bool) -> str:
         """Return the change that was made, or that a dry run would make, in a few words for people."""

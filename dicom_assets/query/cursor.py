@@ -30,7 +30,7 @@ class ChangesCursor:
 
     @property
     def is_at_beginning(self) -> bool:
-        """Whether the copy is empty."""
+        """True if the copy is empty."""
         return self.version < 0
 
 

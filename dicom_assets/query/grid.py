@@ -82,7 +82,7 @@ class _Column:
     width: int
     """Width in characters, without folding."""
     is_prose: bool
-    """Whether every long value consists of words, and so may be folded; a UID or a path may not be folded."""
+    """True if every long value consists of words, and so may be folded; a UID or a path may not be folded."""
 
     @classmethod
     def measure(cls, field: pa.Field, values: Sequence[str | None], longest: int) -> "_Column":

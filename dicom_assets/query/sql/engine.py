@@ -75,7 +75,7 @@ class Answer:
 
     @property
     def is_plan(self) -> bool:
-        """Whether the answer is the plan of a query, which has texts of many lines."""
+        """True if the answer is the plan of a query, which has texts of many lines."""
         return self._question.statement.keyword == "EXPLAIN"
 
     def count(self) -> int | None:

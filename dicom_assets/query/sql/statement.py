@@ -75,7 +75,7 @@ class Statement:
 
     @property
     def is_query(self) -> bool:
-        """Whether the statement gives rows that can be counted: not SHOW, DESCRIBE or EXPLAIN."""
+        """True if the statement gives rows that can be counted: not SHOW, DESCRIBE or EXPLAIN."""
         return self.keyword in _QUERIES
 
     @property
