@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dicom_assets.config.connections import build_identity
+from dicom_assets.config.connections import build_auth
 from dicom_assets.config.settings import Settings
 from dicom_assets.core.finding import Fact, Finding
 from dicom_assets.doctor.findings import green, red, yellow
@@ -32,14 +32,11 @@ def check_storage_token(surroundings: Surroundings) -> Finding:
 
 
 def _check_token(surroundings: Surroundings, check: str, signer: Settings, scope: str, url: str) -> Finding:
-    identity, kind = build_identity(signer), signer.authentication
-    if identity is None:
-        return green(f"DICOM_AUTHENTICATION={kind}: requests go out without a token")
+    auth = build_auth(signer, scope)
+    if auth is None:
+        return green(f"DICOM_AUTHENTICATION={signer.authentication}: requests go out without a token")
     import httpx
 
-    from dicom_assets.identity.token_auth import TokenAuth
-
-    auth = TokenAuth(identity, scope, authentication=kind, host=signer.host)
     request = next(auth.sync_auth_flow(httpx.Request("GET", url)))
     claims = read_claims(request.headers["Authorization"].removeprefix("Bearer "))
     if claims is None:

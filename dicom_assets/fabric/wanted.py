@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dicom_assets.config import rules
-from dicom_assets.config.connections import build_identity
+from dicom_assets.config.connections import build_auth
 from dicom_assets.config.settings import Settings
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.fabric.shortcuts import Outcome, Shortcut, Target
@@ -116,17 +116,12 @@ def _build_name(settings: Settings, name: str) -> str:
 
 def _open_lakehouse(settings: Settings) -> "Lakehouse":
     from dicom_assets.fabric.client import Lakehouse
-    from dicom_assets.identity.token_auth import TokenAuth
 
-    signer = settings.of_lake
-    credential = build_identity(signer)
     return Lakehouse(
         _require("DICOM_FABRIC_WORKSPACE_ID", settings.fabric_workspace_id),
         _require("DICOM_FABRIC_LAKEHOUSE_ID", settings.fabric_lakehouse_id),
         base_url=settings.fabric_url,
-        auth=None
-        if credential is None
-        else TokenAuth(credential, settings.fabric_token_scope, authentication=signer.authentication, host=signer.host),
+        auth=build_auth(settings.of_lake, settings.fabric_token_scope),
     )
 
 

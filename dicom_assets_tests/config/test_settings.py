@@ -169,9 +169,9 @@ def test_missing_service_url_names_the_variable_and_the_demo():
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("ws.dicom.azurehealthcareapis.com", ["no http(s) URL", "such as https://"]),
-        ("ftp://example.org", ["no http(s) URL"]),
-        ("https://", ["no http(s) URL"]),
+        ("ws.dicom.azurehealthcareapis.com", ["not an http(s) URL", "such as https://"]),
+        ("ftp://example.org", ["not an http(s) URL"]),
+        ("https://", ["not an http(s) URL"]),
         ("https://example.org:port", ["is not a URL"]),
         ("https://[::1", ["is not a URL"]),
         ("http://10.0.0.5:8080", ["plain http to 10.0.0.5", "patient data", "https://"]),
