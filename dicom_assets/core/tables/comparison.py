@@ -43,7 +43,7 @@ class Agreement:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are no faults."""
+        """True if there are no faults."""
         return not self.faults
 
     def __add__(self, other: "Agreement") -> "Agreement":

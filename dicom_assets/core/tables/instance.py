@@ -27,7 +27,7 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
 
 
 def find_unreadable_entries(entries: pa.Table) -> pa.Table:
-    """Return sequence, time, action and state of the live instances' entries whose metadata is no JSON object.
+    """Return sequence, time, action and state of the live instances' entries whose metadata is not a JSON object.
 
     Args:
         entries: rows of `change_feed`.

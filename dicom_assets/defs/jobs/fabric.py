@@ -25,9 +25,9 @@ class ShortcutsConfig(dg.Config):
     """Options of the job."""
 
     replace: bool = False
-    """Whether to change shortcuts that point elsewhere; the data behind them stays."""
+    """True to change shortcuts that point elsewhere; the data behind them stays."""
     dry_run: bool = False
-    """Whether to report the steps without doing them."""
+    """True to report the steps without doing them."""
 
 
 def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.JobDefinition]:
