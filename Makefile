@@ -22,6 +22,8 @@ PYTHON ?=
 # one another. Tests that share a server stay in one.
 PYTEST := $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
+# Where it is set, as in many containers, each of the tests' processes would compile Dagster and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Of what Dagster's commands would tell its makers, nothing leaves this machine.
 export DAGSTER_DISABLE_TELEMETRY := 1
 

@@ -21,7 +21,7 @@ from bench.feed import CACHE
 from bench.history import ROWS_PER_HOUR, STUDY_SIZE, build_history, whole_hours
 from bench.ours import open_lake
 from dicom_assets.core.columns.schema import INSTANCE
-from dicom_assets.lake.table.parquet import ROWS_PER_FILE
+from dicom_assets.lake.files.parquet import ROWS_PER_FILE
 
 _COLUMNS = ("studyInstanceUid", "patientId")
 _LOOKUPS = 200

@@ -22,7 +22,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when they are first used: commands that need none of them start sooner."""
+    """Return a public name, imported when it is first used: commands that need none of them start sooner."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -39,7 +39,7 @@ from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.derive.heal import heal
 from dicom_assets.doctor.examination import CHECKS, examine
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.fabric.wanted import bring_shortcuts, has_files, has_lakehouse, keeps_tables
+from dicom_assets.fabric.wanted import has_files, has_lakehouse, has_tables, update_shortcuts
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
@@ -58,10 +58,10 @@ def build_fabric(settings: Settings, naming: Naming) -> list[dg.JobDefinition]:
     The list is empty where no lakehouse is set, or this service has neither tables nor files to show. Tables that
     several services share get their shortcuts from the first service's job.
     """
-    with_tables = keeps_tables(settings)
+    with_tables = has_tables(settings)
     if not (has_lakehouse(settings) and (with_tables or has_files(settings))):
         return []
-    return build_fabric_jobs(partial(bring_shortcuts, settings, with_tables=with_tables), naming)
+    return build_fabric_jobs(partial(update_shortcuts, settings, with_tables=with_tables), naming)
 
 
 def build_definitions(

@@ -1,9 +1,11 @@
 """Dagster's storage in SQLite as it is, but quick: of runs in a test's own process it was the larger part.
 
 For every connection Dagster makes an engine, which compiles each statement anew, and for every instance and run it
-reads all its migrations.
+reads all its migrations. `defs/test_production_storage.py` runs without any of this.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 
 import pytest
@@ -13,6 +15,8 @@ from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from sqlalchemy.pool import NullPool
+
+_patch = pytest.MonkeyPatch()
 
 
 @lru_cache(64)
@@ -28,8 +32,18 @@ def _create_engine(url: str, *, poolclass: type[NullPool], connect_args: dict | 
 
 
 def hasten() -> None:
-    """Keeps engines and migrations for as long as this process lives."""
-    patch = pytest.MonkeyPatch()  # which fails where a newer Dagster has them elsewhere
+    """Keep engines and migrations for as long as this process lives."""
+    # MonkeyPatch fails where a newer Dagster has them elsewhere.
     for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
-        patch.setattr(module, "create_engine", _create_engine)
-    patch.setattr(ScriptDirectory, "from_config", cache(ScriptDirectory.from_config))
+        _patch.setattr(module, "create_engine", _create_engine)
+    _patch.setattr(ScriptDirectory, "from_config", cache(ScriptDirectory.from_config))
+
+
+@contextmanager
+def production_storage() -> Iterator[None]:
+    """Dagster's storage as in production, until the block ends."""
+    _patch.undo()
+    try:
+        yield
+    finally:
+        hasten()

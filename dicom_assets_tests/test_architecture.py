@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-WALKS = dict(re.findall(r"^### (How a merge|How a page|How a token|Which columns|What starts|What a check).*\n\n((?:.+\n)+)", PAGE, re.M))
+QUESTIONS = "How a merge|How a page|How a token|Which columns|What starts|What a check"
+WALKS = dict(re.findall(rf"^### ({QUESTIONS}).*\n\n((?:.+\n)+)", PAGE, re.M))
 STEP = re.compile(r"^\d\. `([\w/]+\.py)`: (.*(?:\n   .*)*)", re.M)
 
 

@@ -1,5 +1,6 @@
-"""The house around the code: import directions, Dagster's own checks, generated documentation, make targets."""
+"""The house around the code: import directions, words, Dagster's own checks, generated documentation, make targets."""
 
+import ast
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+PACKAGE = ROOT / "dicom_assets"
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
@@ -74,6 +76,36 @@ def test_room_can_be_imported_without(package, blocked, module):
     status, output = run([sys.executable, "-c", IMPORT_WITHOUT.format(package=package, blocked=blocked)])
     assert status == 0, output
     assert module in output.split()
+
+
+OPENERS = ("How", "That", "The same", "Those", "What", "Where", "Whether", "Which", "Who", "Whose", "Why")
+UNCLEAR = re.compile(r"(?i)\b(told|mends?|mended|brought to hold|of it|(?<!here )is no)\b")
+
+
+def find_docstrings(path):
+    """Every docstring with its line; strings below attributes included."""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for owner in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for statement in owner.body if isinstance(owner, owners) else []:
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield statement.lineno, text
+
+
+def is_clear(text):
+    return not text.startswith(tuple(f"{opener} " for opener in OPENERS)) and not UNCLEAR.search(text)
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()))
+def test_docstrings_name_what_they_speak_of(room):
+    assert not is_clear("What the lake was told.")
+    unclear = [
+        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for line, text in find_docstrings(path)
+        if not is_clear(text)
+    ]
+    assert unclear == []
 
 
 def test_command_line_answers_help_without_dagster():

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from rooms import build_rooms, draw_rooms
+
 from dicom_assets.config.settings import SettingRow, describe_settings
 from dicom_assets.core.columns.schema import TABLES, Table
-from rooms import build_rooms, draw_rooms
 
 DOCS = Path(__file__).parent
 
@@ -98,7 +99,7 @@ def main() -> None:
     if "--check" not in sys.argv[1:]:
         for page, text in pages.items():
             page.write_text(text, encoding="utf-8")
-    elif stale := [page.name for page, text in pages.items() if not page.exists() or page.read_text(encoding="utf-8") != text]:
+    elif stale := [page.name for page, text in pages.items() if page.read_text(encoding="utf-8") != text]:
         raise SystemExit(f"The generated parts of {', '.join(stale)} are stale: run `make docs` and commit the result.")
 
 

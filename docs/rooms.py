@@ -14,7 +14,8 @@ WIDTH, MARGIN, GAP, LINE, LETTER = 960, 44, 10, 18, 7.0
 
 def read_layers(container: str = "dicom_assets") -> list[list[str]]:
     """Return the rooms of a package, as its contract has them: layers from the top down, rooms side by side."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract.get("containers") == [container])
     return [layer.split(" | ") for layer in layers]
 
@@ -42,25 +43,24 @@ def draw_rooms() -> str:
     rows, top = [], 56
     for layer in read_layers():
         width = (WIDTH - 2 * MARGIN - GAP * (len(layer) - 1)) / len(layer)
-        texts = {room: textwrap.wrap(read_words(room)[0], int((width - 150) / LETTER)) for room in layer}
+        texts = {
+            room: textwrap.wrap(escape(read_words(room)[0].replace("`", "")), int((width - 150) / LETTER))
+            for room in layer
+        }
         height = 16 + LINE * max(map(len, texts.values()))
         for index, room in enumerate(layer):
             left = MARGIN + index * (width + GAP)
             rows.append(f'<rect class="b" x="{left:.0f}" y="{top}" width="{width:.0f}" height="{height}" rx="5"/>')
             rows.append(f'<text class="h" x="{left + 12:.0f}" y="{top + 22}">{room}</text>')
-            rows += [
-                f'<text class="s" x="{left + 130:.0f}" y="{top + 22 + LINE * number}">{escape(line.replace("`", ""))}</text>'
-                for number, line in enumerate(texts[room])
-            ]
+            for number, line in enumerate(texts[room]):
+                rows.append(f'<text class="s" x="{left + 130:.0f}" y="{top + 22 + LINE * number}">{line}</text>')
         top += height + GAP
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 14}" width="{WIDTH}" height="{top + 14}" '
-        'role="img" aria-labelledby="t" font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 14}" width="{WIDTH}" '
+        f'height="{top + 14}" role="img" aria-labelledby="t" font-family="system-ui, Segoe UI, Helvetica, sans-serif">',
         '<title id="t">Rooms of dicom_assets: each imports only from rows below its own</title>',
         "<style>.b{fill:#fff;stroke:#5b6b7c;stroke-width:1.3}.h{font-weight:600;font-size:15px;fill:#1b2733}"
-        ".s{fill:#4a5866;font-size:13px}.a{fill:none;stroke:#2f6fb0;stroke-width:2;marker-end:url(#p)}</style>",
-        '<defs><marker id="p" markerWidth="9" markerHeight="8" refX="4" refY="7" orient="auto-start-reverse" '
-        'markerUnits="userSpaceOnUse"><path d="M0 0L4 8L8 0z" fill="#2f6fb0"/></marker></defs>',
+        ".s{fill:#4a5866;font-size:13px}</style>",
         f'<rect width="{WIDTH}" height="{top + 14}" rx="8" fill="#fbfcfd"/>',
         f'<text class="s" x="{MARGIN}" y="34">A room imports only from rows below its own. Begin at the bottom to '
         "learn the rules, at the top to follow a command.</text>",

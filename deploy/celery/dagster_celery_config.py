@@ -16,7 +16,7 @@ worker_max_tasks_per_child = 1  # a process for each run, killed without harm to
 
 @celeryd_init.connect
 def require_project(**_: object) -> None:
-    """Ends a worker without the project or settings that can be used: it would take run after run, and fail each."""
+    """End a worker without the project or settings that can be used: it would take run after run, and fail each."""
     try:
         import dicom_assets  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""The command that runs only the embedded service: `dicom-assets emulator`."""
+"""`dicom-assets emulator`: run only the embedded DICOM service."""
 
 import sys
 from datetime import UTC, datetime, timedelta
@@ -13,52 +13,52 @@ from dicom_assets.emulator.store.unreadable import Fault
 if TYPE_CHECKING:
     from dicom_assets.emulator.store.store import Service
 
-commands = typer.Typer()
-
 _NAMED_FILES: Final = 100
 """Most skipped files that are listed for one reason."""
 
 
-@commands.command()
 def emulator(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
-    database: Annotated[Path | None, typer.Option(help="SQLite file that keeps the state; without, memory.")] = None,
+    database: Annotated[
+        Path | None, typer.Option(help="SQLite file that keeps the state; by default it is kept in memory.")
+    ] = None,
     files: Annotated[Path | None, typer.Option(help="Folder for DICOM files, as Data Lake Storage.")] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="DICOM_EMULATOR_TOKEN", help="Bearer token every request must bear.")
+        str | None, typer.Option(envvar="DICOM_EMULATOR_TOKEN", help="Bearer token that every request must have.")
     ] = None,
     audience: Annotated[
-        str | None, typer.Option(help="Whom the token of every request must have been issued for, and not expired.")
+        str | None, typer.Option(help="Audience that the token of every request must have, unexpired.")
     ] = None,
     load: Annotated[
         Path | None, typer.Option(help="Folder of DICOM files to store.", exists=True, file_okay=False)
     ] = None,
     bundled: Annotated[bool, typer.Option("--bundled", help="Store the files that come with pydicom.")] = False,
-    synthesize: Annotated[int, typer.Option(help="Number of made-up instances to store.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Fixes every random choice.")] = 0,
-    hours: Annotated[int, typer.Option(help="Spread the changes over so many hours.", min=0)] = 0,
+    synthesize: Annotated[int, typer.Option(help="Number of synthetic instances to store.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    hours: Annotated[int, typer.Option(help="Hours to spread the changes over; 0 stores all at once.", min=0)] = 0,
     start: Annotated[
-        str | None, typer.Option(help="First of these hours, ISO 8601 with zone; without, the last hours before now.")
+        str | None, typer.Option(help="First of these hours, ISO 8601 with zone; by default the hours end now.")
     ] = None,
     padding: Annotated[
-        bool, typer.Option("--padding", help="Keep padding of UIDs and values; made-up instances have some.")
+        bool, typer.Option("--padding", help="Keep padding of UIDs and values; synthetic instances have some.")
     ] = False,
     validate: Annotated[
         bool, typer.Option("--validate", help="Leave out elements that do not fit their value representation.")
     ] = False,
     faulty_every: Annotated[
-        int, typer.Option(help="Every so many-th instance has metadata that cannot be given out; 0 spares all.", min=0)
+        int, typer.Option(help="One of so many instances has metadata that cannot be served; 0 for none.", min=0)
     ] = 0,
     fault: Annotated[
-        list[Fault], typer.Option(help="What is wrong with it: 500, 400, or JSON that is none. In turn if repeated.")
+        list[Fault],
+        typer.Option(help="Fault of this metadata: 500, 400, or invalid JSON; may be repeated, then in turn."),
     ] = [Fault.MISSING],  # noqa: B006 - read by typer alone
     max_page_bytes: Annotated[
-        int | None, typer.Option(help="Greater pages of the change feed answer 504; without, none does.", min=2)
+        int | None, typer.Option(help="Largest page of the change feed in bytes; larger ones answer 504.", min=2)
     ] = None,
     max_page_entries: Annotated[
-        int | None, typer.Option(help="Pages of more entries answer 504; without, none does.", min=1)
+        int | None, typer.Option(help="Most entries of a page; larger pages answer 504.", min=1)
     ] = None,
 ) -> None:
     """Run the embedded DICOM service until Ctrl-C."""
@@ -72,7 +72,7 @@ def emulator(
         raise typer.BadParameter("the hours to spread changes over are missing: add --hours", param_hint="--start")
     if hours and not (load or bundled or synthesize):
         raise typer.BadParameter("nothing to spread: add --bundled, --load or --synthesize", param_hint="--hours")
-    first_hour = _first_hour(start, hours)
+    first_hour = _choose_first_hour(start, hours)
     try:
         with Service(
             database,
@@ -102,8 +102,8 @@ def emulator(
         typer.echo("Stopped.")
 
 
-def _first_hour(start: str | None, hours: int) -> datetime:
-    """Return the hour in which changes begin."""
+def _choose_first_hour(start: str | None, hours: int) -> datetime:
+    """Return the hour in which the changes begin."""
     if start is None:
         return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
     return parse_time(start, "--start")
@@ -158,10 +158,10 @@ def _fill(
     for reason, number in sorted((skipped + Counter(named.values())).items()):
         typer.echo(f"{number} files skipped: {reason}.")
         for path in [path for path, why in named.items() if why == reason][:_NAMED_FILES]:
-            typer.echo(f"  {_printable(path)}")
+            typer.echo(f"  {_escape(path)}")
 
 
-def _printable(path: Path) -> str:
+def _escape(path: Path) -> str:
     """Return a path for the terminal, with `?` in place of unprintable characters."""
     return "".join(character if character.isprintable() else "?" for character in str(path))
 

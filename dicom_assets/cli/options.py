@@ -1,9 +1,22 @@
-"""Functions that commands share: parsing of options, and signals that end a long-running command."""
+"""Options and functions that several commands share."""
 
 import signal
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dicom_assets.core.errors import DicomAssetsError
+
+if TYPE_CHECKING:
+    from dicom_assets.config.settings import Settings
+
+ServiceName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="One service of DICOM_SERVICES; by default all of them.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
+InstanceCount = Annotated[int, typer.Option(help="Synthetic instances of a new service.", min=0)]
 
 
 def parse_time(text: str, option: str, *, expected: str = "an ISO 8601 time") -> datetime:
@@ -24,6 +37,20 @@ def parse_time(text: str, option: str, *, expected: str = "an ISO 8601 time") ->
     if moment.tzinfo is None:
         raise typer.BadParameter("the time needs a zone, such as 2026-03-01T00:00Z", param_hint=option)
     return moment.astimezone(UTC)
+
+
+def run_for_each(services: "Iterable[Settings]", run: "Callable[[Settings], int]") -> int:
+    """Call `run` for every service, and return the greatest exit code; an error of one service does not stop others."""
+    code = 0
+    for settings in services:
+        try:
+            code = max(code, run(settings))
+        except DicomAssetsError as error:
+            if settings.service_name is None:
+                raise
+            typer.echo(f"Error: {settings.service_name}: {error}", err=True)
+            code = 1
+    return code
 
 
 def end_by_signals() -> None:

@@ -1,4 +1,4 @@
-"""The file of users' columns."""
+"""Columns that users list in a file of their own."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from dicom_assets.config.settings import Settings
 from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.identity.credentials import Credential, Tokens, build_credential
+from dicom_assets.lake.files.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.network.retries import RetryPolicy
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ IMPATIENT = RetryPolicy(tries=2, longest_wait_seconds=1, longest_retry_after_sec
 """Retry policy for a sensor's tick, which has a minute and is followed by another tick."""
 
 
-def build_auth(settings: Settings, *, retry: RetryPolicy | None = None) -> "TokenAuth | None":
-    """Return the authentication for requests to the service; None where they carry no token.
+def build_auth(settings: Settings, scope: str | None = None, *, retry: RetryPolicy | None = None) -> "TokenAuth | None":
+    """Return the authentication for requests to the service or another API; None where they carry no token.
 
     Args:
         settings: Settings of the service and the identity.
+        scope: Scope of the tokens; None means the service's.
         retry: Retry policy of token requests; None means the default.
     """
     credential = build_identity(settings)
@@ -52,7 +53,7 @@ def build_auth(settings: Settings, *, retry: RetryPolicy | None = None) -> "Toke
 
     return TokenAuth(
         credential,
-        settings.token_scope,
+        scope or settings.token_scope,
         authentication=settings.authentication,
         host=settings.host,
         retry=retry,
@@ -125,7 +126,6 @@ def build_repair(settings: Settings, lake: Lake | None = None) -> "Repair":
         settings: Settings of the lake.
         lake: The lake; None builds it from the settings.
     """
-    from dicom_assets.core.memory import MemoryLimit
     from dicom_assets.derive.repair import Repair
 
     memory = MemoryLimit(settings.max_memory_mb)

@@ -6,22 +6,18 @@ A message shows the error's text after the variable's name: the text says what i
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from pydantic import SecretStr
-
 from dicom_assets.core.columns.schema import TABLES, Column, Grain
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, PROFILE
-from dicom_assets.identity.credentials import DICOM_SCOPE, Authentication, is_loopback
+from dicom_assets.identity.credentials import DICOM_SCOPE, is_loopback
 
 ENGINES = ("delta-rs", "spark")
 """Engines that can merge rows into the tables."""
-_POOL_NAME = re.compile(r"[A-Za-z0-9_/]+")
-_CONTAINER_NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _ACCOUNT_HOST = re.compile(r"([a-z0-9]+)\.dfs\.[a-z0-9.]+")
 _ONELAKE_HOST = re.compile(r".*\b(dfs|blob|onelake)\.(fabric|pbidedicated)\..*")
 _DIGITS = re.compile(r"[+-]?\d{1,12}")
@@ -33,23 +29,65 @@ FABRIC_SCOPE = "https://api.fabric.microsoft.com/.default"
 SERVICE_URL_EXAMPLE = "https://WORKSPACE-SERVICE.dicom.azurehealthcareapis.com"
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     """Return a value for a message, shortened, so that a secret in the wrong variable does not get into a log whole."""
     text = str(value)
     return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:20]}…")
 
 
-def whole_number(low: int, high: int, why: str) -> Callable[[object], int]:
+def require_whole_number(low: int, high: int, why: str) -> Callable[[object], int]:
     """Return a rule that parses a whole number between two bounds, both inclusive."""
 
     def parse(value: object) -> int:
         if not _DIGITS.fullmatch(str(value)):
-            raise ValueError(f"{_shown(value)} is no whole number. Set a number from {low} to {high}: {why}.")
+            raise ValueError(f"{_show(value)} is not a whole number. Set a number from {low} to {high}: {why}.")
         if not low <= int(str(value)) <= high:
             raise ValueError(f"{value} is not between {low} and {high}: {why}. Set a number in between.")
         return int(str(value))
 
     return parse
+
+
+def require_match(pattern: str, problem: str) -> Callable[[str], str]:
+    """Return a rule that accepts a text that matches a regular expression as a whole.
+
+    Args:
+        pattern: regular expression.
+        problem: text that follows the value in the message: what is wrong, and what to do.
+    """
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{_show(value)} {problem}")
+        return value
+
+    return check
+
+
+def require_choice(choices: Sequence[str], kind: str) -> Callable[[str], str]:
+    """Return a rule that accepts one of some names in any case, and returns it in lower case."""
+
+    def check(value: str) -> str:
+        if value.lower() not in choices:
+            raise ValueError(f"{_show(value)} is not {kind}. Set one of {', '.join(choices)}.")
+        return value.lower()
+
+    return check
+
+
+check_container_name = require_match(
+    r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
+    "is not a name that Azure allows: 3 to 63 lower-case letters, digits and single hyphens, with a letter or digit at "
+    "both ends. Choose such a name.",
+)
+check_pool_name = require_match(
+    r"[A-Za-z0-9_/]+",
+    "is not a name that Dagster allows for a pool: letters, digits, underscores and slashes. Choose such a name, as "
+    "dicom_service.",
+)
+check_token_scope = require_match(
+    r"\S+/\.default", f"is not a scope: it must be the audience followed by /.default, such as {DICOM_SCOPE}."
+)
 
 
 def parse_api_version(value: object) -> int:
@@ -60,18 +98,8 @@ def parse_api_version(value: object) -> int:
             "1 cannot be used: there `offset` is a sequence, not a number of rows. Set 2 or a later version."
         )
     if not re.fullmatch(r"[1-9]\d{0,3}", number):
-        raise ValueError(f"{_shown(value)} is no version of the service's API. Set 2, or a later whole number.")
+        raise ValueError(f"{_show(value)} is not a version of the service's API. Set 2, or a later whole number.")
     return int(number)
-
-
-def parse_authentication(value: object) -> Authentication:
-    """Parse the name of a way to sign in."""
-    try:
-        return Authentication(str(value).lower())
-    except ValueError:
-        raise ValueError(
-            f"{_shown(value)} is no known way to sign in. Set one of {', '.join(Authentication)}."
-        ) from None
 
 
 def parse_hour(value: object) -> datetime:
@@ -82,17 +110,23 @@ def parse_hour(value: object) -> datetime:
         if time.tzinfo is not None:
             return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     except (ValueError, OverflowError):
-        raise ValueError(f"{_shown(value)} is no time. Set an ISO 8601 time with its zone, {example}.") from None
-    raise ValueError(f"{_shown(value)} has no time zone, so the hour is not known. Add the zone, {example}.")
+        raise ValueError(f"{_show(value)} is not a time. Set an ISO 8601 time with its zone, {example}.") from None
+    raise ValueError(f"{_show(value)} has no time zone, so the hour is not known. Add the zone, {example}.")
 
 
-def _split_url(value: str, example: str) -> SplitResult:
-    """Split a URL, and refuse the parts that can hold secrets. No message shows the URL, which may hold a secret."""
+def _parse_url(value: str, problem: str) -> SplitResult:
+    """Return the parts of a URL. No message shows the URL, which may hold a secret."""
     try:
         url = urlsplit(value)
         url.port  # noqa: B018 — raises for a port that is not a number
     except ValueError:
-        raise ValueError(f"is no URL. Set one such as {example}.") from None
+        raise ValueError(problem) from None
+    return url
+
+
+def _split_url(value: str, example: str) -> SplitResult:
+    """Return the parts of a URL, and refuse the parts that can hold secrets."""
+    url = _parse_url(value, f"is not a URL. Set one such as {example}.")
     if url.query or url.fragment or "?" in value or "#" in value:
         raise ValueError(
             "has a query or fragment (?… or #…), where keys and signatures travel. Set the URL without it."
@@ -102,12 +136,17 @@ def _split_url(value: str, example: str) -> SplitResult:
     return url
 
 
+def _is_private(url: SplitResult) -> bool:
+    """Return whether nobody else can read requests to a URL: https, or plain http to this machine."""
+    return bool(url.hostname) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(str(url.hostname))))
+
+
 def check_service_url(value: str) -> str:
     """Check the service's base URL, and return it without a slash at its end."""
     url = _split_url(value, SERVICE_URL_EXAMPLE)
     if url.scheme not in {"https", "http"} or not url.hostname:
-        raise ValueError(f"is no http(s) URL. Set the service's base URL, such as {SERVICE_URL_EXAMPLE}.")
-    if url.scheme == "http" and not is_loopback(url.hostname):
+        raise ValueError(f"is not an http(s) URL. Set the service's base URL, such as {SERVICE_URL_EXAMPLE}.")
+    if not _is_private(url):
         raise ValueError(
             f"is plain http to {url.hostname}: tokens and patient data would be readable on the way. Set an https:// "
             "URL (plain http is for this machine alone)."
@@ -120,25 +159,15 @@ def check_service_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def check_webhook_url(value: object) -> object:
-    """Check the URL that alerts are posted to, if there is one.
-
-    The whole URL is a secret, since anybody who has it can post alerts.
-    """
-    if value is None or isinstance(value, SecretStr):
-        return value
-    try:
-        url = urlsplit(str(value))
-        url.port  # noqa: B018 — raises for a port that is not a number
-    except ValueError:
-        raise ValueError("is no URL. Set the https:// URL that the receiver gave you.") from None
-    is_local = url.scheme == "http" and url.hostname and is_loopback(url.hostname)
-    if not url.hostname or not (url.scheme == "https" or is_local):
+def check_webhook_url(value: str) -> str:
+    """Check the URL that alerts are posted to. The whole URL is a secret, since anybody who has it can post alerts."""
+    url = _parse_url(value, "is not a URL. Set the https:// URL that the receiver gave you.")
+    if not _is_private(url):
         raise ValueError(
-            "is no https:// URL, so others could read the alerts, and post their own. Set the https:// URL that the "
-            "receiver gave you (plain http is for this machine alone)."
+            "is not an https:// URL, so others could read the alerts, and post their own. Set the https:// URL that "
+            "the receiver gave you (plain http is for this machine alone)."
         )
-    return SecretStr(str(value))
+    return value
 
 
 def check_dagster_url(value: str) -> str:
@@ -146,17 +175,8 @@ def check_dagster_url(value: str) -> str:
     example = "https://dagster.example.org"
     url = _split_url(value, example)
     if url.scheme not in {"https", "http"} or not url.hostname:
-        raise ValueError(f"is no http(s) URL. Set what you open Dagster's UI with, such as {example}.")
+        raise ValueError(f"is not an http(s) URL. Set the address of Dagster's UI, such as {example}.")
     return value.rstrip("/")
-
-
-def check_token_scope(value: str) -> str:
-    """Check the scope of a token request."""
-    if not re.fullmatch(r"\S+/\.default", value):
-        raise ValueError(
-            f"{_shown(value)} is no scope: it must be the audience followed by /.default, such as {DICOM_SCOPE}."
-        )
-    return value
 
 
 def check_storage_url(value: str) -> str:
@@ -200,7 +220,7 @@ def check_authority(value: str) -> str:
     example = "https://login.microsoftonline.us"
     url = _split_url(value if "://" in value else f"https://{value}", example)
     if url.scheme != "https" or not url.hostname or url.path.strip("/"):
-        raise ValueError(f"is no https URL of a host alone. Set one such as {example}.")
+        raise ValueError(f"is not an https URL of a host alone. Set one such as {example}.")
     return f"https://{url.netloc}"
 
 
@@ -209,7 +229,7 @@ def check_account_key(value: str) -> str:
     try:
         base64.b64decode(value, validate=True)
     except binascii.Error:
-        raise ValueError("is no key: it is not base64, so it was not copied whole. Copy it again.") from None
+        raise ValueError("is not a key: it is not base64, so it was not copied whole. Copy it again.") from None
     return value
 
 
@@ -218,36 +238,16 @@ def check_sas_token(value: str) -> str:
     parts = dict(parse_qsl(value.removeprefix("?")))
     if missing := [name for name in ("sv", "sig") if name not in parts]:
         raise ValueError(
-            f"is no SAS token: it has no {' and no '.join(missing)}. Set the part of the signed URL after `?`, whole."
+            f"is not a SAS token: it has no {' and no '.join(missing)}. Set all of the signed URL after `?`."
         )
     return value.removeprefix("?")
-
-
-def check_container_name(value: str) -> str:
-    """Check that Azure allows a container's name."""
-    if not _CONTAINER_NAME.fullmatch(value):
-        raise ValueError(
-            f"{_shown(value)} is no name that Azure allows: 3 to 63 small letters, digits and single hyphens, with a "
-            "letter or digit at both ends. Choose such a name."
-        )
-    return value
-
-
-def check_pool_name(value: str) -> str:
-    """Check that Dagster allows a pool's name."""
-    if not _POOL_NAME.fullmatch(value):
-        raise ValueError(
-            f"{_shown(value)} is no name that Dagster allows for a pool: letters, digits, underscores and slashes. "
-            "Choose such a name, as dicom_service."
-        )
-    return value
 
 
 def check_table_path(value: str) -> str:
     """Check a table's path inside the container."""
     if "\\" in value or "://" in value or any(part in {"", ".", ".."} for part in value.split("/")):
         raise ValueError(
-            f"{_shown(value)} is no path inside the container. Set names joined by /, such as silver/instance, "
+            f"{_show(value)} is not a path inside the container. Set names joined by /, such as silver/instance, "
             "that neither start with / nor hold . or .. parts."
         )
     return value
@@ -295,53 +295,42 @@ def _local_path(url: SplitResult) -> str:
 
 def check_id(value: str) -> str:
     """Check a GUID, and return it in lower case."""
-    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value.lower()):
-        raise ValueError(
-            f"{_shown(value)} is no id. Set the GUID: of a workspace and a lakehouse it stands in the address "
-            "(…/groups/WORKSPACE/lakehouses/LAKEHOUSE), of a connection in its settings."
-        )
-    return value.lower()
+    return _check_guid(value.lower())
 
 
-def check_merge_engine(value: str) -> str:
-    """Check the name of a merge engine, and return it in lower case."""
-    if value.lower() not in ENGINES:
-        raise ValueError(f"{_shown(value)} is no engine that merges. Set one of {', '.join(ENGINES)}.")
-    return value.lower()
+_check_guid = require_match(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    "is not an ID. Set the GUID: of a workspace and a lakehouse it stands in the address "
+    "(…/groups/WORKSPACE/lakehouses/LAKEHOUSE), of a connection in its settings.",
+)
 
 
-def check_spark_remote(value: object) -> object:
-    """Check the address of a Spark Connect server, if there is one. No message shows it, since it may hold a token."""
-    if value is None or isinstance(value, SecretStr):
-        return value
-    try:
-        url = urlsplit(str(value))
-        url.port  # noqa: B018 — raises for a port that is not a number
-    except ValueError:
-        url = urlsplit("")
+def check_spark_remote(value: str) -> str:
+    """Check the address of a Spark Connect server. No message shows it, since it may hold a token."""
+    problem = "is not an address of a Spark Connect server. Set sc://HOST:15002, with /;token=… where need be."
+    url = _parse_url(value, problem)
     if url.scheme != "sc" or not url.hostname or url.path.partition(";")[0] not in {"", "/"}:
-        raise ValueError("is no address of a Spark Connect server. Set sc://HOST:15002, with /;token=… where need be.")
-    return SecretStr(str(value))
+        raise ValueError(problem)
+    return value
 
 
 def check_fabric_url(value: str) -> str:
     """Check the base URL of the Fabric REST API, and return it without a slash at its end."""
-    example = "https://api.fabric.microsoft.com"
-    url = _split_url(value, example)
-    if not url.hostname or (url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname))):
-        raise ValueError(f"is no https URL. Set the base URL of the Fabric REST API, such as {example}.")
+    url = _split_url(value, FABRIC_URL)
+    if not _is_private(url):
+        raise ValueError(f"is not an https URL. Set the base URL of the Fabric REST API, such as {FABRIC_URL}.")
     if url.path.strip("/"):
-        raise ValueError(f"has a path, which the client adds by itself. Set the base URL alone, such as {example}.")
+        raise ValueError(f"has a path, which the client adds by itself. Set the base URL alone, such as {FABRIC_URL}.")
     return value.rstrip("/")
 
 
 def check_shortcut_name(value: str) -> str:
     """Check that Fabric and all its engines can read a shortcut's name."""
     if len(value) > _LONGEST_NAME:
-        raise ValueError(f"{_shown(value)} has {len(value)} characters, and {_LONGEST_NAME} are allowed. Shorten it.")
+        raise ValueError(f"{_show(value)} has {len(value)} characters, and {_LONGEST_NAME} are allowed. Shorten it.")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
         raise ValueError(
-            f"{_shown(value)} cannot be the name of a shortcut: Fabric does not read every other character in a "
+            f"{_show(value)} cannot be the name of a shortcut: Fabric does not read every other character in a "
             "table's name. Use letters without accents, digits, _, - and full stops."
         )
     return value
@@ -351,7 +340,7 @@ def check_shortcut_target(value: str) -> str:
     """Check that a shortcut can point to a folder."""
     if len(value) > _LONGEST_PATH or not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", value):
         raise ValueError(
-            f"{_shown(value)} cannot be the target of a shortcut: Fabric allows letters without accents, digits, . _ ~ "
+            f"{_show(value)} cannot be the target of a shortcut: Fabric allows letters without accents, digits, . _ ~ "
             f"and - in each folder's name, and {_LONGEST_PATH} characters in all. Rename the folder, or point to one "
             "above it."
         )
@@ -365,7 +354,7 @@ def parse_fabric_tables(value: str) -> dict[str, str]:
     for entry in value.split(","):
         table, _, name = (part.strip() for part in entry.partition("="))
         if table not in known:
-            raise ValueError(f"{_shown(table)} is no table. Set some of {', '.join(known)}, with commas in between.")
+            raise ValueError(f"{_show(table)} is not a table. Set some of {', '.join(known)}, with commas in between.")
         names[table] = check_shortcut_name(name or table)
     if len({name.casefold() for name in names.values()}) < len(names):
         raise ValueError("gives two tables the same name. Give each a name of its own.")
@@ -381,7 +370,7 @@ def check_fabric_tables(value: str) -> str:
 def check_profile(value: str) -> str:
     """Check the name of a table profile; there is one profile."""
     if value != PROFILE:
-        raise ValueError(f"there is no layout {_shown(value)}. Set {PROFILE}, or unset it for our own tables alone.")
+        raise ValueError(f"{_show(value)} is not a table layout. Set {PROFILE}, or unset it for the five tables alone.")
     return value
 
 

@@ -1,8 +1,8 @@
 """The environment as validated settings: each variable is declared once, with its default and its meaning.
 
-Only this module, `services.py`, `definitions.py` and `cli.py` read the environment. Pydantic validates field by field;
-the rules and their messages are the project's (`setting_rules.py`), since a message must say what is wrong, why, and
-what to do, in plain words.
+Only this module, `services.py`, `definitions.py` and `cli/` read the environment. Pydantic validates field by field;
+the rules and their messages are the project's (`rules.py`), since a message must say what is wrong, why, and what to
+do.
 """
 
 import difflib
@@ -43,24 +43,25 @@ FIRST_HOUR_WITHOUT_SERVICE = datetime(2026, 1, 1, tzinfo=UTC)
 """First hour partition where neither a service nor a start time is set, so that the definitions load without them."""
 
 
-def _whole(low: int, high: int, why: str) -> BeforeValidator:
-    return BeforeValidator(rules.whole_number(low, high, why))
+def _check_number(low: int, high: int, why: str) -> BeforeValidator:
+    return BeforeValidator(rules.require_whole_number(low, high, why))
 
 
-def _text(rule: Callable[[str], str]) -> BeforeValidator:
+def _check(rule: Callable[[str], object]) -> BeforeValidator:
+    """Return a validator that applies a rule to a value that is set."""
     return BeforeValidator(lambda value: value if value is None else rule(value))
 
 
-def _secret(rule: Callable[[str], str]) -> BeforeValidator:
-    return _text(lambda value: rule(value.get_secret_value() if isinstance(value, SecretStr) else value))
+def _check_secret(rule: Callable[[str], str]) -> BeforeValidator:
+    return _check(lambda value: rule(value.get_secret_value() if isinstance(value, SecretStr) else value))
 
 
-_Hour = Annotated[datetime | None, BeforeValidator(lambda value: value if value is None else rules.parse_hour(value))]
-_Id = Annotated[str | None, _text(rules.check_id)]
-_TablePath = Annotated[str, _text(rules.check_table_path)]
+_Hour = Annotated[datetime | None, _check(rules.parse_hour)]
+_Id = Annotated[str | None, _check(rules.check_id)]
+_TablePath = Annotated[str, _check(rules.check_table_path)]
 
 
-def _variable(field: str) -> str:
+def _name_variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
@@ -72,7 +73,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
-        alias_generator=_variable,
+        alias_generator=_name_variable,
         validate_by_name=True,
         validate_by_alias=True,
         validate_default=True,
@@ -86,41 +87,46 @@ class Settings(BaseModel):
     sharing: tuple[str, ...] = ()
     """Names of all services that share these tables; empty where each service has its own tables."""
     _host: Host = PrivateAttr(Host.UNKNOWN)
-    service_url: Annotated[str | None, _text(rules.check_service_url)] = Field(
+    service_url: Annotated[str | None, _check(rules.check_service_url)] = Field(
         None,
-        description="Base URL of the DICOM service, without `/v2`. Without it the definitions load, and materialising "
-        "fails with a hint to `make demo`.",
+        description="Base URL of the DICOM service, without `/v2`. If it is not set, the definitions load, and "
+        "materialising fails with a hint to `make demo`.",
     )
     services: str | None = Field(
         None,
         description="TOML or YAML file that lists several DICOM services, instead of `DICOM_SERVICE_URL`; see "
         "docs/services.md.",
     )
-    authentication: Annotated[Authentication, BeforeValidator(rules.parse_authentication)] = Field(
+    authentication: Annotated[
+        Authentication, _check(rules.require_choice(tuple(Authentication), "a known way to sign in"))
+    ] = Field(
         Authentication.DEFAULT,
-        description="Whose identity asks the service: `default` (DefaultAzureCredential), `managed_identity`, "
+        description="Identity that signs in to the service: `default` (DefaultAzureCredential), `managed_identity`, "
         "`workload_identity`, `client_secret`, `azure_cli` or `none`.",
     )
-    token_scope: Annotated[str, _text(rules.check_token_scope)] = Field(
+    token_scope: Annotated[str, _check(rules.check_token_scope)] = Field(
         DICOM_SCOPE, description="Scope of the tokens: the service's audience and `/.default`."
     )
-    api_version: Annotated[int, BeforeValidator(rules.parse_api_version)] = Field(
+    api_version: Annotated[int, _check(rules.parse_api_version)] = Field(
         2, description="Version of the service's API, 2 or later."
     )
-    batch_size: Annotated[int, _whole(1, 200, "the service gives at most 200 entries per page")] = Field(
+    batch_size: Annotated[int, _check_number(1, 200, "the service gives at most 200 entries per page")] = Field(
         200,
-        description="Entries per page of the change feed, 1 to 200. Where larger pages do not come, smaller ones are "
-        "asked for without it; a lower number saves these tries.",
+        description="Entries per page of the change feed, 1 to 200. Where the service fails to send large pages, the "
+        "client asks for smaller ones by itself; a lower number saves the failed requests.",
     )
-    max_concurrent_requests: Annotated[int, _whole(1, 64, "more at once only make the service answer 429")] = Field(
-        8, description="Pages of one window that are requested at the same time, 1 to 64."
+    max_concurrent_requests: Annotated[int, _check_number(1, 64, "more at once only make the service answer 429")] = (
+        Field(8, description="Pages of one window that are requested at the same time, 1 to 64.")
     )
     max_memory_mb: Annotated[
-        int, _whole(LEAST_MEGABYTES, 1_000_000, "the process alone takes most of 512, and some must be left for work")
+        int,
+        _check_number(
+            LEAST_MEGABYTES, 1_000_000, "the process alone takes most of 512, and some must be left for work"
+        ),
     ] = Field(
         DEFAULT_MEGABYTES,
-        description="Megabytes of memory that a run or a query should do with, at least 768: hours and ranges that "
-        "need more are stored in parts. An answer of the service may have an eighth of what is above 512.",
+        description="Memory limit of a run or a query in megabytes, at least 768: hours and ranges that need more are "
+        "stored in parts. An answer of the service may have an eighth of the megabytes above 512.",
     )
     start_time: _Hour = Field(
         None,
@@ -130,37 +136,38 @@ class Settings(BaseModel):
     end_time: _Hour = Field(
         None,
         description="End of the last hour to read, exclusive: ISO 8601 with its zone, taken down to its hour in UTC. "
-        "Unset, the hours go on.",
+        "By default the hours go on.",
     )
-    window_delay_minutes: Annotated[int, _whole(0, 10_080, "an hour waits that long after its end, at most a week")] = (
-        Field(15, description="Minutes between the end of an hour and its reading: changes may be committed late.")
-    )
-    sensor_interval_seconds: Annotated[int, _whole(0, 86_400, "0 is off, a day the longest wait")] = Field(
+    window_delay_minutes: Annotated[
+        int, _check_number(0, 10_080, "an hour waits that long after its end, at most a week")
+    ] = Field(15, description="Minutes between the end of an hour and its reading: changes may be committed late.")
+    sensor_interval_seconds: Annotated[int, _check_number(0, 86_400, "0 is off, a day the longest wait")] = Field(
         60,
-        description="Seconds between two looks for new and for late entries, at least; the open hour is read that "
+        description="Least seconds between two searches for new and for late entries; the open hour is read that "
         "often. 0 turns both off: each hour is then read once it is due.",
     )
-    look_back_hours: Annotated[int, _whole(1, 720, "each of these hours is asked about six times an hour")] = Field(
-        24, description="Hours for which an hour that was read is watched for late entries."
+    look_back_hours: Annotated[int, _check_number(1, 720, "each of these hours is asked about six times an hour")] = (
+        Field(24, description="Hours for which a read hour is watched for late entries.")
     )
-    catch_up_hours_per_run: Annotated[int, _whole(1, 8_760, "a run of more than a year is hard to watch")] = Field(
-        168, description="Hours that one run catches up on at most, where hours were missed."
+    catch_up_hours_per_run: Annotated[int, _check_number(1, 8_760, "a run of more than a year is hard to watch")] = (
+        Field(168, description="Most hours that one run catches up on, where hours were missed.")
     )
-    catch_up_runs: Annotated[int, _whole(0, 100, "0 is off; runs beyond the pool's limit only wait")] = Field(
+    catch_up_runs: Annotated[int, _check_number(0, 100, "0 is off; runs beyond the pool's limit only wait")] = Field(
         4,
-        description="Runs for due and missed hours that wait or run at the same time, at most. 0 turns them off: "
-        "hours are then materialised by hand.",
+        description="Most runs for due and missed hours that wait or run at the same time. 0 turns them off: hours are "
+        "then materialised by hand.",
     )
-    change_feed_pool: Annotated[str, _text(rules.check_pool_name)] = Field(
+    change_feed_pool: Annotated[str, _check(rules.check_pool_name)] = Field(
         "dicom_lake",
-        description="Dagster pool of the steps that read the service. One of their own, such as `dicom_service`, lets "
+        description="Dagster pool of the steps that read the service. A separate pool, such as `dicom_service`, lets "
         "several runs read at a time while one merges; see docs/deploy.md.",
     )
-    storage_url: Annotated[str, _text(rules.check_storage_url)] = Field(
-        "./data", description="Where the tables lie: a folder, or `https://ACCOUNT.dfs.core.windows.net`."
+    storage_url: Annotated[str, _check(rules.check_storage_url)] = Field(
+        "./data", description="Location of the tables: a folder, or `https://ACCOUNT.dfs.core.windows.net`."
     )
-    container_name: Annotated[str, _text(rules.check_container_name)] = Field(
-        "dicom", description="Container (file system) of the tables; locally the folder inside `DICOM_STORAGE_URL`."
+    container_name: Annotated[str, _check(rules.check_container_name)] = Field(
+        "dicom",
+        description="Container (file system) of the tables; for a local lake, the folder inside `DICOM_STORAGE_URL`.",
     )
     instance_table_path: _TablePath = Field("instance", description="Path of the table `instance` in the container.")
     series_table_path: _TablePath = Field("series", description="Path of the table `series` in the container.")
@@ -177,64 +184,68 @@ class Settings(BaseModel):
         "it.",
     )
     retention_hours: Annotated[
-        int, _whole(1, 87_600, "old versions of the tables stay that long, at most 10 years")
+        int, _check_number(1, 87_600, "old versions of the tables stay that long, at most 10 years")
     ] = Field(720, description="Hours for which old versions of the tables can still be read.")
-    merge_engine: Annotated[str, _text(rules.check_merge_engine)] = Field(
+    merge_engine: Annotated[str, _check(rules.require_choice(rules.ENGINES, "a merge engine"))] = Field(
         "delta-rs",
-        description="What merges rows into the tables: `delta-rs`, in the run itself, or `spark`; see docs/spark.md.",
+        description="Engine that merges rows into the tables: `delta-rs`, in the run itself, or `spark`; see "
+        "docs/spark.md.",
     )
-    spark_remote: Annotated[SecretStr | None, BeforeValidator(rules.check_spark_remote)] = Field(
+    spark_remote: Annotated[SecretStr | None, _check_secret(rules.check_spark_remote)] = Field(
         None,
-        description="Spark Connect server for `DICOM_MERGE_ENGINE=spark`, such as `sc://HOST:15002`. Unset, the Spark "
-        "session that the process has, as in a notebook.",
+        description="Spark Connect server for `DICOM_MERGE_ENGINE=spark`, such as `sc://HOST:15002`. By default the "
+        "Spark session of the process, as in a notebook.",
     )
-    file_system_url: Annotated[str | None, _text(rules.check_file_system_url)] = Field(
+    file_system_url: Annotated[str | None, _check(rules.check_file_system_url)] = Field(
         None,
-        description="Where the service keeps its DICOM files, for `fileUrl`: "
+        description="Location of the service's DICOM files, for `fileUrl`: "
         "`https://ACCOUNT.dfs.core.windows.net/FILESYSTEM`, `abfss://FILESYSTEM@ACCOUNT.dfs.core.windows.net` or a "
         "folder.",
     )
     extra_columns: Annotated[tuple[tuple[Column, Grain], ...], PlainValidator(rules.load_extra_columns)] = Field(
         (), description="TOML or YAML file that lists columns of your own; see docs/columns.md."
     )
-    table_profile: Annotated[str | None, _text(rules.check_profile)] = Field(
+    table_profile: Annotated[str | None, _check(rules.check_profile)] = Field(
         None,
-        description="`healthcare-data-solutions`: one more table, `healthcare_instance`, in the layout that Fabric's "
-        "healthcare data solutions are fed with; see docs/healthcare.md.",
+        description="`healthcare-data-solutions` adds the table `healthcare_instance`, in the layout that Fabric's "
+        "healthcare data solutions read; see docs/healthcare.md.",
     )
-    alert_webhook_url: Annotated[SecretStr | None, BeforeValidator(rules.check_webhook_url)] = Field(
-        None, description="Where a message is posted to when a run has failed (JSON, over https). Unset, none is."
+    alert_webhook_url: Annotated[SecretStr | None, _check_secret(rules.check_webhook_url)] = Field(
+        None,
+        description="URL that a message is posted to when a run has failed (JSON, over https). By default none is "
+        "posted.",
     )
-    dagster_url: Annotated[str | None, _text(rules.check_dagster_url)] = Field(
+    dagster_url: Annotated[str | None, _check(rules.check_dagster_url)] = Field(
         None, description="Base URL of Dagster's UI, for links in those messages."
     )
     fabric_workspace_id: _Id = Field(
-        None, description="Fabric workspace with the lakehouse that gets shortcuts to the tables; see docs/azure.md."
+        None, description="Workspace ID of the Fabric lakehouse that gets shortcuts to the tables; see docs/azure.md."
     )
-    fabric_lakehouse_id: _Id = Field(None, description="That lakehouse.")
+    fabric_lakehouse_id: _Id = Field(None, description="Lakehouse ID of the Fabric lakehouse that gets the shortcuts.")
     fabric_connection_id: _Id = Field(
-        None, description="Fabric connection through which the lakehouse reads the account in `DICOM_STORAGE_URL`."
+        None,
+        description="ID of the Fabric connection through which the lakehouse reads the account in `DICOM_STORAGE_URL`.",
     )
-    fabric_tables: Annotated[str, _text(rules.check_fabric_tables)] = Field(
+    fabric_tables: Annotated[str, _check(rules.check_fabric_tables)] = Field(
         "instance,series,study",
-        description="Tables that get a shortcut, with commas in between; `TABLE=NAME` names the shortcut.",
+        description="Tables that get a shortcut, separated by commas; `TABLE=NAME` names the shortcut.",
     )
-    fabric_schema: Annotated[str | None, _text(rules.check_shortcut_name)] = Field(
-        None, description="Schema for these shortcuts, such as `dbo`, in a lakehouse that has schemas."
+    fabric_schema: Annotated[str | None, _check(rules.check_shortcut_name)] = Field(
+        None, description="Schema of the tables' shortcuts, such as `dbo`, in a lakehouse that has schemas."
     )
-    fabric_files_folder: Annotated[str, _text(rules.check_shortcut_target)] = Field(
+    fabric_files_folder: Annotated[str, _check(rules.check_shortcut_target)] = Field(
         "AHDS", description="Folder in `DICOM_FILE_SYSTEM_URL` that the shortcut to the DICOM files points to."
     )
-    fabric_files_name: Annotated[str, _text(rules.check_shortcut_name)] = Field(
+    fabric_files_name: Annotated[str, _check(rules.check_shortcut_name)] = Field(
         "AHDS", description="Name of the shortcut to the DICOM files, under `Files`."
     )
     fabric_files_connection_id: _Id = Field(
-        None, description="Fabric connection for the DICOM files, where they lie in another account than the tables."
+        None, description="ID of the Fabric connection for DICOM files in another account than the tables."
     )
-    fabric_url: Annotated[str, _text(rules.check_fabric_url)] = Field(
-        rules.FABRIC_URL, description="Base URL of the Fabric REST API; another one with private links."
+    fabric_url: Annotated[str, _check(rules.check_fabric_url)] = Field(
+        rules.FABRIC_URL, description="Base URL of the Fabric REST API; private links have another URL."
     )
-    fabric_token_scope: Annotated[str, _text(rules.check_token_scope)] = Field(
+    fabric_token_scope: Annotated[str, _check(rules.check_token_scope)] = Field(
         rules.FABRIC_SCOPE, description="Scope of the tokens for the Fabric REST API."
     )
     azure_tenant_id: str | None = Field(
@@ -245,22 +256,22 @@ class Settings(BaseModel):
     azure_client_id: str | None = Field(
         None,
         alias="AZURE_CLIENT_ID",
-        description="Application, or user-assigned managed identity; without it the machine's own identity.",
+        description="Application or user-assigned managed identity; by default the machine's own identity.",
     )
     azure_client_secret: SecretStr | None = Field(
         None, alias="AZURE_CLIENT_SECRET", description="Secret of the application, for `client_secret`."
     )
-    azure_authority_host: Annotated[str | None, _text(rules.check_authority)] = Field(
+    azure_authority_host: Annotated[str | None, _check(rules.check_authority)] = Field(
         None,
         alias="AZURE_AUTHORITY_HOST",
-        description="Where Microsoft Entra is asked, in clouds but the public one: `https://login.microsoftonline.us`.",
+        description="Host of Microsoft Entra, in clouds other than the public one: `https://login.microsoftonline.us`.",
     )
-    azure_storage_account_key: Annotated[SecretStr | None, _secret(rules.check_account_key)] = Field(
+    azure_storage_account_key: Annotated[SecretStr | None, _check_secret(rules.check_account_key)] = Field(
         None,
         alias="AZURE_STORAGE_ACCOUNT_KEY",
         description="Key of the storage account, used instead of the identity. An identity is better.",
     )
-    azure_storage_sas_token: Annotated[SecretStr | None, _secret(rules.check_sas_token)] = Field(
+    azure_storage_sas_token: Annotated[SecretStr | None, _check_secret(rules.check_sas_token)] = Field(
         None,
         alias="AZURE_STORAGE_SAS_TOKEN",
         description="SAS token with the rights `racwdl`, used instead of the identity. An identity is better.",
@@ -273,7 +284,7 @@ class Settings(BaseModel):
         if value is None and service_is_set:
             raise ValueError(
                 "is not set, but DICOM_SERVICE_URL is. Set the first hour to read, such as 2026-03-01T00:00Z: the hour "
-                "in which the service took its first instance, or later."
+                "in which the service stored its first instance, or a later one."
             )
         return value
 
@@ -296,7 +307,7 @@ class Settings(BaseModel):
         for field, other in info.data.items():
             if field.endswith("_table_path") and rules.do_overlap(value, other):
                 raise ValueError(
-                    f"{value!r} overlaps {other!r}, the path in {_variable(field)}: one table's maintenance would "
+                    f"{value!r} overlaps {other!r}, the path in {_name_variable(field)}: one table's maintenance would "
                     "delete the other's files. Give each table a folder of its own."
                 )
         return value
@@ -390,7 +401,7 @@ class Settings(BaseModel):
 
     @property
     def shares_tables(self) -> bool:
-        """Whether the tables also hold the rows of other services."""
+        """True if the tables also hold the rows of other services."""
         return bool(self.sharing)
 
     def require_service_url(self) -> str:
@@ -505,4 +516,4 @@ def _warn_of_misspellings(environment: Mapping[str, str], variables: list[str]) 
     for name in sorted(set(environment) - set(variables)):
         if name.startswith(PREFIX):
             for meant in difflib.get_close_matches(name, variables, n=1, cutoff=0.85):
-                logger.warning("%s is no setting, so it does nothing. Did you mean %s?", name, meant)
+                logger.warning("%s is not a setting, so it does nothing. Did you mean %s?", name, meant)

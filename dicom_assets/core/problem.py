@@ -12,6 +12,6 @@ class Problem:
 
     place: Place
     text: str
-    """What is wrong, why, and what to do."""
+    """Fault, its cause and the remedy, as sentences."""
     other: Place | None = None
     """Place of an earlier entry that this entry repeats; None if there is none."""

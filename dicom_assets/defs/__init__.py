@@ -1,4 +1,4 @@
 """Dagster: assets, checks, sensors and jobs around the tables.
 
-Never holds a rule about rows. Begin with `assets/assets.py`; `definitions.py` above puts all of it together.
+Never holds a rule about rows. Begin with `assets/assets.py`; `definitions.py` above puts all together.
 """

@@ -23,7 +23,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Whether run monitoring may check the health of a run's worker: always True."""
+        """True if run monitoring may check the health of a run's worker: always True."""
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:

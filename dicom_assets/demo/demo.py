@@ -85,15 +85,15 @@ def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mappi
         settings = load_settings(point_at(url, folder, day.start, day.end, env))
         lake = build_lake(settings)
         refuse_foreign_tables(service, lake, settings)
-        before = _versions(lake)
-        with _progress(console) as progress:
+        before = _read_versions(lake)
+        with _show_progress(console) as progress:
             _fill(service, day, progress)
             totals = _materialize(settings, day, prepare_home(home), progress)
         counts = service.change_count(), service.instance_count()
     _show_tables(console, lake)
     for sql in (MODALITIES, FILES):
         _show_answer(console, lake, sql)
-    unchanged = before == _versions(lake)
+    unchanged = before == _read_versions(lake)
     _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
     console.print(
         "[bold]Next:[/] [green]make dev[/] runs a service that keeps changing, and shows in Dagster's UI how its "
@@ -107,18 +107,18 @@ class Pace(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return the column's text; empty while the rate is not known."""
         if task.finished:
-            return Text(f"in {_duration(task.finished_time)}")
+            return Text(f"in {_format_duration(task.finished_time)}")
         if not task.speed:
             return Text()
-        return Text(f"{task.speed:,.{int(task.speed < _FEW)}f}/s, {_duration(task.time_remaining)} left")
+        return Text(f"{task.speed:,.{int(task.speed < _FEW)}f}/s, {_format_duration(task.time_remaining)} left")
 
 
-def _duration(seconds: float | None) -> timedelta:
+def _format_duration(seconds: float | None) -> timedelta:
     return timedelta(seconds=round(seconds or 0))
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
+def _show_progress(console: Console) -> Iterator[Progress]:
     columns = (
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("{task.description}"),
@@ -173,7 +173,7 @@ def _require_checks(result: dg.ExecuteInProcessResult) -> None:
     if wrong:
         raise DemoError(
             f"The tables disagree with one another: {', '.join(wrong)} failed. That is a fault of this project: "
-            "please report it. Run this again to see whether it mends itself."
+            "please report it. Run this again to see whether the runs repair it."
         )
 
 
@@ -199,7 +199,7 @@ def _forget_other_tables(instance: dg.DagsterInstance, settings: Settings) -> No
         forget(instance, [PLAIN.key(table) for table in settings.tables])
 
 
-def _versions(lake: Lake) -> list[int | None]:
+def _read_versions(lake: Lake) -> list[int | None]:
     return [lake.version(table) for table in TABLES]
 
 
@@ -226,7 +226,7 @@ def _shorten(uri: str) -> str:
 def _show_answer(console: Console, lake: Lake, sql: str) -> None:
     delta = lake.open_or_create(INSTANCE).connect()
     answer = pa.table(QueryBuilder().register("instance", delta).execute(sql))
-    rows = [["null" if value is None else _text(value) for value in row.values()] for row in answer.to_pylist()]
+    rows = [["null" if value is None else _format_value(value) for value in row.values()] for row in answer.to_pylist()]
     console.print()
     console.print(sql, style="bold", highlight=False, soft_wrap=True)
     grid = Grid()
@@ -243,7 +243,7 @@ def _show_answer(console: Console, lake: Lake, sql: str) -> None:
             console.print(f"  {value}", highlight=False, soft_wrap=True)
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

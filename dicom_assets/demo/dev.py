@@ -14,7 +14,7 @@ from dicom_assets.demo.dagster_server import HOST, DagsterServer
 from dicom_assets.demo.embedded import (
     Day,
     fill,
-    first_hour,
+    find_first_hour,
     open_service,
     point_at,
     prepare_home,
@@ -85,9 +85,9 @@ def run_dev(
                     highlight=False,
                 )
                 fill(service, Day(hours, instances, start))
-            _say(console, "DICOM service", f"{url}/v2/changefeed")
-            _say(console, "Tables", settings.lake_url)
-            child_env = point_at(url, folder / "service", first_hour(service), None, env)
+            _print_line(console, "DICOM service", f"{url}/v2/changefeed")
+            _print_line(console, "Tables", settings.lake_url)
+            child_env = point_at(url, folder / "service", find_first_hour(service), None, env)
             _follow(console, service, prepare_home(folder / "dagster"), child_env, port=port, per_minute=per_minute)
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -102,11 +102,11 @@ def _follow(
         DagsterServerError: Dagster ended by itself.
     """
     log = home / "dagster.log"
-    _say(console, "Dagster's log", str(log))
+    _print_line(console, "Dagster's log", str(log))
     with DagsterServer({**env, "DAGSTER_HOME": str(home)}, port, log) as dagster:
         dagster.wait_until_it_answers()
-        _say(console, "Dagster's UI", f"{dagster.url}/asset-groups")
-        console.print("\nCtrl-C stops all of it. Meanwhile, at the service:\n")
+        _print_line(console, "Dagster's UI", f"{dagster.url}/asset-groups")
+        console.print("\nCtrl-C stops everything. Changes of the service:\n")
 
         def tell(when: datetime, what: str) -> None:
             console.print(f"{when:%H:%M:%S} UTC  {what}", highlight=False)
@@ -115,7 +115,7 @@ def _follow(
             dagster.wait()
 
 
-def _say(console: Console, what: str, where: str) -> None:
+def _print_line(console: Console, what: str, where: str) -> None:
     console.print(f"{what:15}{where}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -126,6 +126,6 @@ def _check_port_is_free(option: str, what: str, port: int) -> None:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise DevError(
-                f"Port {port}, meant for {what}, cannot be had: {error}. Another program probably has it: stop that, "
-                f'or choose another port, such as `make dev ARGS="{option} {port + 1}"`.'
+                f"Port {port}, meant for {what}, cannot be opened: {error}. Another program probably has it: stop "
+                f'that, or choose another port, such as `make dev ARGS="{option} {port + 1}"`.'
             ) from error

@@ -66,16 +66,11 @@ def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None
     """
     if not service.change_count():
         write_history(
-            service,
-            start=day.start,
-            hours=day.hours,
-            instances=day.instances,
-            files=bundled_files(),
-            progress=progress,
+            service, start=day.start, hours=day.hours, instances=day.instances, files=bundled_files(), progress=progress
         )
 
 
-def first_hour(service: Service) -> datetime:
+def find_first_hour(service: Service) -> datetime:
     """Return the hour of the service's first change, in UTC; the service must have one."""
     return datetime.fromisoformat(f"{service.change_feed(limit=1, include_metadata=False)[0]['timestamp'][:13]}:00Z")
 

@@ -17,15 +17,15 @@ from dicom_assets.core.tables.comparison import (
     compare_files,
     compare_rows,
     count_by_series,
-    disagreeing_studies,
     expect_series,
     expect_studies,
+    find_disagreeing_studies,
 )
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.core.tables.instance import is_live, newest_entries
+from dicom_assets.core.tables.instance import find_newest_entries, is_live
 from dicom_assets.core.tables.merge import Desired, key_ids
+from dicom_assets.lake.files.parquet import ROWS_PER_FILE
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import ROWS_PER_FILE
 
 FILES_AT_ONCE = 25
 """Files whose studies an audit compares together."""
@@ -104,7 +104,7 @@ def find_disagreeing(lake: Lake, tables: Sequence[Table] = TABLES) -> dict[str, 
     found: dict[str, list[pa.Array]] = {table.name: [pa.array([], pa.string())] for table in tables}
     for studies in _groups_of_studies(lake, tables):
         for table, expected, actual in _read_pairs(lake, tables, studies):
-            found[table.name].append(disagreeing_studies(expected, actual, table.study))
+            found[table.name].append(find_disagreeing_studies(expected, actual, table.study))
     return {name: pa.concat_arrays(parts) for name, parts in found.items()}
 
 
@@ -154,7 +154,7 @@ def _read_pairs(lake: Lake, tables: Sequence[Table], studies: pa.Array) -> Itera
     names = [*INSTANCE.key, "sequence"]
     once = entries.group_by(names).aggregate([]).select(names)
     yield CHANGE_FEED, once, entries.select(once.column_names)
-    newest = newest_entries(entries)
+    newest = find_newest_entries(entries)
     live = newest.filter(is_live(newest))
 
     def decided(table: Table, column: str, by: str) -> tuple[pa.Table, pa.Table]:

@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.columns.dicom_json import METADATA, attributes_schema
+from dicom_assets.core.columns.dicom_json import METADATA, build_attributes_schema
 from dicom_assets.core.columns.schema import (
     CHANGE_FEED,
     FILE_INDEX,
@@ -21,13 +21,13 @@ from dicom_assets.core.columns.schema import (
 from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.core.tables.file_index import build_file_index
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, build_healthcare_instances
-from dicom_assets.core.tables.instance import build_instances, is_live, newest_entries
+from dicom_assets.core.tables.instance import build_instances, find_newest_entries, is_live
 from dicom_assets.core.tables.merge import Desired, key_ids
 from dicom_assets.core.tables.series import build_series
 from dicom_assets.core.tables.study import build_studies
 from dicom_assets.derive.elements import read_attributes
+from dicom_assets.lake.files.data_file import DataFile
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import DataFile
 from dicom_assets.lake.table.snapshot import Snapshot
 
 _OWN = (*INSTANCE.key, "sequence", "windowStart")
@@ -166,7 +166,7 @@ class InstancesOfWindow:
             rows.append_column(_FILE, pa.repeat(places[file.name], len(rows)))
             for file, rows in feed.read(_DECIDING, files=files, where=concerns)
         )
-        newest = newest_entries(entries.filter(pc.is_in(key_ids(entries, INSTANCE.key), value_set=ids)))
+        newest = find_newest_entries(entries.filter(pc.is_in(key_ids(entries, INSTANCE.key), value_set=ids)))
         live = newest.filter(is_live(newest)).select(["sequence", _FILE])
         return Desired(self._keys_of(newest), self._build_rows(feed, files, live))
 
@@ -194,7 +194,7 @@ class InstancesOfWindow:
     def _read_entries(self, feed: Snapshot, file: DataFile, sequences: pa.Array) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Yield a file's entries of some sequences, with attributes; metadata is read only if they are not cached."""
         wanted = partial(_holds, column="sequence", values=sequences)
-        attributes = self._hours.lake.attributes.find(file.name, attributes_schema(self._table.attributes))
+        attributes = self._hours.lake.attributes.find(file.name, build_attributes_schema(self._table.attributes))
         if attributes is None:
             for _, entries in feed.read(files=[file], where=wanted):
                 yield entries, read_attributes(entries, self._table)

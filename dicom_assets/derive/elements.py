@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dicom_assets.core.columns.dicom_json import UNREADABLE, build_attributes, first_steps
+from dicom_assets.core.columns.dicom_json import UNREADABLE, build_attributes, list_first_steps
 from dicom_assets.core.columns.element_path import Step
 from dicom_assets.core.columns.elements import UNDECODABLE, is_reservation, read_creator
 from dicom_assets.core.columns.schema import INSTANCE, Column, Table
@@ -55,7 +55,7 @@ def split_metadata(metadata: pa.ChunkedArray, columns: Sequence[Column]) -> pa.T
     """
     import duckdb
 
-    steps = first_steps(columns)
+    steps = list_first_steps(columns)
     try:
         return _find_elements(metadata, steps)
     except duckdb.Error:  # only invalid UTF-8 leads here, which pages of the service never have

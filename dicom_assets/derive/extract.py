@@ -14,9 +14,9 @@ from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.errors import FeedEntryError, ServiceError
 from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.core.tables.change_feed import Entry, Window, build_change_feed
-from dicom_assets.core.tables.instance import unreadable_entries
+from dicom_assets.core.tables.instance import find_unreadable_entries
 from dicom_assets.derive.elements import split_metadata
-from dicom_assets.lake.table.parquet import EncodedRows, Spool
+from dicom_assets.lake.files.parquet import EncodedRows, Spool
 from dicom_assets.lake.table.writing import FixedRows
 
 BATCH_TIME = timedelta(minutes=1)
@@ -71,7 +71,7 @@ class HourRead:
         """
         actions = Counter(entry.action for entry in entries)
         states = Counter(entry.state for entry in entries)
-        found = unreadable_entries(rows)
+        found = find_unreadable_entries(rows)
         first = found.slice(0, NAMED - len(self.named))
         named = zip(first["sequence"].to_pylist(), first["timestamp"].to_pylist(), strict=True)
         return HourRead(

@@ -1,7 +1,8 @@
 """Check of the merge engine, by a trial in the scratch folder beside the tables."""
 
 from dicom_assets.config.connections import build_spark
-from dicom_assets.core.finding import Fact, Finding, Status
+from dicom_assets.core.finding import Fact, Finding
+from dicom_assets.doctor.findings import green, red
 from dicom_assets.doctor.lake import TRIAL, build_trial
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.lake.table.delta import Lake
@@ -9,9 +10,9 @@ from dicom_assets.lake.table.delta import Lake
 
 def check_merge(surroundings: Surroundings) -> Finding:
     """Check that the engine merges a row into a trial table, and that the row can be read."""
-    check, spark = "engine.merge", build_spark(surroundings.settings)
+    spark = build_spark(surroundings.settings)
     if spark is None:
-        return Finding(check, Status.GREEN, "Rows are merged by delta-rs, in the run itself")
+        return green("Rows are merged by delta-rs, in the run itself")
     from dicom_assets.lake.spark.engine import SparkEngine  # imported late: Dagster loads all checks
 
     lake = Lake(surroundings.scratch, {TRIAL.name: "engine"}, engine=SparkEngine(spark))
@@ -22,14 +23,10 @@ def check_merge(surroundings: Surroundings) -> Finding:
         spark.close()
     facts: dict[str, Fact] = {"spark": version, "rows": written.row_count}
     if written.row_count != 1:
-        return Finding(
-            check,
-            Status.RED,
+        return red(
             f"Spark {version} at {spark.place} merged a row that is not there",
             why="It probably writes to another folder of the same name",
             remedy="Put the lake where Spark and this machine reach it under one name",
             facts=facts,
         )
-    return Finding(
-        check, Status.GREEN, f"Spark {version} at {spark.place} merged a row into a trial table", facts=facts
-    )
+    return green(f"Spark {version} at {spark.place} merged a row into a trial table", facts=facts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from dicom_assets.core.errors import DicomAssetsError, LakeError, ServiceRefusedError
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor import engine, files, lake, orchestration, service, tokens
+from dicom_assets.doctor.findings import green
 from dicom_assets.doctor.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
@@ -14,17 +15,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Check:
-    """One check, and the names of the checks that it needs."""
+    """Check, and the checks that must be green before it."""
 
     name: str
     run: Callable[[Surroundings], Finding]
+    """Returns the finding, without the check's name."""
     needs: tuple[str, ...] = ()
+    """Names of the checks that this check needs."""
 
 
 def check_settings(surroundings: Surroundings) -> Finding:
     """Check that every setting is valid, and that there is a service."""
     surroundings.settings.require_service_url()
-    return Finding("settings", Status.GREEN, "All settings can be used")
+    return green("All settings can be used")
 
 
 CHECKS = (
@@ -53,7 +56,7 @@ CHECKS = (
 """All checks, in the order in which a person would look; a check comes after the checks that it needs."""
 
 
-def choose(wanted: Sequence[str]) -> list[Check]:
+def choose_checks(wanted: Sequence[str]) -> list[Check]:
     """Return the wanted checks and all checks that they need, in order.
 
     Args:
@@ -97,7 +100,7 @@ def examine(surroundings: Surroundings, checks: Sequence[Check] = CHECKS) -> Ite
 
 def _run(check: Check, surroundings: Surroundings) -> Finding:
     try:
-        return check.run(surroundings)
+        return replace(check.run(surroundings), check=check.name)
     except DicomAssetsError as error:
         finding = Finding.of_error(check.name, error)
         signer = surroundings.object_ids.get("token.storage" if isinstance(error, LakeError) else "token.service")
@@ -119,5 +122,5 @@ def _run(check: Check, surroundings: Surroundings) -> Finding:
 
 _ELSEWHERE = {
     "dagster": "Check dagster.yaml in DAGSTER_HOME, and that the database it names can be reached from here; "
-    "`dagster instance info` says more",
+    "`dagster instance info` says more"
 }

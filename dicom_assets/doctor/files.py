@@ -8,6 +8,7 @@ from dicom_assets.config.settings import Settings
 from dicom_assets.core.columns.schema import FILE_INDEX
 from dicom_assets.core.errors import InstanceDeletedError, InstanceFileGoneError
 from dicom_assets.core.finding import Finding, Status
+from dicom_assets.doctor.findings import green, red, skipped, yellow
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.lake.table.snapshot import Snapshot
 
@@ -17,22 +18,17 @@ _PREAMBLE_BYTES = 132
 
 def check_files(surroundings: Surroundings) -> Finding:
     """Check that the beginning of the newest file in `file_index` can be read, and is DICOM."""
-    check, settings = "files.read", surroundings.settings
+    settings = surroundings.settings
     if settings.file_system_url is None:
-        return Finding(
-            check,
-            Status.YELLOW,
+        return yellow(
             "DICOM_FILE_SYSTEM_URL is not set",
             why="Tables do without it: `fileUrl` is null then, and files cannot be opened by UID",
             remedy="Set it to the file system where the service keeps its DICOM files, if there is one",
         )
     snapshot = surroundings.lake.open(FILE_INDEX)
     if snapshot is None or not snapshot.row_count:
-        return Finding(
-            check,
-            Status.SKIPPED,
-            "file_index has no row yet, so there is no file to try",
-            remedy="Materialise an hour, then ask again",
+        return skipped(
+            "file_index has no row yet, so there is no file to try", remedy="Materialise an hour, then ask again"
         )
     row = _newest_row(snapshot)
     facts = {"sequence": row["sequence"]}
@@ -40,20 +36,18 @@ def check_files(surroundings: Surroundings) -> Finding:
         is_dicom = _begins_as_dicom(row, settings)
     except InstanceDeletedError as error:
         why = "Deletes reach the tables with the hour that they lie in"
-        return replace(Finding.of_error(check, error, Status.YELLOW), why=why, facts=facts)
+        return replace(Finding.of_error("", error, Status.YELLOW), why=why, facts=facts)
     except InstanceFileGoneError as error:
         why = "DICOM_FILE_SYSTEM_URL probably names another file system than the service's, or one that does not exist"
-        return replace(Finding.of_error(check, error), why=why, facts=facts)
+        return replace(Finding.of_error("", error), why=why, facts=facts)
     if not is_dicom:
-        return Finding(
-            check,
-            Status.RED,
+        return red(
             f"The file of sequence {row['sequence']} is no DICOM file: it has no DICM after its preamble",
             why="DICOM_FILE_SYSTEM_URL probably names another file system, or the file is damaged",
             remedy="Check DICOM_FILE_SYSTEM_URL",
             facts=facts,
         )
-    return Finding(check, Status.GREEN, f"The DICOM file of sequence {row['sequence']} can be read", facts=facts)
+    return green(f"The DICOM file of sequence {row['sequence']} can be read", facts=facts)
 
 
 def _newest_row(snapshot: Snapshot) -> Mapping[str, Any]:

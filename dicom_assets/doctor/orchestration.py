@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dicom_assets.core.finding import Finding, Status
+from dicom_assets.core.finding import Finding
+from dicom_assets.doctor.findings import green, red, yellow
 from dicom_assets.doctor.surroundings import Surroundings
 
 POOL = "dicom_lake"
@@ -11,35 +12,29 @@ POOL = "dicom_lake"
 
 def check_home(surroundings: Surroundings) -> Finding:
     """Check that DAGSTER_HOME is set and has a dagster.yaml."""
-    check, home = "dagster.home", surroundings.dagster_home
+    home = surroundings.dagster_home
     if surroundings.given_instance is not None:
-        return Finding(check, Status.GREEN, "Dagster runs this check itself, with the instance that it has")
+        return green("Dagster runs this check itself, with the instance that it has")
     if not home:
-        return Finding(
-            check,
-            Status.RED,
+        return red(
             "DAGSTER_HOME is not set",
             why="Without it Dagster keeps its history, schedules and pools in a temporary folder, or nowhere",
             remedy="Set DAGSTER_HOME to a folder with the project's dagster.yaml, by its absolute path",
         )
     folder = Path(home)
     if not folder.is_absolute() or not folder.is_dir():
-        return Finding(
-            check,
-            Status.RED,
+        return red(
             f"DAGSTER_HOME={home} is {'no folder' if folder.is_absolute() else 'no absolute path'}",
             why="Dagster refuses to start with it",
             remedy="Set the absolute path of a folder that exists",
         )
     if not (folder / "dagster.yaml").is_file():
-        return Finding(
-            check,
-            Status.YELLOW,
+        return yellow(
             f"{folder} has no dagster.yaml",
             why="Dagster's own defaults hold then: any number of writers at a time, and telemetry",
             remedy="Copy the project's dagster.yaml there",
         )
-    return Finding(check, Status.GREEN, f"DAGSTER_HOME={folder} has a dagster.yaml")
+    return green(f"DAGSTER_HOME={folder} has a dagster.yaml")
 
 
 def check_storage(surroundings: Surroundings) -> Finding:
@@ -47,19 +42,14 @@ def check_storage(surroundings: Surroundings) -> Finding:
     instance = surroundings.instance
     runs = instance.get_runs_count()
     kind = type(instance.run_storage).__name__
-    return Finding(
-        "dagster.storage",
-        Status.GREEN,
-        f"Dagster's history can be read ({kind}, {runs:,} runs)",
-        facts={"runs": runs, "storage": kind},
-    )
+    return green(f"Dagster's history can be read ({kind}, {runs:,} runs)", facts={"runs": runs, "storage": kind})
 
 
 def check_pool(surroundings: Surroundings) -> Finding:
     """Check that one step at a time writes the tables."""
     from dicom_assets.defs.naming import Naming
 
-    check, instance = "dagster.pool", surroundings.instance
+    instance = surroundings.instance
     pool = Naming(surroundings.service_name).name(POOL)
     config = instance.get_concurrency_config().pool_config
     own = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits() if not pool.from_default}
@@ -67,10 +57,8 @@ def check_pool(surroundings: Surroundings) -> Finding:
     by = config.pool_granularity.value if config.pool_granularity else "op"
     facts = {"limit": limit, "granularity": by}
     if limit == 1 and by == "op":
-        return Finding(check, Status.GREEN, f"The pool {pool} lets one step write at a time", facts=facts)
-    return Finding(
-        check,
-        Status.YELLOW,
+        return green(f"The pool {pool} lets one step write at a time", facts=facts)
+    return yellow(
         f"The pool {pool} lets {'any number' if limit is None else limit} {'steps' if by == 'op' else 'runs'} write "
         "at a time",
         why="The tables come out right all the same, but commits are lost to one another and tried again",
@@ -87,7 +75,7 @@ def check_lake(surroundings: Surroundings) -> Finding:
 
     settings = surroundings.settings
     require_same_lake(surroundings.instance, surroundings.lake, settings.tables, Naming(settings.service_name))
-    return Finding("dagster.lake", Status.GREEN, "The tables are those that Dagster's history is of, and not older")
+    return green("The tables are those that Dagster's history is of, and not older")
 
 
 def check_daemons(surroundings: Surroundings) -> Finding:
@@ -97,11 +85,9 @@ def check_daemons(surroundings: Surroundings) -> Finding:
     dead = sorted(name for name, status in needed.items() if not status.healthy)
     facts = {name.lower(): bool(status.healthy) for name, status in sorted(needed.items())}
     if not dead:
-        return Finding("dagster.daemons", Status.GREEN, f"All {len(needed)} daemons are alive", facts=facts)
+        return green(f"All {len(needed)} daemons are alive", facts=facts)
     never = all(status.last_heartbeat is None for status in needed.values())
-    return Finding(
-        "dagster.daemons",
-        Status.RED,
+    return red(
         "The daemon never ran" if never else f"These daemons gave no sign of life: {', '.join(dead)}",
         why="Schedules, sensors, backfills and queued runs wait for it",
         remedy="Start it (`dagster-daemon run`, or `dagster dev`) with the same DAGSTER_HOME, and read its log",

@@ -22,31 +22,31 @@ def is_healthy(findings: Sequence[Finding]) -> bool:
     return all(finding.status is not Status.RED for finding in findings)
 
 
-def tell(findings: Iterable[Finding], console: Console) -> list[Finding]:
+def print_findings(findings: Iterable[Finding], console: Console) -> list[Finding]:
     """Print each finding as it comes, then a summary; return all findings.
 
     Checks that were skipped in a row for one reason share a line.
     """
-    told: list[Finding] = []
+    printed: list[Finding] = []
     width = console.width if console.is_terminal else None
 
-    def say(text: RenderableType) -> None:
+    def print_text(text: RenderableType) -> None:
         console.print(text, highlight=False, soft_wrap=width is None)
 
     for skipped_because, group in groupby(findings, lambda each: each.found if each.status is Status.SKIPPED else None):
         if skipped_because is None:
             for finding in group:
-                told.append(finding)
-                say(describe(finding, width))
+                printed.append(finding)
+                print_text(describe(finding, width))
         else:
             skipped = list(group)
-            told += skipped
-            say(describe(_join(skipped), width))
-    say(Text("\n").append(summarize(told)))
-    return told
+            printed += skipped
+            print_text(describe(_join_skipped(skipped), width))
+    print_text(Text("\n").append(summarize(printed)))
+    return printed
 
 
-def _join(skipped: Sequence[Finding]) -> Finding:
+def _join_skipped(skipped: Sequence[Finding]) -> Finding:
     """Return one finding for checks that were skipped for one reason."""
     first, *others = skipped
     if not others:
@@ -55,7 +55,7 @@ def _join(skipped: Sequence[Finding]) -> Finding:
 
 
 def describe(finding: Finding, width: int | None = None) -> Text | Table:
-    """Return a finding as text: one line, and below it one line each for the reason and for what to do, where given.
+    """Return a finding as text: one line, and below it one line each for the reason and the remedy, where given.
 
     Args:
         finding: finding of a check.
@@ -67,24 +67,24 @@ def describe(finding: Finding, width: int | None = None) -> Text | Table:
         if text:
             lines.append((Text(f"{label:>26}  ", "dim"), text))
     if width is None:
-        return Text("\n").join(head + _sentence(text) for head, text in lines)
+        return Text("\n").join(head + _end_sentence(text) for head, text in lines)
     rows = Table.grid()
     side = max(28, len(lines[0][0]))  # with several services a check's name includes the service's
     rows.add_column(width=side, no_wrap=True)
     rows.add_column(overflow="fold", width=max(width - side, 20))
     for head, text in lines:
-        rows.add_row(head, _sentence(text))
+        rows.add_row(head, _end_sentence(text))
     return rows
 
 
 def summarize(findings: Sequence[Finding]) -> Text:
-    """Return the number of findings by status, and what follows for runs."""
+    """Return the number of findings by status, and the checks that make runs fail."""
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
     summary = Text(", ").join(
         Text(f"{count} {status.value}", _STYLES[status]) for status, count in counts.items() if count
     )
     red = [finding.check for finding in findings if finding.status is Status.RED]
-    return summary.append(f": mend {', '.join(red)}, or runs will fail." if red else ".")
+    return summary.append(f": fix {', '.join(red)}, or runs will fail." if red else ".")
 
 
 def to_json(findings: Sequence[Finding]) -> str:
@@ -100,5 +100,5 @@ def to_json(findings: Sequence[Finding]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False)
 
 
-def _sentence(text: str) -> str:
+def _end_sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -23,7 +23,7 @@ import tenacity
 from dicom_assets.config import rules
 from dicom_assets.core.errors import FabricError
 from dicom_assets.fabric.errors import explain, read_answer
-from dicom_assets.fabric.shortcuts import Change, Found, Outcome, Shortcut, Step, Target, plan_change
+from dicom_assets.fabric.shortcuts import ExistingTarget, Outcome, Shortcut, ShortcutChange, Target, plan_change
 from dicom_assets.network.client import open_http_client
 from dicom_assets.network.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
 
@@ -42,10 +42,10 @@ class _Target(msgspec.Struct, rename="camel"):
     type: str = ""
     adls_gen2: _Storage | None = None
 
-    def read(self) -> Found:
+    def parse(self) -> ExistingTarget:
         storage = self.adls_gen2
         target = Target(storage.location, storage.subpath, storage.connection_id) if storage else None
-        return Found(self.type or "unknown", target)
+        return ExistingTarget(self.type or "unknown", target)
 
 
 class _Shortcut(msgspec.Struct):
@@ -62,9 +62,9 @@ class _Page(msgspec.Struct, rename="camel"):
 class _RefusedError(FabricError):
     """A refusal that a retry would not change."""
 
-    def __init__(self, message: str, *, told: str, is_absent: bool, is_conflict: bool) -> None:
+    def __init__(self, message: str, *, answer: str, is_absent: bool, is_conflict: bool) -> None:
         super().__init__(message)
-        self.told = told
+        self.answer = answer
         self.is_absent = is_absent
         self.is_conflict = is_conflict
 
@@ -105,19 +105,19 @@ class Lakehouse:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def find_all(self) -> dict[str, Found]:
+    def fetch_all(self) -> dict[str, ExistingTarget]:
         """Return all shortcuts by path.
 
         Raises:
             FabricError: Fabric refuses, cannot be reached, or gives an unknown answer.
         """
-        found: dict[str, Found] = {}
+        found: dict[str, ExistingTarget] = {}
         token: str | None = None
         seen: set[str | None] = {None}
         while True:
             content = self._send("GET", self._path, params={"continuationToken": token} if token else None)
             page = _parse(content, _Page, "the list of shortcuts")
-            found.update({f"{each.path.strip('/')}/{each.name}": each.target.read() for each in page.value})
+            found.update({f"{each.path.strip('/')}/{each.name}": each.target.parse() for each in page.value})
             # Fabric gives the token URL-encoded.
             token = unquote(page.continuation_token) if page.continuation_token else None
             if token is None:
@@ -128,7 +128,7 @@ class Lakehouse:
                 )
             seen.add(token)
 
-    def get(self, path: str) -> Found | None:
+    def fetch(self, path: str) -> ExistingTarget | None:
         """Return the type and target of the shortcut at the path; None if no shortcut is there.
 
         Raises:
@@ -140,7 +140,7 @@ class Lakehouse:
             if error.is_absent:
                 return None
             raise
-        return _parse(content, _Shortcut, "a shortcut").target.read()
+        return _parse(content, _Shortcut, "a shortcut").target.parse()
 
     def write(self, shortcut: Shortcut, policy: Literal["Abort", "OverwriteOnly"]) -> None:
         """Create the shortcut (`Abort`: fail if one exists) or overwrite it (`OverwriteOnly`).
@@ -174,17 +174,17 @@ class Lakehouse:
         Raises:
             FabricError: the shortcut is not as wanted.
         """
-        found = self.get(shortcut.path)
+        found = self.fetch(shortcut.path)
         if found is None:
             raise FabricError(
                 f"{shortcut.path} was not written: something that is no shortcut, probably a table or a folder, has "
                 "that name in the lakehouse. Rename or delete it there, or choose another name for the shortcut. "
-                f"Fabric's words: {error.told}."
+                f"Fabric's words: {error.answer}."
             ) from error
-        if plan_change(shortcut, found, replace=False) is not Change.NOTHING:
+        if plan_change(shortcut, found, replace=False) is not ShortcutChange.NOTHING:
             raise FabricError(
                 f"{shortcut.path} was not written: a shortcut of that name points to {found}, and came meanwhile or is "
-                f"still changing. Run this again to compare the two. Fabric's words: {error.told}."
+                f"still changing. Run this again to compare the two. Fabric's words: {error.answer}."
             ) from error
 
     def _send(
@@ -196,19 +196,19 @@ class Lakehouse:
         body: object = None,
         shortcut: Shortcut | None = None,
     ) -> bytes:
-        def log(state: tenacity.RetryCallState) -> None:
+        def log_retry(state: tenacity.RetryCallState) -> None:
             logger.warning(
                 "Fabric request failed: %s for %s. Try %d of %d follows in %.1f s.",
-                *(state.outcome.exception() if state.outcome else "", self._url(path)),
+                *(state.outcome.exception() if state.outcome else "", self._build_url(path)),
                 *(state.attempt_number + 1, self._retry.tries, state.upcoming_sleep),
             )
 
         try:
-            return self._retry.retrying(log)(self._send_once, method, path, params, body, shortcut)
+            return self._retry.retrying(log_retry)(self._send_once, method, path, params, body, shortcut)
         except WorthAnotherTryError as error:
             raise FabricError(
-                f"Fabric request failed: {error} for {self._url(path)}, {self._retry.tries} times. Fabric is busy, or "
-                "cannot be reached: check the network, the proxy and DICOM_FABRIC_URL, or try again later."
+                f"Fabric request failed: {error} for {self._build_url(path)}, {self._retry.tries} times. Fabric is "
+                "busy, or cannot be reached: check the network, the proxy and DICOM_FABRIC_URL, or try again later."
             ) from error.__cause__
 
     def _send_once(
@@ -219,28 +219,28 @@ class Lakehouse:
         except httpx.RequestError as error:
             raise WorthAnotherTryError(f"no answer ({type(error).__name__})") from error
         answer, status = read_answer(response), response.status_code
-        told = f"{status} ({answer})" if str(answer) else str(status)
+        summary = f"{status} ({answer})" if str(answer) else str(status)
         if is_worth_another_try(response) or (response.is_client_error and answer.is_retriable):
-            raise WorthAnotherTryError(told, parse_retry_after(response, self._clock))
+            raise WorthAnotherTryError(summary, parse_retry_after(response, self._clock))
         if response.is_redirect or "html" in response.headers.get("Content-Type", "").lower():
             raise FabricError(
-                f"Fabric request failed: {status} without JSON for {self._url(path)}. Something else than the Fabric "
-                "REST API answers there: check DICOM_FABRIC_URL and the proxy."
+                f"Fabric request failed: {status} without JSON for {self._build_url(path)}. Something else than the "
+                "Fabric REST API answers there: check DICOM_FABRIC_URL and the proxy."
             )
         if response.is_success:
             return response.content
         raise _RefusedError(
-            f"Fabric request failed: {told} for {self._url(path)}. {explain(status, shortcut)}",
-            told=told,
+            f"Fabric request failed: {summary} for {self._build_url(path)}. {explain(status, shortcut)}",
+            answer=summary,
             is_absent=status == httpx.codes.NOT_FOUND,
             is_conflict=status == httpx.codes.CONFLICT or answer.says_name_is_taken,
         )
 
-    def _url(self, path: str) -> str:
+    def _build_url(self, path: str) -> str:
         return f"{str(self._client.base_url).rstrip('/')}{path}"
 
 
-def bring(lakehouse: Lakehouse, wanted: Iterable[Shortcut], *, replace: bool, dry_run: bool) -> list[Outcome]:
+def write_shortcuts(lakehouse: Lakehouse, wanted: Iterable[Shortcut], *, replace: bool, dry_run: bool) -> list[Outcome]:
     """Create wanted shortcuts that are absent, and replace ones that differ; a failure does not stop the others.
 
     Args:
@@ -255,31 +255,24 @@ def bring(lakehouse: Lakehouse, wanted: Iterable[Shortcut], *, replace: bool, dr
     Raises:
         FabricError: the lakehouse's shortcuts cannot be listed.
     """
-    found = lakehouse.find_all()
-    steps = [
-        Step(each, plan_change(each, found.get(each.path), replace=replace), found.get(each.path)) for each in wanted
-    ]
-    return [Outcome(step, _refusal(step) or (None if dry_run else _take(lakehouse, step))) for step in steps]
-
-
-def _refusal(step: Step) -> str | None:
-    if step.change is not Change.REFUSE:
-        return None
-    return (
-        f"{step.shortcut.path} points to {step.found}, not to {step.shortcut.target.place}, so it was left alone. "
-        "Choose another name, or allow it to be replaced (--replace): that changes the shortcut, never the data."
-    )
-
-
-def _take(lakehouse: Lakehouse, step: Step) -> str | None:
-    """Make the step's change; return the error's text, or None on success."""
-    if step.change is Change.NOTHING:
-        return None
-    try:
-        lakehouse.write(step.shortcut, "Abort" if step.change is Change.CREATE else "OverwriteOnly")
-    except FabricError as error:
-        return str(error)
-    return None
+    existing = lakehouse.fetch_all()
+    outcomes = []
+    for shortcut in wanted:
+        found = existing.get(shortcut.path)
+        change = plan_change(shortcut, found, replace=replace)
+        problem = None
+        if change is ShortcutChange.REFUSE:
+            problem = (
+                f"{shortcut.path} points to {found}, not to {shortcut.target.place}, so it was left alone. Choose "
+                "another name, or allow it to be replaced (--replace): that changes the shortcut, never the data."
+            )
+        elif change is not ShortcutChange.NOTHING and not dry_run:
+            try:
+                lakehouse.write(shortcut, "Abort" if change is ShortcutChange.CREATE else "OverwriteOnly")
+            except FabricError as error:
+                problem = str(error)
+        outcomes.append(Outcome(shortcut, change, problem))
+    return outcomes
 
 
 def _parse(content: bytes, type_: type[T], what: str) -> T:

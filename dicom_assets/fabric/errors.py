@@ -19,7 +19,7 @@ _ROLE = "a role in the workspace that may write (Contributor, Member or Admin)"
 _FOR_APPLICATIONS = (
     'For an application or a managed identity the tenant setting "Service principals can use Fabric APIs" must be on.'
 )
-_HINTS = {
+_HINTS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "Fabric did not accept the token: check DICOM_AUTHENTICATION, DICOM_FABRIC_TOKEN_SCOPE, "
     "and that the identity belongs to the workspace's tenant (AZURE_TENANT_ID, or az login --tenant). "
     f"{_FOR_APPLICATIONS}",
@@ -47,19 +47,19 @@ class FabricAnswer(_Detail, rename="camel"):
     def __str__(self) -> str:
         """Return Fabric's text in one line, without possible secrets."""
         parts = [self, *(self.more_details or ())]
-        told = "; ".join(": ".join(filter(None, (part.error_code, part.message.rstrip(". ")))) for part in parts)
+        text = "; ".join(": ".join(filter(None, (part.error_code, part.message.rstrip(". ")))) for part in parts)
         for pattern, replacement in _SECRETS:
-            told = pattern.sub(replacement, told)
-        told = " ".join(told.split())
-        if len(told) > _LONGEST_TEXT:
-            told = f"{told[:_LONGEST_TEXT]}…"
+            text = pattern.sub(replacement, text)
+        text = " ".join(text.split())
+        if len(text) > _LONGEST_TEXT:
+            text = f"{text[:_LONGEST_TEXT]}…"
         # Only text in the form of an ID is shown, since the value may come from a header.
         request = f"requestId {self.request_id}" if re.fullmatch(r"[0-9A-Fa-f-]{8,64}", self.request_id) else ""
-        return ", ".join(filter(None, (told, request)))
+        return ", ".join(filter(None, (text, request)))
 
     @property
     def says_name_is_taken(self) -> bool:
-        """Whether another item has the shortcut's name already."""
+        """True if another item has the shortcut's name already."""
         return any(detail.error_code == _NAME_IS_TAKEN for detail in (self, *(self.more_details or ())))
 
 
@@ -78,9 +78,8 @@ def explain(status: int, shortcut: Shortcut | None) -> str:
         status: HTTP status of the answer.
         shortcut: the shortcut that the request should write; None if it should read shortcuts.
     """
-    known = {each.value: each for each in HTTPStatus}
     if shortcut is None or status not in {400, 403, 404}:
-        return _HINTS.get(known[status], _OTHER_HINT) if status in known else _OTHER_HINT
+        return _HINTS.get(status, _OTHER_HINT)
     target = shortcut.target
     # Shortcuts could be listed, so workspace and lakehouse are right. The role and the target remain as causes.
     causes = [

@@ -30,7 +30,7 @@ class Shortcut:
     """Shortcut that the lakehouse is to have."""
 
     folder: str
-    """Its folder in the lakehouse: `Tables`, `Tables/SCHEMA` or `Files`."""
+    """Folder in the lakehouse: `Tables`, `Tables/SCHEMA` or `Files`."""
     name: str
     target: Target
 
@@ -41,20 +41,20 @@ class Shortcut:
 
 
 @dataclass(frozen=True)
-class Found:
+class ExistingTarget:
     """Target of a shortcut that the lakehouse has."""
 
     kind: str
     """`AdlsGen2`, `OneLake`, `AmazonS3` …"""
     target: Target | None
-    """The target; None where it is of another kind, or is not shown to this identity."""
+    """Folder of the target; None where it is of another kind, or is not shown to this identity."""
 
     def __str__(self) -> str:
         return self.target.place if self.target else f"a target of the kind {self.kind} that cannot be compared"
 
 
-class Change(StrEnum):
-    """Change that gives the lakehouse a wanted shortcut; the values are words for people."""
+class ShortcutChange(StrEnum):
+    """ShortcutChange that gives the lakehouse a wanted shortcut; the values are words for people."""
 
     NOTHING = "as wanted"
     CREATE = "create"
@@ -64,51 +64,41 @@ class Change(StrEnum):
 
 
 _DONE = {
-    Change.NOTHING: "as wanted",
-    Change.CREATE: "created",
-    Change.CONNECT: "connection changed",
-    Change.REPLACE: "pointed here",
+    ShortcutChange.NOTHING: "as wanted",
+    ShortcutChange.CREATE: "created",
+    ShortcutChange.CONNECT: "connection changed",
+    ShortcutChange.REPLACE: "pointed here",
 }
 
 
 @dataclass(frozen=True)
-class Step:
-    """Wanted shortcut, and the change that it needs."""
+class Outcome:
+    """Wanted shortcut, the change that it needs, and the problem that prevents the change."""
 
     shortcut: Shortcut
-    change: Change
-    found: Found | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a step."""
-
-    step: Step
+    change: ShortcutChange
     problem: str | None = None
-    """What happened, why it probably did, and what to do; None where the lakehouse has the shortcut, or would have it
-    after a dry run."""
+    """Event, probable cause and remedy; None if the lakehouse has the shortcut, or would have it after the change."""
 
-    def done(self, *, dry_run: bool) -> str:
-        """Return what was done, or what a dry run would do, in a few words for people."""
-        change = self.step.change
+    def describe(self, *, dry_run: bool) -> str:
+        """Return the change that was made, or that a dry run would make, in a few words for people."""
         if self.problem is not None:
-            return "left alone" if change is Change.REFUSE else "failed"
-        return f"would {change}" if dry_run and change is not Change.NOTHING else _DONE[change]
+            return "left alone" if self.change is ShortcutChange.REFUSE else "failed"
+        return f"would {self.change}" if dry_run and self.change is not ShortcutChange.NOTHING else _DONE[self.change]
 
 
-def plan_change(shortcut: Shortcut, found: Found | None, *, replace: bool) -> Change:
+def plan_change(shortcut: Shortcut, found: ExistingTarget | None, *, replace: bool) -> ShortcutChange:
     """Return the change that a wanted shortcut needs.
 
     Args:
         shortcut: the wanted shortcut.
-        found: the existing shortcut under its path; None where there is none.
+        found: target of the existing shortcut under its path; None where there is none.
         replace: whether a shortcut that points elsewhere may be changed.
     """
     if found is None:
-        return Change.CREATE
+        return ShortcutChange.CREATE
     if found.target is None or found.target.place != shortcut.target.place:
-        return Change.REPLACE if replace else Change.REFUSE
+        return ShortcutChange.REPLACE if replace else ShortcutChange.REFUSE
     if found.target.connection_id.lower() != shortcut.target.connection_id.lower():
-        return Change.CONNECT
-    return Change.NOTHING
+        return ShortcutChange.CONNECT
+    return ShortcutChange.NOTHING

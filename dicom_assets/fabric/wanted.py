@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dicom_assets.config import rules
-from dicom_assets.config.connections import build_identity
+from dicom_assets.config.connections import build_auth
 from dicom_assets.config.settings import Settings
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.fabric.shortcuts import Outcome, Shortcut, Target
@@ -18,7 +18,7 @@ def has_lakehouse(settings: Settings) -> bool:
     return None not in {settings.fabric_workspace_id, settings.fabric_lakehouse_id, settings.fabric_connection_id}
 
 
-def keeps_tables(settings: Settings) -> bool:
+def has_tables(settings: Settings) -> bool:
     """Return whether this service creates the tables' shortcuts; of services that share tables, only the first does."""
     return not settings.shares_tables or settings.service_name == settings.sharing[0]
 
@@ -28,7 +28,7 @@ def has_files(settings: Settings) -> bool:
     return settings.file_system_url is not None and "://" in settings.file_system_url
 
 
-def bring_shortcuts(
+def update_shortcuts(
     settings: Settings,
     *,
     replace: bool = False,
@@ -36,7 +36,7 @@ def bring_shortcuts(
     with_tables: bool = True,
     with_files: bool = True,
 ) -> list[Outcome]:
-    """Create or change the lakehouse's shortcuts to match the settings; one that fails does not stop the others.
+    """Create or change the lakehouse's shortcuts to match the settings; a failure does not stop the others.
 
     Args:
         settings: settings that name the lakehouse, the tables and the files.
@@ -53,16 +53,16 @@ def bring_shortcuts(
         FabricError: the shortcuts of the lakehouse cannot be listed.
         ServiceError: the identity gets no token.
     """
-    from dicom_assets.fabric.client import bring  # imported late: Dagster always loads this module
+    from dicom_assets.fabric.client import write_shortcuts  # imported late: Dagster always loads this module
 
-    wanted = table_shortcuts(settings) if with_tables else []
-    if with_files and (files := file_shortcut(settings)):
+    wanted = build_table_shortcuts(settings) if with_tables else []
+    if with_files and (files := build_file_shortcut(settings)):
         wanted.append(files)
     with _open_lakehouse(settings) as lakehouse:
-        return bring(lakehouse, wanted, replace=replace, dry_run=dry_run)
+        return write_shortcuts(lakehouse, wanted, replace=replace, dry_run=dry_run)
 
 
-def table_shortcuts(settings: Settings) -> list[Shortcut]:
+def build_table_shortcuts(settings: Settings) -> list[Shortcut]:
     """Return the shortcuts to the tables.
 
     Raises:
@@ -74,7 +74,7 @@ def table_shortcuts(settings: Settings) -> list[Shortcut]:
             f"The tables lie in {settings.storage_url}, where Fabric cannot read them. Set DICOM_STORAGE_URL to the "
             "account they lie in, such as https://ACCOUNT.dfs.core.windows.net."
         )
-    connection = _required("DICOM_FABRIC_CONNECTION_ID", settings.fabric_connection_id)
+    connection = _require("DICOM_FABRIC_CONNECTION_ID", settings.fabric_connection_id)
     folder = "Tables" if settings.fabric_schema is None else f"Tables/{settings.fabric_schema}"
     shortcuts = []
     for table, name in rules.parse_fabric_tables(settings.fabric_tables).items():
@@ -83,11 +83,11 @@ def table_shortcuts(settings: Settings) -> list[Shortcut]:
         except ValueError as error:
             raise SettingsError(f"DICOM_{table.upper()}_TABLE_PATH: {error}") from error
         target = Target(settings.storage_url, f"/{settings.container_name}/{path}", connection)
-        shortcuts.append(Shortcut(folder, name if settings.shares_tables else _name(settings, name), target))
+        shortcuts.append(Shortcut(folder, name if settings.shares_tables else _build_name(settings, name), target))
     return shortcuts
 
 
-def file_shortcut(settings: Settings) -> Shortcut | None:
+def build_file_shortcut(settings: Settings) -> Shortcut | None:
     """Return the shortcut to the DICOM files; None if the service keeps no files in Azure.
 
     Raises:
@@ -106,31 +106,26 @@ def file_shortcut(settings: Settings) -> Shortcut | None:
             "is not set. Set it to the id of a Fabric connection for that account, or leave the files out (--no-files)."
         )
     target = Target(location, f"/{file_system.username}/{settings.fabric_files_folder}", connection)
-    return Shortcut("Files", _name(settings, settings.fabric_files_name), target)
+    return Shortcut("Files", _build_name(settings, settings.fabric_files_name), target)
 
 
-def _name(settings: Settings, name: str) -> str:
+def _build_name(settings: Settings, name: str) -> str:
     """Return the shortcut's name; if there are several services, the name of the service stands before it."""
     return f"{settings.service_name}_{name}" if settings.service_name else name
 
 
 def _open_lakehouse(settings: Settings) -> "Lakehouse":
     from dicom_assets.fabric.client import Lakehouse
-    from dicom_assets.identity.token_auth import TokenAuth
 
-    signer = settings.of_lake
-    credential = build_identity(signer)
     return Lakehouse(
-        _required("DICOM_FABRIC_WORKSPACE_ID", settings.fabric_workspace_id),
-        _required("DICOM_FABRIC_LAKEHOUSE_ID", settings.fabric_lakehouse_id),
+        _require("DICOM_FABRIC_WORKSPACE_ID", settings.fabric_workspace_id),
+        _require("DICOM_FABRIC_LAKEHOUSE_ID", settings.fabric_lakehouse_id),
         base_url=settings.fabric_url,
-        auth=None
-        if credential is None
-        else TokenAuth(credential, settings.fabric_token_scope, authentication=signer.authentication, host=signer.host),
+        auth=build_auth(settings.of_lake, settings.fabric_token_scope),
     )
 
 
-def _required(variable: str, value: str | None) -> str:
+def _require(variable: str, value: str | None) -> str:
     if value is None:
         option = variable.removeprefix("DICOM_FABRIC_").removesuffix("_ID").lower()
         raise SettingsError(

@@ -299,7 +299,7 @@ class Tokens:
 
     @property
     def _is_chain_that_worked(self) -> bool:
-        """Whether DefaultAzureCredential, which tries identities in turn, has worked before.
+        """True if DefaultAzureCredential, which tries identities in turn, has worked before.
 
         Its failures seldom show their reason.
         """

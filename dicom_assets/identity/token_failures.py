@@ -60,7 +60,7 @@ class Transient:
 
     reason: str
     is_answer: bool
-    """Whether there was an answer, and not silence."""
+    """True if there was an answer, and not silence."""
     retry_after_seconds: float | None = None
 
 
@@ -70,7 +70,7 @@ class Record:
 
     transients: list[Transient] = field(default_factory=list)
     is_in_azure: bool = False
-    """Whether the metadata service of a virtual machine in Azure answered."""
+    """True if the metadata service of a virtual machine in Azure answered."""
 
 
 _record: ContextVar[Record | None] = ContextVar("_record", default=None)

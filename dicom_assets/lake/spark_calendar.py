@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dicom_assets.lake.table.parquet import CALENDAR_KEY, DataFile
+from dicom_assets.lake.files.data_file import DataFile
+from dicom_assets.lake.files.parquet import CALENDAR_KEY
 from dicom_assets.lake.table.snapshot import Snapshot
 
 FIRST_DATE = date(1582, 10, 15)

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 
 from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
-from dicom_assets.core.tables.row_changes import ChangeType, build_changes, change_schema, mark_rows
+from dicom_assets.core.tables.row_changes import ChangeType, build_change_schema, build_changes, mark_rows
+from dicom_assets.lake.files.data_file import DataFile
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.log import read_log, read_removals
-from dicom_assets.lake.table.parquet import DataFile
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.time_travel import open_at
 
@@ -55,7 +55,7 @@ class TableChanges:
         """Number of the older version."""
         self.version = new.version
         """Number of the newer version: `since` of the next call."""
-        self.schema: pa.Schema = change_schema(new.schema.remove_metadata())
+        self.schema: pa.Schema = build_change_schema(new.schema.remove_metadata())
         before = {file.name: file for file in old.files} if old else {}
         after = {file.name: file for file in new.files}
         self._removed = [file for name, file in before.items() if name not in after]

@@ -23,12 +23,14 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.errors import LakeRefusedError
+from dicom_assets.lake.files.data_file import JOINED_BYTES, DataFile
+from dicom_assets.lake.files.folder import StoredFile
+from dicom_assets.lake.files.parquet import BYTES_PER_FILE, ROWS_PER_FILE
 from dicom_assets.lake.spark_calendar import find_refused
 from dicom_assets.lake.table.delta import Lake, wait_for_others
 from dicom_assets.lake.table.features import is_log_protected
 from dicom_assets.lake.table.foreign import check_can_be_written
 from dicom_assets.lake.table.log import Log, checkpoint_name, read_log
-from dicom_assets.lake.table.parquet import BYTES_PER_FILE, JOINED_BYTES, ROWS_PER_FILE, DataFile, StoredFile
 from dicom_assets.lake.table.snapshot import Snapshot, list_files, read_names
 
 T = TypeVar("T")

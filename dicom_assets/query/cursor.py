@@ -16,7 +16,7 @@ from dicom_assets.core.errors import CursorError
 
 
 @dataclass(frozen=True)
-class Cursor:
+class ChangesCursor:
     """Position of a consumer in a table's versions: the version of the consumer's copy."""
 
     table: str
@@ -30,18 +30,18 @@ class Cursor:
 
     @property
     def is_at_beginning(self) -> bool:
-        """Whether the copy is empty."""
+        """True if the copy is empty."""
         return self.version < 0
 
 
-def read_cursor(path: Path, table: str) -> Cursor | None:
+def read_cursor(path: Path, table: str) -> ChangesCursor | None:
     """Read a cursor from a file; return None if the file does not exist.
 
     Raises:
         CursorError: the file cannot be read, or contains no cursor, or the cursor of another table.
     """
     try:
-        cursor = msgspec.json.decode(path.read_bytes(), type=Cursor)
+        cursor = msgspec.json.decode(path.read_bytes(), type=ChangesCursor)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
@@ -54,7 +54,7 @@ def read_cursor(path: Path, table: str) -> Cursor | None:
     return cursor
 
 
-def write_cursor(path: Path, cursor: Cursor) -> None:
+def write_cursor(path: Path, cursor: ChangesCursor) -> None:
     """Write a cursor to a file, atomically.
 
     Raises:

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from dicom_assets.core.columns.schema import type_names
-from dicom_assets.query.output import to_json
+from dicom_assets.query.output import name_type, to_json
 
 ROWS_OF_TABLE = 50
 ROWS_OF_BLOCKS = 10
@@ -44,18 +43,18 @@ def show_rows(
     """
     rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
     looked_at = ROWS_OF_TABLE if limit is None else limit
-    cells = [[_text(value) for value in row] for row in islice(rows, looked_at + 1 if looked_at else None)]
+    cells = [[_format_value(value) for value in row] for row in islice(rows, looked_at + 1 if looked_at else None)]
     total = len(cells)
     if total > looked_at > 0:
         counted = count()
         total = total + sum(1 for _ in rows) if counted is None else counted
         cells = cells[:looked_at]
     longest = _LONGEST_VALUE
-    columns = _measure(schema, cells, longest)
-    if _total(column.width for column in columns) > console.width:
+    columns = _measure_columns(schema, cells, longest)
+    if _add_widths(column.width for column in columns) > console.width:
         longest = _LONGEST_CELL
-        columns = _measure(schema, cells, longest)
-    if _total(column.least_width for column in columns) <= console.width:
+        columns = _measure_columns(schema, cells, longest)
+    if _add_widths(column.least_width for column in columns) <= console.width:
         _print_table(console, columns, cells, longest)
     else:
         longest = _LONGEST_VALUE
@@ -70,7 +69,7 @@ def show_plan(console: Console, batches: Iterable[pa.RecordBatch]) -> None:
     for batch in batches:
         for kind, plan in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             console.print(Text(kind, "bold"))
-            console.print(Text("\n".join(map(_clean, plan.splitlines()))), soft_wrap=True)
+            console.print(Text("\n".join(map(_escape, plan.splitlines()))), soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,13 @@ class _Column:
     width: int
     """Width in characters, without folding."""
     is_prose: bool
-    """Whether every long value consists of words, and so may be folded; a UID or a path may not be folded."""
+    """True if every long value consists of words, and so may be folded; a UID or a path may not be folded."""
 
     @classmethod
-    def of(cls, field: pa.Field, values: Sequence[str | None], longest: int) -> "_Column":
-        cells = [_cell(value, longest).plain for value in values]
+    def measure(cls, field: pa.Field, values: Sequence[str | None], longest: int) -> "_Column":
+        cells = [_build_cell(value, longest).plain for value in values]
         long = [cell for cell in cells if len(cell) > _FOLDED_WIDTH]
-        name, type_name = _clean(field.name), _type_name(field.type)
+        name, type_name = _escape(field.name), name_type(field.type)
         width = max(map(cell_len, [name, type_name, *cells]))
         is_prose = pa.types.is_string(field.type) and all(" " in cell for cell in long)
         return cls(name, type_name, _is_number(field.type), width, bool(is_prose))
@@ -100,11 +99,11 @@ class _Column:
         return max(_FOLDED_WIDTH, cell_len(self.name)) if self.is_prose and self.width > _FOLDED_WIDTH else self.width
 
 
-def _measure(schema: pa.Schema, rows: Sequence[Sequence[str | None]], longest: int) -> list[_Column]:
-    return [_Column.of(schema.field(place), [row[place] for row in rows], longest) for place in range(len(schema))]
+def _measure_columns(schema: pa.Schema, rows: Sequence[Sequence[str | None]], longest: int) -> list[_Column]:
+    return [_Column.measure(schema.field(place), [row[place] for row in rows], longest) for place in range(len(schema))]
 
 
-def _total(widths: Iterable[int]) -> int:
+def _add_widths(widths: Iterable[int]) -> int:
     """Return the width of a table in characters, from the widths of its columns."""
     return sum(width + _BORDERS for width in widths) + 1
 
@@ -118,19 +117,19 @@ def _print_table(
         justify: Literal["right", "left"] = "right" if column.is_number else "left"
         grid.add_column(heading, justify=justify, no_wrap=not column.is_prose, min_width=column.least_width)
     for row in rows:
-        grid.add_row(*(_cell(value, longest) for value in row))
+        grid.add_row(*(_build_cell(value, longest) for value in row))
     console.print(grid)
 
 
 def _print_blocks(console: Console, schema: pa.Schema, rows: Sequence[Sequence[str | None]]) -> None:
-    width = max((cell_len(_clean(name)) for name in schema.names), default=0)
+    width = max((cell_len(_escape(name)) for name in schema.names), default=0)
     for number, row in enumerate(rows, 1):
         console.rule(f"row {number}", align="left", style="dim")
         grid = Grid.grid(padding=(0, 2, 0, 0))
         grid.add_column(style="cyan", no_wrap=True, min_width=min(width, console.width // 2))
         grid.add_column(overflow="fold")
         for name, value in zip(schema.names, row, strict=True):
-            grid.add_row(_clean(name), _cell(value, _LONGEST_VALUE))
+            grid.add_row(_escape(name), _build_cell(value, _LONGEST_VALUE))
         console.print(grid)
 
 
@@ -143,7 +142,7 @@ def _print_summary(console: Console, shown: int, total: int, *, was_cut: bool) -
     console.print(f"{text}.", style="dim", highlight=False)
 
 
-def _text(value: object) -> str | None:
+def _format_value(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool | list | dict | bytes):
@@ -151,21 +150,16 @@ def _text(value: object) -> str | None:
     return str(value)
 
 
-def _cell(value: str | None, longest: int) -> Text:
+def _build_cell(value: str | None, longest: int) -> Text:
     if value is None:
         return Text("NULL", "dim italic")
-    return Text(_clean(value if len(value) <= longest else f"{value[: longest - 1]}…"))
+    return Text(_escape(value if len(value) <= longest else f"{value[: longest - 1]}…"))
 
 
-def _clean(text: str) -> str:
+def _escape(text: str) -> str:
     """Return a text with control characters escaped, such as terminal escapes that move the cursor or set colours."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-
-
-def _type_name(kind: pa.DataType) -> str:
-    """Return the name of a type in the documentation, or Arrow's name if the documentation has none."""
-    return next((name for name, known in type_names.items() if known == kind), str(kind))

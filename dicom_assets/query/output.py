@@ -6,23 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import msgspec
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
+from dicom_assets.core.columns.schema import type_names
 from dicom_assets.core.errors import LakeQueryError, SettingsError
-from dicom_assets.lake.table.parquet import open_writer
+from dicom_assets.lake.files.parquet import open_writer
 from dicom_assets.query.formats import Format
 
 _BYTES_PER_GROUP = 64 * 2**20
 """Size in memory from which on rows are written as a row group of Parquet."""
-
-
-class _Writer(Protocol):
-    def write(self, batch: pa.RecordBatch) -> None: ...
 
 
 @contextmanager
@@ -79,9 +75,9 @@ def write_rows(
             f"More than one column is named {repeated[0]}. Give one another name: … AS {repeated[0]}2."
         )
     counts: Counter[str] = Counter()
-    with _WRITERS[kind](sink, schema) as writer:
+    with _WRITERS[kind](sink, schema) as write:
         for batch in batches:
-            writer.write(batch)
+            write(batch)
             if count_by is None:
                 counts["rows"] += len(batch)
             else:
@@ -90,93 +86,84 @@ def write_rows(
     return counts
 
 
+def name_type(kind: pa.DataType) -> str:
+    """Return the name of a type in the documentation, or Arrow's name if the documentation has none."""
+    return next((name for name, known in type_names.items() if known == kind), str(kind))
+
+
 def to_json(value: object) -> str:
     """Return a value as JSON: times in ISO 8601, bytes in base64."""
     return msgspec.json.encode(value).decode()
 
 
-class _Csv:
-    def __init__(self, sink: IO[bytes], schema: pa.Schema) -> None:
-        fields = [pa.field(field.name, pa.string() if _is_odd(field.type) else field.type) for field in schema]
-        self._schema = pa.schema(fields)
-        self._csv = pyarrow.csv.CSVWriter(sink, self._schema)
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        columns = [
-            pa.array([None if value is None else to_json(value) for value in column.to_pylist()], pa.string())
-            if _is_odd(column.type)
-            else column
-            for column in batch.columns
-        ]
-        self._csv.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+_Write = Callable[[pa.RecordBatch], object]
+"""Writes the rows of one batch."""
 
 
-class _Json:
-    """Writer of JSON, one row per line: the items of an array, or JSON Lines."""
+@contextmanager
+def _write_csv(sink: IO[bytes], schema: pa.Schema) -> Iterator[_Write]:
+    def convert(column: pa.Array) -> pa.Array:
+        if not _is_odd(column.type):
+            return column
+        return pa.array([None if value is None else to_json(value) for value in column.to_pylist()], pa.string())
 
-    def __init__(self, sink: IO[bytes], *, lines: bool) -> None:
-        self._sink, self._between, self._lines = sink, b"\n", lines
-        self._encoder = msgspec.json.Encoder()
+    plain = pa.schema([(field.name, pa.string() if _is_odd(field.type) else field.type) for field in schema])
+    writer = pyarrow.csv.CSVWriter(sink, plain)
+    yield lambda batch: writer.write_batch(
+        pa.RecordBatch.from_arrays([convert(column) for column in batch.columns], schema=plain)
+    )
 
-    def write(self, batch: pa.RecordBatch) -> None:
+
+@contextmanager
+def _write_json(sink: IO[bytes], _: pa.Schema) -> Iterator[_Write]:
+    encode, before = msgspec.json.Encoder().encode, b"\n"
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal before
         for row in batch.to_pylist():
-            if self._lines:
-                self._sink.write(self._encoder.encode(row) + b"\n")
-            else:
-                self._sink.write(self._between + self._encoder.encode(row))
-                self._between = b",\n"
+            sink.write(before + encode(row))
+            before = b",\n"
 
-
-class _Parquet:
-    def __init__(self, writer: pq.ParquetWriter) -> None:
-        self._writer, self._group = writer, list[pa.RecordBatch]()
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._group.append(batch)
-        if sum(each.nbytes for each in self._group) >= _BYTES_PER_GROUP:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._group:
-            rows = pa.Table.from_batches(self._group)
-            self._writer.write_table(rows, row_group_size=max(1, len(rows)))
-            self._group = []
-
-
-@contextmanager
-def _csv(sink: IO[bytes], schema: pa.Schema) -> Iterator[_Writer]:
-    yield _Csv(sink, schema)
-
-
-@contextmanager
-def _json(sink: IO[bytes], _: pa.Schema) -> Iterator[_Writer]:
     sink.write(b"[")
-    yield _Json(sink, lines=False)
+    yield write
     sink.write(b"\n]\n")
 
 
 @contextmanager
-def _json_lines(sink: IO[bytes], _: pa.Schema) -> Iterator[_Writer]:
-    yield _Json(sink, lines=True)
+def _write_json_lines(sink: IO[bytes], _: pa.Schema) -> Iterator[_Write]:
+    encode = msgspec.json.Encoder().encode
+    yield lambda batch: sink.writelines(encode(row) + b"\n" for row in batch.to_pylist())
 
 
 @contextmanager
-def _parquet(sink: IO[bytes], schema: pa.Schema) -> Iterator[_Writer]:
+def _write_parquet(sink: IO[bytes], schema: pa.Schema) -> Iterator[_Write]:
     try:
-        file = open_writer(sink, schema)
+        writer = open_writer(sink, schema)
     except pa.ArrowNotImplementedError as error:
-        raise LakeQueryError("Parquet has no place for such a column: cast intervals and the like to text.") from error
-    with file:
-        writer = _Parquet(file)
-        yield writer
-        writer.flush()
+        raise LakeQueryError("Parquet has no type for such a column: cast intervals and the like to text.") from error
+    group: list[pa.RecordBatch] = []
+
+    def flush() -> None:
+        if group:
+            rows = pa.Table.from_batches(group)
+            writer.write_table(rows, row_group_size=max(1, len(rows)))
+            group.clear()
+
+    def write(batch: pa.RecordBatch) -> None:
+        group.append(batch)
+        if sum(each.nbytes for each in group) >= _BYTES_PER_GROUP:
+            flush()
+
+    with writer:
+        yield write
+        flush()
 
 
-_WRITERS: dict[Format, Callable[[IO[bytes], pa.Schema], AbstractContextManager[_Writer]]] = {
-    Format.CSV: _csv,
-    Format.JSON: _json,
-    Format.JSONL: _json_lines,
-    Format.PARQUET: _parquet,
+_WRITERS: dict[Format, Callable[[IO[bytes], pa.Schema], AbstractContextManager[_Write]]] = {
+    Format.CSV: _write_csv,
+    Format.JSON: _write_json,
+    Format.JSONL: _write_json_lines,
+    Format.PARQUET: _write_parquet,
 }
 
 

@@ -84,9 +84,9 @@ class Page:
     size_bytes: int
     """Approximate memory of the entries."""
     is_last: bool
-    """Whether no entry followed in the window."""
+    """True if no entry followed in the window."""
     is_one_answer: bool
-    """Whether all entries came in one answer, so that they were read at one moment."""
+    """True if all entries came in one answer, so that they were read at one moment."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class FailedTryError(WorthAnotherTryError):
 
     @property
     def is_final(self) -> bool:
-        """Whether retrying the request cannot help."""
+        """True if retrying the request cannot help."""
         return self.trouble in (Trouble.REFUSED, Trouble.TOO_LARGE)
 
 

@@ -9,7 +9,7 @@ import pytest
 from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.finding import Finding, Status
-from dicom_assets.doctor.examination import choose, examine
+from dicom_assets.doctor.examination import choose_checks, examine
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
@@ -30,7 +30,7 @@ def service() -> Iterator[dict[str, str]]:
 
 def findings(environment: dict[str, str], *names: str) -> dict[str, Finding]:
     surroundings = Surroundings(lambda: load_settings(environment), lambda: datetime.now(UTC))
-    found = {finding.check: finding for finding in examine(surroundings, choose(names))}
+    found = {finding.check: finding for finding in examine(surroundings, choose_checks(names))}
     for secret in (MARKER, SECRET, "hidden"):
         assert secret not in repr(found)
     return found

@@ -19,10 +19,10 @@ from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.identity.credentials import DICOM_SCOPE
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file
+from dicom_assets.lake.files.folder import Files
+from dicom_assets.lake.files.scope import Scope
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import Files
-from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.writing import FixedRows, Written
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.azure.token_server import OUTLIVED_AFTER_SECONDS, SHORT_LIFE_SECONDS
@@ -147,7 +147,7 @@ few = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function
 @settings(few, max_examples=3, phases=[Phase.generate])
 def test_tables_equal_the_reference_fold_after_any_history(lakes, history, order):
     with Service(seed=1) as service, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet, "JOINED_FILES", 2)
+        patch.setattr(data_file, "JOINED_FILES", 2)
         world = World(service, next(lakes))
         play(world, history, order)
         assert read_tables(world.lake) == world.expected()

@@ -16,7 +16,7 @@ from deltalake import write_deltalake
 from rich.console import Console
 from starlette.responses import Response
 
-from dicom_assets.cli import adopt
+from dicom_assets.cli.adopt import run_adopt
 from dicom_assets.config.connections import build_lake
 from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES
 from dicom_assets.core.columns.schema import TABLES as ALL_TABLES
@@ -31,7 +31,7 @@ from dicom_assets.core.errors import (
 )
 from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.defs.automation import adoption
+from dicom_assets.defs.automation import adoption, adoption_plan
 from dicom_assets.doctor.orchestration import check_lake
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.http.server import serve
@@ -68,18 +68,18 @@ class Move:
         """What it said; Dagster's own clock goes by that of the test, and on by some seconds."""
         clock = self.world.clock
         clock.advance(timedelta(seconds=1))
-        forgotten_at = clock()
+        forgotten_at, wipe = clock(), adoption.forget
 
         def forget(*arguments) -> None:
             with freeze_time(forgotten_at):
-                adoption.forget(*arguments)
+                wipe(*arguments)
 
         clock.advance(timedelta(seconds=1))
         said = StringIO()
         settings = self.world.load_settings()
         console = Console(file=said, width=200)
-        with freeze_time(clock()), patch.object(adopt, "forget", forget):
-            adopt.run_adopt(console, settings, home=self.home, now=clock, **options)
+        with freeze_time(clock()), patch.object(adoption, "forget", forget):
+            run_adopt(console, settings, home=self.home, now=clock, **options)
         return said.getvalue()
 
     def known(self, name: str) -> set[str]:
@@ -140,7 +140,7 @@ def test_new_dagster_is_told_of_every_hour_and_reads_none_again(move):
     assert "30    │ 2026-03-01 00:00–2026-03-02 06:00Z │ in the lake" in move.adopt(dry_run=True)
     assert not any(move.known(name) for name in CHAIN)
     move.world.questions.clear()
-    assert "Dagster was told of 30 hours." in move.adopt()
+    assert "30 hours were reported" in move.adopt()
     assert {name: move.known(name) for name in CHAIN} == dict.fromkeys(CHAIN, ALL)
     assert len(move.world.questions) == 2  # one for each day
     assert move.world.catch_up().hours == []
@@ -154,7 +154,7 @@ def test_hours_after_the_move_are_all_that_is_asked_for(move):
     move.world.store(HOURS + 1.5, 500)
     move.world.set_clock(HOURS + 2.3)
     said = move.adopt()
-    assert "Dagster was told of 31 hours." in said
+    assert "31 hours were reported" in said
     assert "not in the lake, or the service has more entries: left to be read" in said
     assert move.known("study") == ALL | {key(HOURS)}  # the one without changes is in the lake as well
     assert move.world.catch_up().hours == [[key(HOURS + 1)]]
@@ -179,9 +179,9 @@ def test_range_is_all_that_is_looked_at_and_what_is_known_is_not_told_again(move
     move.adopt(since=START + HOUR, until=START + 7 * HOUR)
     assert move.known("series") == {key(hour) for hour in range(1, 7)}
     asked = len(move.world.questions)
-    assert "Dagster was told of 24 hours." in move.adopt()
+    assert "24 hours were reported" in move.adopt()
     assert len(move.world.questions) == asked + 2
-    assert "Dagster was told of 0 hours." in move.adopt()
+    assert "0 hours were reported" in move.adopt()
     assert len(move.world.questions) == asked + 2
     assert move.world.times_materialized() == dict.fromkeys(ALL, 1)
 
@@ -199,12 +199,12 @@ def test_adoption_that_was_interrupted_goes_on_with_the_rest(move, monkeypatch, 
             if done >= 12:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(adopt, "tell", stop_early)
+    monkeypatch.setattr(adoption, "tell", stop_early)
     with pytest.raises(KeyboardInterrupt):
         move.adopt()
     assert move.known("study") == {key(hour) for hour in range(HOURS - 12, HOURS)}
     monkeypatch.undo()
-    assert "Dagster was told of 18 hours." in move.adopt()
+    assert "18 hours were reported" in move.adopt()
     assert move.world.times_materialized() == dict.fromkeys(ALL, 1)
 
 
@@ -271,13 +271,13 @@ def test_hours_of_runs_under_way_are_left_to_them(move):
 
 def test_lake_that_is_written_meanwhile_proves_nothing(move, monkeypatch):
     move.to_new_dagster()
-    find = adopt.find_disagreeing
+    find = adoption_plan.find_disagreeing
 
     def write_meanwhile(lake, tables):
         lake.open(SERIES).connect().delete()
         return find(lake, tables)
 
-    monkeypatch.setattr(adopt, "find_disagreeing", write_meanwhile)
+    monkeypatch.setattr(adoption_plan, "find_disagreeing", write_meanwhile)
     with pytest.raises(CommitConflictError, match="series was written while it was looked at"):
         move.adopt()
     assert move.known("change_feed") == set()
@@ -341,7 +341,7 @@ def test_command_works_on_the_home_of_dagster_and_says_what_is_wrong(move):
     move.to_new_dagster()
     done = adopt_by_command(move, "--since", "2026-03-01T04:00Z", "--until", "2026-03-01T09:00+02:00")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Dagster was told of 3 hours." in done.stdout
+    assert "3 hours were reported" in done.stdout
     assert move.known("study") == {key(4), key(5), key(6)}
     bare = adopt_by_command(move, DAGSTER_HOME="")
     assert (bare.returncode, bare.stdout) == (1, "")
@@ -434,7 +434,7 @@ def run_audit(move) -> str | None:
 def test_older_lake_is_read_again_in_the_hours_that_it_lacks_only(move):
     restore_older(move)
     said = move.adopt(forgetting=True)
-    assert "Dagster has forgotten what it knew of hours." in said
+    assert "Dagster has forgotten" in said
     assert move.known("study") == ALL
     move.world.cursors.clear()
     assert move.world.catch_up().hours == [[key(HOURS)]]
@@ -445,7 +445,7 @@ def test_older_lake_is_read_again_in_the_hours_that_it_lacks_only(move):
 def test_lake_that_is_gone_is_nothing_to_adopt_unless_dagster_is_to_forget(move):
     lose_lake(move)
     move.world.url = "http://127.0.0.1:9"  # nor is there anything to ask the service
-    with pytest.raises(LakeLostError, match="so there is nothing to tell Dagster of"):
+    with pytest.raises(LakeLostError, match="so there is nothing to report"):
         move.adopt()
     assert move.known("study") == ALL
     move.adopt(forgetting=True, dry_run=True)

@@ -169,11 +169,11 @@ def test_missing_service_url_names_the_variable_and_the_demo():
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("ws.dicom.azurehealthcareapis.com", ["no http(s) URL", "such as https://"]),
-        ("ftp://example.org", ["no http(s) URL"]),
-        ("https://", ["no http(s) URL"]),
-        ("https://example.org:port", ["is no URL"]),
-        ("https://[::1", ["is no URL"]),
+        ("ws.dicom.azurehealthcareapis.com", ["not an http(s) URL", "such as https://"]),
+        ("ftp://example.org", ["not an http(s) URL"]),
+        ("https://", ["not an http(s) URL"]),
+        ("https://example.org:port", ["is not a URL"]),
+        ("https://[::1", ["is not a URL"]),
         ("http://10.0.0.5:8080", ["plain http to 10.0.0.5", "patient data", "https://"]),
         ("http://dicom.example", ["plain http"]),
         ("https://example.org/v2", ["has /v2", "DICOM_API_VERSION"]),
@@ -248,7 +248,7 @@ def test_api_version_1_says_why_not(given):
 
 @pytest.mark.parametrize("given", ["0", "-2", "2.0", "two", "12345"])
 def test_api_version_that_is_none(given):
-    assert f"DICOM_API_VERSION: '{given}' is no version" in refusal(DICOM_API_VERSION=given)
+    assert f"DICOM_API_VERSION: '{given}' is not a version" in refusal(DICOM_API_VERSION=given)
 
 
 @pytest.mark.parametrize("scope", ["https://dicom.healthcareapis.azure.com", "/.default", "a b/.default"])
@@ -273,7 +273,7 @@ def test_numbers_have_bounds(name, low, high):
         assert f"- {name}: {number} is not between {low} and {high}: " in refusal(**{name: str(number)})
     for text in ("ten", "1.5", "1e2", "0x10", "9" * 5000):
         message = refusal(**{name: text})
-        assert "is no whole number. Set a number from" in message
+        assert "is not a whole number. Set a number from" in message
         assert len(message) < 300
 
 
@@ -301,8 +301,8 @@ def test_times_are_taken_down_to_their_hour_in_utc(given, hour):
     [
         ("2026-03-01T05:00", "no time zone"),
         ("2026-03-01", "no time zone"),
-        ("yesterday", "is no time"),
-        ("0001-01-01T00:00+14:00", "is no time"),
+        ("yesterday", "is not a time"),
+        ("0001-01-01T00:00+14:00", "is not a time"),
     ],
 )
 def test_time_that_cannot_be_used_is_explained(name, given, told):
@@ -471,11 +471,11 @@ def test_key_and_sas_token_are_hidden(given):
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("AZURE_STORAGE_ACCOUNT_KEY", "hidden key!", "is no key: it is not base64, so it was not copied whole."),
-        ("AZURE_STORAGE_ACCOUNT_KEY", "hidden", "is no key: it is not base64, so it was not copied whole."),
-        ("AZURE_STORAGE_SAS_TOKEN", "hidden", "is no SAS token: it has no sv and no sig."),
-        ("AZURE_STORAGE_SAS_TOKEN", "sv=1&se=hidden", "is no SAS token: it has no sig."),
-        ("AZURE_STORAGE_SAS_TOKEN", "https://lake.blob.core.windows.net/dicom?sv=1", "is no SAS token: it has no"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "hidden key!", "is not a key: it is not base64, so it was not copied whole."),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "hidden", "is not a key: it is not base64, so it was not copied whole."),
+        ("AZURE_STORAGE_SAS_TOKEN", "hidden", "is not a SAS token: it has no sv and no sig."),
+        ("AZURE_STORAGE_SAS_TOKEN", "sv=1&se=hidden", "is not a SAS token: it has no sig."),
+        ("AZURE_STORAGE_SAS_TOKEN", "https://lake.blob.core.windows.net/dicom?sv=1", "is not a SAS token: it has no"),
     ],
 )
 def test_key_or_sas_token_that_is_none_is_explained_and_not_echoed(name, value, told):
@@ -512,7 +512,7 @@ def test_authority_is_a_host(given, kept):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8443", "https://login.microsoftonline.us/tenant", "https://"])
 def test_authority_is_asked_over_https_alone(url):
-    assert "- AZURE_AUTHORITY_HOST: is no https URL of a host alone." in refusal(AZURE_AUTHORITY_HOST=url)
+    assert "- AZURE_AUTHORITY_HOST: is not an https URL of a host alone." in refusal(AZURE_AUTHORITY_HOST=url)
 
 
 # The DICOM files
@@ -598,7 +598,7 @@ def test_without_a_file_of_columns_no_dictionary_is_loaded():
 def test_layout_that_does_not_exist_is_refused_with_the_one_that_does():
     assert load(DICOM_TABLE_PROFILE="healthcare-data-solutions").table_profile == "healthcare-data-solutions"
     message = refusal(DICOM_TABLE_PROFILE="omop")
-    assert "- DICOM_TABLE_PROFILE: there is no layout 'omop'. Set healthcare-data-solutions, or unset it" in message
+    assert "- DICOM_TABLE_PROFILE: 'omop' is not a table layout. Set healthcare-data-solutions, or unset it" in message
 
 
 # All of it
@@ -633,7 +633,7 @@ def test_misspelt_variable_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
         load(DICOM_BACH_SIZE="5", DICOM_ASSETS_COLOUR="red", OTHER_BATCH_SIZE="7")
     (record,) = caplog.records
-    assert record.getMessage() == "DICOM_BACH_SIZE is no setting, so it does nothing. Did you mean DICOM_BATCH_SIZE?"
+    assert record.getMessage() == "DICOM_BACH_SIZE is not a setting, so it does nothing. Did you mean DICOM_BATCH_SIZE?"
 
 
 def test_rows_describe_every_setting():
@@ -693,5 +693,5 @@ def test_address_of_spark_is_kept_and_never_shown(address):
 )
 def test_address_of_something_else_than_spark_connect_is_explained(address):
     message = refusal(DICOM_SPARK_REMOTE=address)
-    assert "DICOM_SPARK_REMOTE: is no address of a Spark Connect server. Set sc://HOST:15002" in message
+    assert "DICOM_SPARK_REMOTE: is not an address of a Spark Connect server. Set sc://HOST:15002" in message
     assert "hidden" not in message

@@ -13,7 +13,7 @@ import pytest
 from dicom_assets.config.connections import build_identity
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.columns.schema import INSTANCE
-from dicom_assets.fabric.wanted import table_shortcuts
+from dicom_assets.fabric.wanted import build_table_shortcuts
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.delta import Lake
 
@@ -102,4 +102,4 @@ def test_tables_are_looked_for_where_their_files_lie():
 def test_shortcuts_name_the_clouds_own_host():
     ids = {f"DICOM_FABRIC_{name}_ID": "25bac802-080d-4f73-8a42-1b406eb1fceb" for name in ("LAKEHOUSE", "CONNECTION")}
     settings = load_settings({"DICOM_STORAGE_URL": "https://acc.dfs.core.usgovcloudapi.net", **ids})
-    assert table_shortcuts(settings)[0].target.place == "https://acc.dfs.core.usgovcloudapi.net/dicom/instance"
+    assert build_table_shortcuts(settings)[0].target.place == "https://acc.dfs.core.usgovcloudapi.net/dicom/instance"

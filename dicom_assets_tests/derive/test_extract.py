@@ -9,7 +9,7 @@ from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE
 from dicom_assets.core.errors import FeedEntryError, ServiceUnreachableError
 from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
 from dicom_assets.derive.extract import EncodedEntries, Extraction, HourRead
-from dicom_assets.lake.table.parquet import EncodedRows, decode
+from dicom_assets.lake.files.parquet import EncodedRows, decode
 from dicom_assets.lake.table.writing import FixedRows
 from dicom_assets_tests.lakes.building import build_lake
 

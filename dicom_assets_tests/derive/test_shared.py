@@ -218,9 +218,7 @@ def test_small_files_of_a_service_are_joined_beside_commits_of_another(filled, n
 
 
 def test_staged_rows_of_another_service_are_no_sign_of_a_killed_writer(filled):
-    north, south = (
-        build_lake(Path(filled.storage.url), service=name).fence(STUDY).staging for name in ("north", "south")
-    )
+    north, south = (build_lake(Path(filled.storage.url), service=name).staging(STUDY) for name in ("north", "south"))
     name = north.put(Wanted([study("1")]).desired, STUDY)
     assert (north.names(), south.names()) == ([name], [])
 
@@ -274,7 +272,7 @@ def test_upkeep_of_one_service_leaves_the_files_of_another(north, south):
         with hours_ago(lake, RETENTION + 1):
             store(lake, study("1"), study("2"))
             store(lake, study("1", patientSex="F"))
-            (Path(lake.uri(STUDY)) / f"serviceName={lake.service}/part-torn.parquet#1").touch()
+            (Path(lake.uri(STUDY)) / f"serviceName={lake.scope.service}/part-torn.parquet#1").touch()
         store(lake, study("1", patientSex="M"), study("2", patientSex="M"))
         store(lake, study("3"))
     time.sleep(0.01)

@@ -16,7 +16,7 @@ from dicom_assets.config import connections
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.finding import Finding
 from dicom_assets.doctor import service as service_checks
-from dicom_assets.doctor.examination import choose, examine
+from dicom_assets.doctor.examination import choose_checks, examine
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
@@ -76,7 +76,7 @@ class Ward:
             dagster_home=self.env.get("DAGSTER_HOME"),
             **options,
         )
-        found = {finding.check: finding for finding in examine(surroundings, choose(names))}
+        found = {finding.check: finding for finding in examine(surroundings, choose_checks(names))}
         assert SECRET not in repr(found)
         assert "jo.doe" not in repr(found)
         return found

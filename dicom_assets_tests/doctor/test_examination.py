@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor import examination, report
-from dicom_assets.doctor.examination import CHECKS, Check, choose
+from dicom_assets.doctor.examination import CHECKS, Check, choose_checks
 from dicom_assets_tests.processes import clean_environment, run_command
 
 NAMES = [check.name for check in CHECKS]
@@ -29,7 +29,7 @@ def test_all_is_well_but_for_the_daemon_which_does_not_run(ward):
     assert {line.split()[1] for line in lines[:-1]} == {"green"}, result.stdout
     assert "red     dagster.daemons   The daemon never ran." in lines[-1]
     assert "Start it (`dagster-daemon run`" in result.stdout
-    assert result.stdout.endswith(f"\n{len(NAMES) - 1} green, 1 red: mend dagster.daemons, or runs will fail.\n")
+    assert result.stdout.endswith(f"\n{len(NAMES) - 1} green, 1 red: fix dagster.daemons, or runs will fail.\n")
     assert (result.returncode, result.stderr) == (1, "")
     assert not (ward.folder / "lake" / "_doctor").exists()
 
@@ -92,11 +92,11 @@ def test_unknown_check_is_told(ward):
 
 
 def test_what_a_check_needs_is_checked_too_and_trials_are_cleared_away():
-    assert [check.name for check in choose(["lake.write"])] == [
+    assert [check.name for check in choose_checks(["lake.write"])] == [
         "settings", "token.storage", "lake.reach", "lake.write", "lake.clean",
     ]  # fmt: skip
-    assert choose([]) == list(CHECKS)
-    assert choose(["lak"]) == []
+    assert choose_checks([]) == list(CHECKS)
+    assert choose_checks(["lak"]) == []
 
 
 def test_needs_come_first():
@@ -121,7 +121,7 @@ def told(*findings, **console):
     """What a person sees, and whether all findings came back."""
     stream = io.StringIO()
     console = Console(file=stream, color_system=None, **console)
-    assert report.tell(iter(findings), console) == list(findings)
+    assert report.print_findings(iter(findings), console) == list(findings)
     return stream.getvalue()
 
 
@@ -160,7 +160,7 @@ def test_checks_skipped_in_a_row_for_one_reason_take_one_line():
         "– skipped b                 Not checked: a must be green first; the same for c, d.\n"
         "– skipped e                 There is nothing to check.\n"
         "✗ red     f                 No.\n"
-        "\n2 red, 4 skipped: mend a, f, or runs will fail.\n"
+        "\n2 red, 4 skipped: fix a, f, or runs will fail.\n"
     )
 
 
@@ -172,4 +172,4 @@ def test_findings_are_told_as_they_come():
         assert "First" in stream.getvalue()
         yield Finding("b", Status.GREEN, "Second")
 
-    assert report.is_healthy(report.tell(findings(), Console(file=stream)))
+    assert report.is_healthy(report.print_findings(findings(), Console(file=stream)))

@@ -1,5 +1,6 @@
 """The lake and the service's files: what is well, and what each way of being unwell looks like."""
 
+import threading
 from datetime import date
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.emulator.conftest import metadata_of
 from dicom_assets_tests.lakes.building import as_before_calendars, build_lake, store, study
 from dicom_assets_tests.law.world import START, World, hours
+from dicom_assets_tests.processes import PATIENCE_SECONDS
 
 READ_ONLY = Path("/sys/kernel")
 """That not even root may write to."""
@@ -78,7 +80,7 @@ def test_trials_are_cleared_away_when_a_check_ends_unforeseen(ward, monkeypatch)
     def fail(*_):
         raise RuntimeError
 
-    monkeypatch.setattr(checks, "_write", fail)
+    monkeypatch.setattr(checks, "_write_row", fail)
     found = ward.examine("lake")
     assert found["lake.appends"].status is found["lake.writers"].status is Status.RED
     assert not (ward.folder / "lake" / "_doctor").exists()
@@ -93,7 +95,7 @@ def test_storage_that_writes_over_what_must_be_new_is_red(ward, monkeypatch):
 def test_storage_that_lists_late_or_keeps_what_is_deleted_is_red(ward, monkeypatch):
     monkeypatch.setattr(obstore, "delete", lambda *_: None)
     assert ward.statuses("lake.delete")["lake.delete"] == "red"
-    monkeypatch.setattr(checks, "_names", lambda _: [])
+    monkeypatch.setattr(checks, "_list_names", lambda _: [])
     assert ward.statuses("lake.list")["lake.list"] == "red"
 
 
@@ -101,34 +103,30 @@ def test_account_that_lists_logs_from_their_beginning_is_told_as_such(ward, monk
     def refuse(*_):
         raise LakeUnavailableError("Could not open it: Invalid table version: 1. Check the role.")
 
-    monkeypatch.setattr(checks, "_write", refuse)
+    monkeypatch.setattr(checks, "_write_row", refuse)
     finding = ward.examine("lake.appends")["lake.appends"]
     assert finding.status is Status.RED
     assert "hierarchical namespace" in finding.remedy
 
 
-def test_lost_commits_are_red(ward, monkeypatch):
-    monkeypatch.setattr(checks, "_count", lambda *_: 2)
-    found = ward.examine("lake.appends", "lake.writers")
-    assert found["lake.appends"].found == "Of 3 rows in as many commits 2 are there"
-    assert found["lake.writers"].found == "Two writers at the same time left 1 of 2 rows"
-    assert found["lake.writers"].facts["rows"] == 2
-
-
-def test_a_commit_that_takes_the_place_of_anothers_is_noticed(ward, monkeypatch):
-    """A storage without put-if-absent: what the check is for, with the check's own counting."""
-    write = checks._write
+def test_commits_whose_place_others_take_are_red_and_counted(ward, monkeypatch):
+    """A storage without put-if-absent: the commit that comes last takes the place of the one before."""
+    write, second = checks._write_row, threading.Event()
 
     def overwrite(storage, path, uid):
+        if path == "writers" and uid == "2.25.3":
+            assert second.wait(PATIENCE_SECONDS)
         written = write(storage, path, uid)
-        log = Path(storage.url) / path / "_delta_log"
-        if uid == "2.25.3":
-            (log / f"{written.version:020}.json").unlink()
+        if uid == "2.25.2":
+            (Path(storage.url) / path / "_delta_log" / f"{written.version:020}.json").unlink()
+            if path == "writers":
+                second.set()
         return written
 
-    monkeypatch.setattr(checks, "_write", overwrite)
-    finding = ward.examine("lake.writers")["lake.writers"]
-    assert finding.status is Status.RED
+    monkeypatch.setattr(checks, "_write_row", overwrite)
+    found = ward.examine("lake.appends", "lake.writers")
+    for check in ("lake.appends", "lake.writers"):
+        assert (found[check].status, found[check].facts["rows"]) == (Status.RED, 2)
 
 
 def test_trials_that_cannot_be_taken_away_are_named(ward, monkeypatch):

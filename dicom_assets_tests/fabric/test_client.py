@@ -5,8 +5,8 @@ import httpx
 import pytest
 
 from dicom_assets.core.errors import FabricError
-from dicom_assets.fabric.client import Lakehouse, bring
-from dicom_assets.fabric.shortcuts import Change, Shortcut, Target
+from dicom_assets.fabric.client import Lakehouse, write_shortcuts
+from dicom_assets.fabric.shortcuts import Shortcut, ShortcutChange, Target
 from dicom_assets.network.retries import RetryPolicy
 from dicom_assets_tests.fabric.fabric_server import (
     ACCOUNT,
@@ -44,11 +44,11 @@ def open_lakehouse(fabric, workspace=WORKSPACE, lakehouse=LAKEHOUSE, retry=QUICK
 
 def run(fabric, wanted=WANTED, *, replace=False, dry_run=False, **options):
     with open_lakehouse(fabric, **options) as lakehouse:
-        return bring(lakehouse, wanted, replace=replace, dry_run=dry_run)
+        return write_shortcuts(lakehouse, wanted, replace=replace, dry_run=dry_run)
 
 
 def changes(outcomes):
-    return [outcome.step.change for outcome in outcomes]
+    return [outcome.change for outcome in outcomes]
 
 
 def problem(fabric, *, wanted=(WANTED[0],), **options):
@@ -58,7 +58,7 @@ def problem(fabric, *, wanted=(WANTED[0],), **options):
     except FabricError as raised:
         return str(raised)
     assert outcome.problem is not None
-    assert outcome.done(dry_run=False) in {"failed", "left alone"}
+    assert outcome.describe(dry_run=False) in {"failed", "left alone"}
     return outcome.problem
 
 
@@ -102,13 +102,13 @@ def test_path_that_leaves_the_description_is_noticed():
 
 def test_shortcuts_are_created_once(fabric):
     outcomes = run(fabric)
-    assert changes(outcomes) == [Change.CREATE] * 4
-    assert [outcome.done(dry_run=False) for outcome in outcomes] == ["created"] * 4
+    assert changes(outcomes) == [ShortcutChange.CREATE] * 4
+    assert [outcome.describe(dry_run=False) for outcome in outcomes] == ["created"] * 4
     assert fabric.requests == ["ListShortcuts", *["CreateShortcut"] * 4]
     assert fabric.place("Tables/instance") == (f"{ACCOUNT}/dicom/instance", CONNECTION)
     assert fabric.place("Files/AHDS") == (f"{ACCOUNT}/dicom/AHDS", CONNECTION)
     fabric.requests.clear()
-    assert changes(run(fabric)) == [Change.NOTHING] * 4
+    assert changes(run(fabric)) == [ShortcutChange.NOTHING] * 4
     assert set(fabric.requests) == {"ListShortcuts"}  # two pages, and nothing was written
 
 
@@ -116,21 +116,26 @@ def test_every_page_of_the_list_is_read(fabric):
     for number in range(7):
         fabric.put(adls("Files", f"other{number}", "/elsewhere"))
     fabric.put(adls("Tables", "study", "/dicom/study"))
-    assert changes(run(fabric)) == [Change.CREATE, Change.CREATE, Change.NOTHING, Change.CREATE]
+    assert changes(run(fabric)) == [
+        ShortcutChange.CREATE,
+        ShortcutChange.CREATE,
+        ShortcutChange.NOTHING,
+        ShortcutChange.CREATE,
+    ]
     assert fabric.requests.count("ListShortcuts") == 4
 
 
 def test_spelling_of_a_target_does_not_matter(fabric):
     location = "https://MyLake.dfs.core.windows.net/"
     fabric.put(adls("Tables", "instance", "dicom/instance/", CONNECTION.upper(), location))
-    assert changes(run(fabric, [shortcut("instance")])) == [Change.NOTHING]
+    assert changes(run(fabric, [shortcut("instance")])) == [ShortcutChange.NOTHING]
 
 
 def test_other_connection_to_the_same_place_is_put_right(fabric):
     run(fabric)
     outcomes = run(fabric, [shortcut("instance", connection=OTHER_CONNECTION)])
-    assert changes(outcomes) == [Change.CONNECT]
-    assert outcomes[0].done(dry_run=False) == "connection changed"
+    assert changes(outcomes) == [ShortcutChange.CONNECT]
+    assert outcomes[0].describe(dry_run=False) == "connection changed"
     assert fabric.place("Tables/instance") == (f"{ACCOUNT}/dicom/instance", OTHER_CONNECTION)
     assert len(fabric.shortcuts) == 4
 
@@ -167,13 +172,23 @@ def test_shortcut_that_points_elsewhere_is_left_alone_unless_told_to(fabric, sto
     fabric.put(stored)
     before = fabric.shortcuts["Tables/instance"]
     outcomes = run(fabric)
-    assert changes(outcomes) == [Change.REFUSE, Change.CREATE, Change.CREATE, Change.CREATE]
+    assert changes(outcomes) == [
+        ShortcutChange.REFUSE,
+        ShortcutChange.CREATE,
+        ShortcutChange.CREATE,
+        ShortcutChange.CREATE,
+    ]
     assert f"Tables/instance {told} to {ACCOUNT}/dicom/instance, so it was left alone." in outcomes[0].problem
     assert "--replace" in outcomes[0].problem
     assert fabric.shortcuts["Tables/instance"] == before
     outcomes = run(fabric, replace=True)
-    assert changes(outcomes) == [Change.REPLACE, Change.NOTHING, Change.NOTHING, Change.NOTHING]
-    assert outcomes[0].done(dry_run=False) == "pointed here"
+    assert changes(outcomes) == [
+        ShortcutChange.REPLACE,
+        ShortcutChange.NOTHING,
+        ShortcutChange.NOTHING,
+        ShortcutChange.NOTHING,
+    ]
+    assert outcomes[0].describe(dry_run=False) == "pointed here"
     assert fabric.place("Tables/instance") == (f"{ACCOUNT}/dicom/instance", CONNECTION)
 
 
@@ -183,15 +198,15 @@ def test_dry_run_writes_nothing(fabric):
     before = dict(fabric.shortcuts)
     outcomes = run(fabric, dry_run=True)
     said = ["left alone", "would create", "would change its connection", "would create"]
-    assert [outcome.done(dry_run=True) for outcome in outcomes] == said
-    assert run(fabric, dry_run=True, replace=True)[0].done(dry_run=True) == "would point it here"
+    assert [outcome.describe(dry_run=True) for outcome in outcomes] == said
+    assert run(fabric, dry_run=True, replace=True)[0].describe(dry_run=True) == "would point it here"
     assert fabric.shortcuts == before
     assert set(fabric.requests) == {"ListShortcuts"}
 
 
 def test_names_in_schemas_and_folders_are_found_again(fabric):
     wanted = [shortcut("instance", "Tables/dbo"), shortcut("service", "Files/AHDS/workspace")]
-    assert changes(run(fabric, wanted)) == [Change.CREATE] * 2
+    assert changes(run(fabric, wanted)) == [ShortcutChange.CREATE] * 2
     fabric.before = lambda name: Answer(200, {"value": []}) if name == "ListShortcuts" else None
     assert [outcome.problem for outcome in run(fabric, wanted)] == [None, None]  # found one by one
     assert fabric.requests.count("GetShortcut") == 2
@@ -204,7 +219,7 @@ def test_too_many_requests_wait_as_long_as_asked(fabric):
     arrivals = []
     fabric.before = lambda name: arrivals.append(time.monotonic())
     fabric.answers.append(error(429, "RequestBlocked", headers={"Retry-After": "1"}))
-    assert changes(run(fabric, WANTED[:1])) == [Change.CREATE]
+    assert changes(run(fabric, WANTED[:1])) == [ShortcutChange.CREATE]
     assert arrivals[1] - arrivals[0] >= 1
     assert fabric.requests == ["ListShortcuts", "ListShortcuts", "CreateShortcut"]
 
@@ -215,7 +230,7 @@ def test_too_many_requests_wait_as_long_as_asked(fabric):
 )
 def test_what_may_pass_is_tried_again(fabric, answer):
     fabric.answers.extend([answer, answer])
-    assert changes(run(fabric, WANTED[:1])) == [Change.CREATE]
+    assert changes(run(fabric, WANTED[:1])) == [ShortcutChange.CREATE]
     assert fabric.requests.count("ListShortcuts") == 3
 
 

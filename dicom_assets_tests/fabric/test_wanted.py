@@ -6,7 +6,7 @@ import pytest
 
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import SettingsError
-from dicom_assets.fabric.wanted import file_shortcut, has_lakehouse, table_shortcuts
+from dicom_assets.fabric.wanted import build_file_shortcut, build_table_shortcuts, has_lakehouse
 from dicom_assets_tests.fabric.fabric_server import (
     ACCOUNT,
     CONNECTION,
@@ -42,7 +42,11 @@ def rows(output):
 
 def shortcuts(**env):
     settings = load_settings({**SETTINGS, **env})
-    return {each.path: each.target.place for each in [*table_shortcuts(settings), file_shortcut(settings)] if each}
+    return {
+        each.path: each.target.place
+        for each in [*build_table_shortcuts(settings), build_file_shortcut(settings)]
+        if each
+    }
 
 
 def refusal(**env):
@@ -124,7 +128,7 @@ def test_token_is_asked_for_fabric_and_told_nobody_else(fabric):
     [
         ({"DICOM_FABRIC_WORKSPACE_ID": ""}, "DICOM_FABRIC_WORKSPACE_ID is not set"),
         ({"DICOM_FABRIC_CONNECTION_ID": ""}, "or give it as --connection."),
-        ({"DICOM_FABRIC_LAKEHOUSE_ID": "lake"}, "DICOM_FABRIC_LAKEHOUSE_ID: 'lake' is no id."),
+        ({"DICOM_FABRIC_LAKEHOUSE_ID": "lake"}, "DICOM_FABRIC_LAKEHOUSE_ID: 'lake' is not an ID."),
         ({"DICOM_STORAGE_URL": "./data"}, "The tables lie in data, where Fabric cannot read them."),
     ],
 )
@@ -175,15 +179,15 @@ def test_files_in_another_account_need_a_connection_of_their_own():
     other = {"DICOM_FILE_SYSTEM_URL": "https://images.dfs.core.windows.net/dicom"}
     assert "DICOM_FABRIC_FILES_CONNECTION_ID is not set" in refusal(**other)
     settings = load_settings({**SETTINGS, **other, "DICOM_FABRIC_FILES_CONNECTION_ID": OTHER_CONNECTION})
-    target = file_shortcut(settings).target
+    target = build_file_shortcut(settings).target
     assert (target.place, target.connection_id) == ("https://images.dfs.core.windows.net/dicom/AHDS", OTHER_CONNECTION)
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("WORKSPACE_ID", "mine", "'mine' is no id"),
-        ("TABLES", "instance,patients", "'patients' is no table. Set some of change_feed, instance, series, study"),
+        ("WORKSPACE_ID", "mine", "'mine' is not an ID"),
+        ("TABLES", "instance,patients", "'patients' is not a table. Set some of change_feed, instance, series, study"),
         ("TABLES", "instance=a,series=A", "gives two tables the same name"),
         ("TABLES", "instance=my table", "'my table' cannot be the name of a shortcut"),
         ("SCHEMA", "a/b", "'a/b' cannot be the name of a shortcut"),
@@ -191,9 +195,9 @@ def test_files_in_another_account_need_a_connection_of_their_own():
         ("FILES_NAME", "n" * 256, "has 256 characters, and 255 are allowed"),
         ("FILES_FOLDER", "AHDS/a+b", "'AHDS/a+b' cannot be the target of a shortcut"),
         ("FILES_FOLDER", "a/" * 1024 + "b", "2048 characters in all"),
-        ("URL", "http://api.fabric.microsoft.com", "is no https URL"),
+        ("URL", "http://api.fabric.microsoft.com", "is not an https URL"),
         ("URL", "https://api.fabric.microsoft.com/v1", "has a path, which the client adds by itself"),
-        ("TOKEN_SCOPE", "https://api.fabric.microsoft.com", "is no scope"),
+        ("TOKEN_SCOPE", "https://api.fabric.microsoft.com", "is not a scope"),
     ],
 )
 def test_setting_that_fabric_would_refuse_is_refused_at_once(variable, value, told):

@@ -12,12 +12,15 @@ from deltalake.exceptions import CommitFailedError
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY, TIMESTAMP, extend_tables
 from dicom_assets.lake import upkeep
+from dicom_assets.lake.files import parquet
+from dicom_assets.lake.files.data_file import DataFile
+from dicom_assets.lake.files.folder import Files
+from dicom_assets.lake.files.parquet import CALENDAR, EncodedRows, Spool
 from dicom_assets.lake.spark.staging import Staging
 from dicom_assets.lake.spark_calendar import FIRST_DATE, FIRST_TIME, find_refused
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table import delta, parquet
+from dicom_assets.lake.table import delta
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import CALENDAR, DataFile, EncodedRows, Files, Spool
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.core.tables.rows import entry
 from dicom_assets_tests.lakes.building import (

@@ -11,7 +11,7 @@ from deltalake import CommitProperties, DeltaTable
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY
 from dicom_assets.core.errors import CursorError, LakeUnavailableError, VersionGoneError
 from dicom_assets.lake import table_changes
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file, parquet
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table_changes import BEGINNING, open_changes
 from dicom_assets_tests.core.tables.rows import entry
@@ -80,7 +80,7 @@ def test_compaction_yields_no_changes(lake, monkeypatch):
     changes = open_changes(lake, STUDY, 5)
     assert changes.files_read > 2
     assert pa.table(changes).num_rows == 0
-    monkeypatch.setattr(parquet, "JOINED_FILES", 2)
+    monkeypatch.setattr(data_file, "JOINED_FILES", 2)
     store(lake, study("1.6"))
     assert found(lake, 5) == [("insert", "1.6")]
 

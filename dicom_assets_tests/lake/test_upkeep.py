@@ -11,7 +11,8 @@ from deltalake.exceptions import CommitFailedError
 from dicom_assets.core.columns.schema import CHANGE_FEED, STUDY
 from dicom_assets.core.errors import ForeignTableError, LakeRefusedError
 from dicom_assets.lake import upkeep
-from dicom_assets.lake.table import delta, parquet
+from dicom_assets.lake.files import parquet
+from dicom_assets.lake.table import delta
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.upkeep import choose_files, maintain
 from dicom_assets_tests.core.tables.rows import entry, moment

@@ -15,10 +15,10 @@ from obstore.store import LocalStore, ObjectStore
 from dicom_assets.core.columns.schema import INSTANCE, STUDY, TABLES, Table
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.tables.merge import Desired
+from dicom_assets.lake.files import data_file, folder, parquet
+from dicom_assets.lake.files.scope import Scope
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table import parquet
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.writing import FixedRows, Written
 from dicom_assets_tests.core.tables.rows import build_rows, instance, moment
 
@@ -107,7 +107,8 @@ def hours_ago(lake: Lake, hours: float) -> Iterator[None]:
     before = set(Path(lake.storage.url).rglob("*"))
     then = time.time() - hours * 3600
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet, "time", SimpleNamespace(time=lambda: then))
+        for module in (data_file, folder):
+            patch.setattr(module, "time", SimpleNamespace(time=lambda: then))
         yield
     for path in set(Path(lake.storage.url).rglob("*")) - before:
         os.utime(path, (then, then))

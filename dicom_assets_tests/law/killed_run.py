@@ -5,9 +5,9 @@ how many there are, when N is beyond the last.
 """
 
 from dicom_assets.emulator.store.store import Service
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file
+from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import Files
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.boundaries import die_at, serve_forks
 from dicom_assets_tests.law.test_order import apply
@@ -36,7 +36,7 @@ def play(service: Service, changes) -> None:
 
 
 def main(folder: str, hour: int, fatal: int) -> int:
-    parquet.JOINED_FILES = 2  # so that joining files has its boundaries too
+    data_file.JOINED_FILES = 2  # so that joining files has its boundaries too
     passed = die_at(fatal, ((Files, "_write_file"), (Lake, "_commit"), (Lake, "_create")))
     with Service(seed=1) as service:
         play(service, FIRST_HOUR)

@@ -7,8 +7,8 @@ the log. Arguments are the folder and N; the answer is how many there are, when 
 from deltalake import DeltaTable
 
 from dicom_assets.core.columns.schema import STUDY
+from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import Files
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.boundaries import die_at, serve_forks

@@ -12,7 +12,7 @@ from hypothesis import given
 from dicom_assets.core.columns.schema import TABLES, Table
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.lake import table_changes
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file
 from dicom_assets.lake.table_changes import open_changes
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import HOURS, KEYS, PARTITIONS, attributes, law, moments, windows
@@ -56,7 +56,7 @@ def check(history, strides, part_bytes: int) -> None:
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
         world = World(service, build_lake(folder))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parquet, "JOINED_FILES", 2)
+            patch.setattr(data_file, "JOINED_FILES", 2)
             patch.setattr(table_changes, "PART_BYTES", part_bytes)
             for number, key in enumerate(FEW):
                 happen(world.service, ("store", PARTITIONS[0], key, {}), (0, number))

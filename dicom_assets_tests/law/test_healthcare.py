@@ -9,7 +9,7 @@ from hypothesis import example, given
 
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.emulator.store.store import Service
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law import reference
@@ -81,7 +81,7 @@ def test_any_history_of_changes_and_runs_gives_the_rows_of_a_straight_replay(his
     with Service(seed=1) as service, tempfile.TemporaryDirectory(prefix="law-") as folder:
         world = World(service, build_lake(folder))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parquet, "JOINED_FILES", 2)
+            patch.setattr(data_file, "JOINED_FILES", 2)
             for kind, *details in history:
                 if kind == "change":
                     apply(service, *details)

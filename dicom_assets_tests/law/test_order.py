@@ -14,7 +14,8 @@ from dicom_assets.core.columns.schema import CHANGE_FEED, TABLES
 from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.emulator.errors import InstanceExistsError
 from dicom_assets.emulator.store.store import Service
-from dicom_assets.lake.table import parquet, study_index
+from dicom_assets.lake.files import data_file
+from dicom_assets.lake.table import study_index
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.world import CHAIN, START, World, hours, read_tables
@@ -181,7 +182,7 @@ def check(history, order, shard: int) -> None:
             extra=extra,
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parquet, "JOINED_FILES", joined_files)
+            patch.setattr(data_file, "JOINED_FILES", joined_files)
             patch.setattr(study_index, "UNKNOWN_FILES", joined_files)
             play(world, history, order)
         check_law(world)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from dicom_assets.core.columns.schema import INSTANCE, SERVICE, TABLES
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.emulator.store.store import Service
-from dicom_assets.lake.table import parquet, study_index
+from dicom_assets.lake.files import data_file
+from dicom_assets.lake.table import study_index
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.lakes.building import build_lake
@@ -52,7 +53,7 @@ def check_rows_of_all(worlds: Sequence[World]) -> None:
 def check_interleaved(both, orders, turns, shard: int) -> None:
     many_files = (2, 8)[shard % 2]
     with pytest.MonkeyPatch.context() as patch, open_worlds(extra=EXTRA if shard % 2 else ()) as worlds:
-        patch.setattr(parquet, "JOINED_FILES", many_files)
+        patch.setattr(data_file, "JOINED_FILES", many_files)
         patch.setattr(study_index, "UNKNOWN_FILES", many_files)
         for world in worlds:
             world.lake.retention_hours = 0  # whatever is not live of its own rows may go
@@ -124,7 +125,7 @@ def test_layout_of_healthcare_data_solutions_can_be_shared():
 @settings(law(15))
 def test_runs_of_two_services_at_once_leave_each_its_rows_however_their_turns_mix(schedule, joined_files):
     with pytest.MonkeyPatch.context() as patch, open_worlds() as worlds:
-        patch.setattr(parquet, "JOINED_FILES", joined_files)
+        patch.setattr(data_file, "JOINED_FILES", joined_files)
 
         def materialise(world: World, lake: Lake) -> None:
             runner = World(world.service, lake, world.read)

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 
 from dicom_assets.core.columns.schema import TABLES, Table
 from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.files import data_file
+from dicom_assets.lake.files.scope import Scope
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table import parquet
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import apply
@@ -165,7 +165,7 @@ def test_two_chains_at_the_same_moment_leave_each_row_once(windows, schedule, jo
         Service(seed=1) as service,
         tempfile.TemporaryDirectory(prefix="law-") as folder,
     ):
-        patch.setattr(parquet, "JOINED_FILES", joined_files)
+        patch.setattr(data_file, "JOINED_FILES", joined_files)
         play(service, [*CREATES, *DELETES])
         world = World(service, build_lake(folder), spoiled={(DEFAULT, B[2])})
         run_both(world.lake.storage, service, schedule, [(CHAIN, hours(hour), world.read) for hour in windows])

@@ -14,7 +14,7 @@ from dicom_assets.core.columns.schema import TABLES
 from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.datasets.sources import synthesize
 from dicom_assets.emulator.store.store import Service
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.reference import KEY, value_of
@@ -108,7 +108,7 @@ def build_lake_with_past(folder: Path) -> LakeWithPast:
             world.run_chain(hours(hour))
         files = {name: _compact(folder / "data/dicom" / name) for name in NAMES}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parquet, "JOINED_FILES", 3)
+            patch.setattr(data_file, "JOINED_FILES", 3)
             for hour in range(COMPACTED_AFTER, HOURS):
                 world.run_chain(hours(hour))
         before = expect(service.change_feed(limit=10**6))

@@ -16,7 +16,7 @@ from dicom_assets.definitions import build_definitions
 from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import START, environment_of, partition_keys, range_tags
 from dicom_assets_tests.readers.snippets import execute, snippets
@@ -86,7 +86,7 @@ def test_with_the_profile_the_daily_upkeep_knows_the_table(settings):
 
 
 def test_spark_asks_the_map_and_the_lower_case_names(settings, service, spark, monkeypatch):
-    monkeypatch.setattr(parquet, "JOINED_FILES", 3)
+    monkeypatch.setattr(data_file, "JOINED_FILES", 3)
     for key in KEYS:
         run(settings, partition_key=key)
     DeltaTable(path(settings)).optimize.compact()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, TABLES, Table
 from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.files.scope import Scope
 from dicom_assets.lake.spark.engine import SparkEngine
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.writing import Derivation, Written
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.law.test_order import play

@@ -17,11 +17,11 @@ from hypothesis import given
 from dicom_assets.core.columns.schema import INSTANCE, STUDY, TABLES
 from dicom_assets.core.errors import EngineError, LakeError
 from dicom_assets.emulator.store.store import Service
+from dicom_assets.lake.files import data_file
 from dicom_assets.lake.spark import session as spark_session
 from dicom_assets.lake.spark.merge_statement import build_merge
 from dicom_assets.lake.spark.session import LostRaceError, NotSeenError, Spark
 from dicom_assets.lake.spark.staging import Staging
-from dicom_assets.lake.table import parquet
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law.killed_run import FIRST_HOUR, SECOND_HOUR, play
@@ -51,7 +51,7 @@ def real(spark_url) -> Iterator[Spark]:
 
 
 def test_engines_that_take_turns_leave_the_tables_that_the_law_says(real, tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "JOINED_FILES", 2)
+    monkeypatch.setattr(data_file, "JOINED_FILES", 2)
     lake = TakingTurns(tmp_path, real)
     with Service(seed=1) as service:
         world = World(service, lake)
@@ -100,7 +100,7 @@ def test_merges_of_two_services_at_the_same_moment_lose_no_attempt_to_each_other
 
         def write(lake):
             together.wait(300)
-            return lake.write(STUDY, Wanted([study("1.1", patientSex=lake.service[0])], [study("1.0")]))
+            return lake.write(STUDY, Wanted([study("1.1", patientSex=lake.scope.service[0])], [study("1.0")]))
 
         with ThreadPoolExecutor(2) as pool:
             written = list(pool.map(write, lakes))

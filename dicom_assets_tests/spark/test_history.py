@@ -3,7 +3,7 @@
 import pytest
 
 from dicom_assets.core.columns.schema import STUDY
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file
 from dicom_assets_tests.lakes.building import Wanted, build_lake, store, study
 
 
@@ -13,10 +13,10 @@ def history(spark, tmp_path) -> dict[int, dict]:
     lake = build_lake(tmp_path)
     store(lake, study("1"), study("2"), study("3"))
     lake.write(STUDY, Wanted([study("1", patientSex="O"), study("4")], [study("3")]))
-    for number in range(parquet.JOINED_FILES + 2):
+    for number in range(data_file.JOINED_FILES + 2):
         store(lake, study(f"9.{number}"))
     table = f"delta.`file://{lake.uri(STUDY)}`"
-    assert spark.sql(f"SELECT count(*) FROM {table}").collect()[0][0] == parquet.JOINED_FILES + 5
+    assert spark.sql(f"SELECT count(*) FROM {table}").collect()[0][0] == data_file.JOINED_FILES + 5
     assert spark.sql(f"SELECT count(*) FROM {table} VERSION AS OF 1").collect()[0][0] == 3
     return {row["version"]: row.asDict() for row in spark.sql(f"DESCRIBE HISTORY {table}").collect()}
 
@@ -30,5 +30,5 @@ def test_history_in_spark_shows_operations_and_rows(history):
     assert (history[2]["readVersion"], history[2]["isBlindAppend"]) == (1, False)
     assert history[2]["engineInfo"].startswith("dicom-assets/")
     (optimized,) = (each for each in history.values() if each["operation"] == "OPTIMIZE")
-    assert int(optimized["operationMetrics"]["numRemovedFiles"]) >= parquet.JOINED_FILES
+    assert int(optimized["operationMetrics"]["numRemovedFiles"]) >= data_file.JOINED_FILES
     assert optimized["operationMetrics"]["numAddedFiles"] == "1"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 
 from dicom_assets.core.columns.schema import STUDY, Table
+from dicom_assets.lake.files.scope import Scope
 from dicom_assets.lake.spark.engine import SparkEngine
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
 from dicom_assets_tests.law import test_writers

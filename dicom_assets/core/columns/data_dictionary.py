@@ -24,7 +24,7 @@ class Element:
 
     @property
     def repeats(self) -> bool:
-        """Whether the tag stands for elements in several repeating groups."""
+        """True if the tag stands for elements in several repeating groups."""
         return "x" in self.tag
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, TypedDict
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.columns.element_path import Step
-from dicom_assets.core.columns.elements import PADDING, UNDECODABLE, tag_in, values_of
+from dicom_assets.core.columns.elements import PADDING, UNDECODABLE, find_tag, read_values
 from dicom_assets.core.columns.schema import TIMESTAMP, Column
 
 METADATA = "metadata"
@@ -37,16 +37,17 @@ _UNCONVERTIBLE = (*UNDECODABLE, ValueError, TypeError, OverflowError)
 """Exceptions for an element or a value that cannot be converted to the type of its column."""
 
 
-def first_steps(columns: Sequence[Column]) -> list[Step]:
+def list_first_steps(columns: Sequence[Column]) -> list[Step]:
     """Return the top-level elements that contain the columns' values, each once, without indexes."""
-    return list(dict.fromkeys(map(_first, columns)))
+    return list(dict.fromkeys(map(_find_first_step, columns)))
 
 
 def build_attributes(elements: pa.Table, columns: Sequence[Column]) -> pa.Table:
     """Return one row per metadata text: the value of each column's element, in the column's type.
 
     Args:
-        elements: one text column per element of `first_steps`, named like the step (`str(step)`), and `_unreadable`.
+        elements: one text column per element of `list_first_steps`, named like the step (`str(step)`), and
+            `_unreadable`.
         columns: columns with a path. A column of a list type takes all values of its element. Any other column takes
             the value at the path's index, or the first value if the path has no index.
 
@@ -55,12 +56,12 @@ def build_attributes(elements: pa.Table, columns: Sequence[Column]) -> pa.Table:
         column that could not be converted, and is null if every value could be converted; and with `_unreadable`.
     """
     failures: dict[int, list[str]] = {}
-    arrays = [_convert(elements[str(_first(column))], column, failures) for column in columns]
+    arrays = [_convert_texts(elements[str(_find_first_step(column))], column, failures) for column in columns]
     failed = pa.array([failures.get(row) for row in range(len(elements))], pa.list_(pa.string()))
-    return pa.Table.from_arrays([*arrays, failed, elements[UNREADABLE]], schema=attributes_schema(columns))
+    return pa.Table.from_arrays([*arrays, failed, elements[UNREADABLE]], schema=build_attributes_schema(columns))
 
 
-def attributes_schema(columns: Sequence[Column]) -> pa.Schema:
+def build_attributes_schema(columns: Sequence[Column]) -> pa.Schema:
     """Return the schema of the table that `build_attributes` returns."""
     own = (FAILURES, pa.list_(pa.string())), (UNREADABLE, pa.bool_())
     return pa.schema([*(column.arrow for column in columns), *own])
@@ -74,12 +75,12 @@ def count_failures(attributes: pa.Table) -> Counter[str]:
     return failures
 
 
-def _first(column: Column) -> Step:
+def _find_first_step(column: Column) -> Step:
     """Return the top-level element that contains the column's value, without index."""
     return replace(column.path[0], index=None)
 
 
-def _convert(texts: pa.ChunkedArray, column: Column, failures: dict[int, list[str]]) -> pa.Array:
+def _convert_texts(texts: pa.ChunkedArray, column: Column, failures: dict[int, list[str]]) -> pa.Array:
     # Instances of a series share most texts. Each distinct text is decoded once.
     encoded = texts.combine_chunks().dictionary_encode()
     converter = _Converter(column)
@@ -103,12 +104,16 @@ class _Converter:
 
     def __init__(self, column: Column) -> None:
         self._path = column.path
-        self._decode = _way_decoder(column.path).decode
+        self._decode = _build_path_decoder(column.path).decode
         self._is_list = pa.types.is_list(column.type)
         self._to_type = _CONVERTERS[column.type.value_type if self._is_list else column.type]
 
     def convert(self, text: bytes) -> tuple[Any, int]:
-        """Return the column's value, and the number of values that could not be converted: of a list, any number."""
+        """Return the column's value, and the number of values that could not be converted: at most 1, except of lists.
+
+        Args:
+            text: JSON text of the first element of the column's path.
+        """
         try:
             values, trim = self._find(text)
         except _UNCONVERTIBLE:
@@ -129,36 +134,36 @@ class _Converter:
         """Return the values of the element at the end of the path, and the function that removes their padding."""
         try:
             element = self._decode(text)
-            values = values_of(element)
+            values = read_values(element)
         except msgspec.ValidationError:  # a malformed element outside the path must not matter
             element = msgspec.json.decode(text)
-            values = values_of(element)
+            values = read_values(element)
         for sequence, step in pairwise(self._path):
             index = sequence.index or 0
-            element = _member(values[index], step) if values and index < len(values) else None
-            values = values_of(element)
+            element = _find_member(values[index], step) if values and index < len(values) else None
+            values = read_values(element)
         is_long = isinstance(element, dict) and element.get("vr") in _TRAILING_ONLY
         return values, str.rstrip if is_long else str.strip
 
 
 @lru_cache
-def _way_decoder(path: tuple[Step, ...]) -> msgspec.json.Decoder[Any]:
+def _build_path_decoder(path: tuple[Step, ...]) -> msgspec.json.Decoder[Any]:
     """Return a decoder for the first element of a path, which skips everything that is not on the path.
 
     A sequence may have a thousand items.
     """
     kind: Any = Any
-    partial: Any = TypedDict  # type checkers expect members known in advance; these come from the path
+    object_with: Any = TypedDict  # type checkers expect members known in advance; these come from the path
     for step in reversed(path[1:]):
         if step.creator:  # only the whole item shows the tag of a private element
             kind = Any
         else:
-            items: Any = list[partial("item", {step.tag: kind}, total=False) | None]  # type: ignore[misc]
-            kind = partial("sequence", {"Value": items | None}, total=False)
+            items: Any = list[object_with("item", {step.tag: kind}, total=False) | None]  # type: ignore[misc]
+            kind = object_with("sequence", {"Value": items | None}, total=False)
     return msgspec.json.Decoder(kind)
 
 
-def _member(item: object, step: Step) -> object:
+def _find_member(item: object, step: Step) -> object:
     """Return an element of a sequence's item; None if the item or the element is missing.
 
     Raises:
@@ -168,10 +173,10 @@ def _member(item: object, step: Step) -> object:
         return None
     if not isinstance(item, dict):
         raise TypeError
-    return item.get(tag_in(item, step))
+    return item.get(find_tag(item, step))
 
 
-def _text(value: object, trim: _Trim) -> str | None:
+def _to_text(value: object, trim: _Trim) -> str | None:
     """Return a string, a number as text, or the alphabetic form of a person's name, without padding; None if empty."""
     if isinstance(value, dict) and (not value or value.keys() & {"Alphabetic", "Ideographic", "Phonetic"}):
         value = value.get("Alphabetic")
@@ -184,7 +189,7 @@ def _text(value: object, trim: _Trim) -> str | None:
     raise ValueError
 
 
-def _bare(value: object) -> str:
+def _strip(value: object) -> str:
     """Return a text without padding and white space.
 
     Raises:
@@ -195,11 +200,11 @@ def _bare(value: object) -> str:
     return value.replace("\0", " ").strip()
 
 
-def _number(value: object) -> int | float | None:
+def _to_number(value: object) -> int | float | None:
     """Return a JSON number, or the number in a text; None for an empty text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    text = _bare(value)
+    text = _strip(value)
     if not text:
         return None
     if "_" in text:
@@ -207,27 +212,21 @@ def _number(value: object) -> int | float | None:
     return int(text) if text.lstrip("+-").isdigit() else float(text)
 
 
-def _integer(bits: int) -> Callable[[object, _Trim], int | None]:
-    limit = 2 ** (bits - 1)
-
-    def integer(value: object, _: _Trim) -> int | None:
-        number = _number(value)
-        if number is None:
-            return None
-        if number != int(number) or not -limit <= number < limit:
-            raise ValueError
-        return int(number)
-
-    return integer
-
-
-def _double(value: object, _: _Trim) -> float | None:
-    number = _number(value)
+def _to_integer(bits: int, value: object, _: _Trim) -> int | None:
+    number = _to_number(value)
     if number is None:
         return None
-    if not math.isfinite(
-        number
-    ):  # NaN does not equal itself, and neither NaN nor infinity can be written as JSON in the table's log
+    limit = 2 ** (bits - 1)
+    if number != int(number) or not -limit <= number < limit:
+        raise ValueError
+    return int(number)
+
+
+def _to_double(value: object, _: _Trim) -> float | None:
+    number = _to_number(value)
+    if number is None:
+        return None
+    if not math.isfinite(number):  # NaN does not equal itself; the table's log, JSON, can hold neither NaN nor infinity
         raise ValueError
     return float(number)
 
@@ -236,9 +235,9 @@ _DATE = re.compile(r"(\d{4})(\.?)(\d{2})\2(\d{2})", re.ASCII)
 _DATE_TIME = re.compile(r"\d{14}(\.\d{1,6})?[+-]\d{4}", re.ASCII)
 
 
-def _date(value: object, _: _Trim) -> date | None:
+def _to_date(value: object, _: _Trim) -> date | None:
     """Return the date of a DA value, written as YYYYMMDD or in the old form YYYY.MM.DD; None for an empty text."""
-    text = _bare(value)
+    text = _strip(value)
     if not text:
         return None
     match = _DATE.fullmatch(text)
@@ -247,12 +246,12 @@ def _date(value: object, _: _Trim) -> date | None:
     return date(int(match[1]), int(match[3]), int(match[4]))
 
 
-def _date_time(value: object, _: _Trim) -> datetime | None:
+def _to_date_time(value: object, _: _Trim) -> datetime | None:
     """Return the time of a DT value in UTC; None for an empty text.
 
     The value must have seconds, and an offset from UTC: without an offset it is not a point in time.
     """
-    text = _bare(value)
+    text = _strip(value)
     if not text:
         return None
     match = _DATE_TIME.fullmatch(text)
@@ -262,10 +261,10 @@ def _date_time(value: object, _: _Trim) -> datetime | None:
 
 
 _CONVERTERS: dict[pa.DataType, Callable[[Any, _Trim], Any]] = {
-    pa.string(): _text,
-    pa.int32(): _integer(32),
-    pa.int64(): _integer(64),
-    pa.float64(): _double,
-    pa.date32(): _date,
-    TIMESTAMP: _date_time,
+    pa.string(): _to_text,
+    pa.int32(): partial(_to_integer, 32),
+    pa.int64(): partial(_to_integer, 64),
+    pa.float64(): _to_double,
+    pa.date32(): _to_date,
+    TIMESTAMP: _to_date_time,
 }

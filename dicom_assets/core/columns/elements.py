@@ -26,7 +26,7 @@ def trim_padding(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArra
     return pc.utf8_rtrim(texts, characters=PADDING)
 
 
-def tag_in(members: Mapping[str, object], step: Step) -> str:
+def find_tag(members: Mapping[str, object], step: Step) -> str:
     """Return the tag of a step in a data set or an item; an empty text if its creator reserved no block there."""
     if step.creator is None:
         return step.tag
@@ -45,13 +45,13 @@ def is_reservation(tag: str, group: str) -> bool:
 def read_creator(reservation: object) -> str | None:
     """Return the creator that reserved a block of private elements; None if the element is malformed."""
     try:
-        creator = next(iter(values_of(reservation) or ()), None)
+        creator = next(iter(read_values(reservation) or ()), None)
     except TypeError:
         return None
     return creator.strip(PADDING) if isinstance(creator, str) else None
 
 
-def values_of(element: object) -> list[object] | None:
+def read_values(element: object) -> list[object] | None:
     """Return the values of a DICOM JSON element; None if the element is missing or has no values.
 
     Raises:

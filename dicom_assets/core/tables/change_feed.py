@@ -146,9 +146,9 @@ def build_change_feed(entries: Sequence[Entry], read_at: datetime) -> pa.Table:
         if of_member[name].null_count:
             sequence = of["sequence"][pc.index(of_member[name].is_null(), True).as_py()]
             raise FeedEntryError(
-                f"Entry {sequence} of the change feed has no {column.name}: it belongs to no instance, so the run "
-                "stopped at its window; what was stored before stays. Ask the service's operator for this sequence; "
-                "once it is mended, materialise the window again."
+                f"Entry {sequence} of the change feed has no {column.name}, so it belongs to no instance. The run "
+                "stopped at the entry's window; rows that were stored before stay. Ask the service's operator to "
+                "correct this entry, then materialise the window again."
             )
     timestamps = parse_timestamps(entries)
     columns = [
@@ -178,9 +178,9 @@ def parse_timestamps(entries: Sequence[Entry]) -> pa.TimestampArray:
             parse_timestamps(entries[:half])
             return parse_timestamps(entries[half:])
         raise FeedEntryError(
-            f"Entry {entries[0].sequence} of the change feed has a timestamp that is not ISO 8601 with a time zone, "
-            "so the run stopped at its window; what was stored before stays. Check that DICOM_SERVICE_URL is a DICOM "
-            "service with API version 2 or later."
+            f"Entry {entries[0].sequence} of the change feed has a timestamp that is not ISO 8601 with a time zone. "
+            "The run stopped at the entry's window; rows that were stored before stay. Check that DICOM_SERVICE_URL is "
+            "a DICOM service with API version 2 or later."
         ) from error
 
 

@@ -43,7 +43,7 @@ class Agreement:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are no faults."""
+        """True if there are no faults."""
         return not self.faults
 
     def __add__(self, other: "Agreement") -> "Agreement":
@@ -142,7 +142,7 @@ def compare_files(expected: pa.Table, actual: pa.Table) -> Agreement:
     )
 
 
-def disagreeing_studies(expected: pa.Table, actual: pa.Table, study: str) -> pa.Array:
+def find_disagreeing_studies(expected: pa.Table, actual: pa.Table, study: str) -> pa.Array:
     """Return the UIDs of the studies in which actual and expected rows differ in any way.
 
     Args:

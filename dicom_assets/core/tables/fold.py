@@ -15,7 +15,7 @@ _READABLE = "_readable"
 _Totals = Sequence[tuple[str | list[str], str]]
 
 
-def newest_rows(rows: pa.Table, key: Sequence[str], order: Sequence[str]) -> pa.Table:
+def find_newest_rows(rows: pa.Table, key: Sequence[str], order: Sequence[str]) -> pa.Table:
     """Return the newest row of every key; see `summarize_newest`."""
     return summarize_newest(rows, key, order, [])[0]
 

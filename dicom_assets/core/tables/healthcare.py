@@ -9,6 +9,7 @@ Data Factory.
 import json
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 import pyarrow as pa
@@ -18,7 +19,7 @@ from dicom_assets.core.columns.schema import ELEMENTS, INSTANCE, TIMESTAMP, Colu
 
 PROFILE = "healthcare-data-solutions"
 
-_SAME = "partitionName", "lastModifiedTimestamp"
+_UNCHANGED = "partitionName", "lastModifiedTimestamp"
 """Columns that keep their name and type: in the template, these names are not in lower case."""
 
 
@@ -28,11 +29,8 @@ def _text(name: str, tag: str, description: str) -> Column:
 
 def _like(name: str) -> Column:
     """Return a column of `instance` as text, with its name in lower case."""
-    own = INSTANCE[name]
-    is_kept = name in _SAME
-    return Column(
-        name if is_kept else name.lower(), own.type if is_kept else pa.string(), own.description, own.tag, own.nullable
-    )
+    column = INSTANCE[name]
+    return column if name in _UNCHANGED else replace(column, name=name.lower(), type=pa.string())
 
 
 HEALTHCARE_INSTANCE = Table(
@@ -63,7 +61,7 @@ HEALTHCARE_INSTANCE = Table(
     study="studyinstanceuid",
 )
 
-_OWN = {
+_SOURCES = {
     **{column.name.lower(): column.name for column in INSTANCE.columns if column.name in (*INSTANCE.key, "filePath")},
     "partitionName": "partitionName",
     "lastModifiedTimestamp": "timestamp",
@@ -74,9 +72,9 @@ _OWN = {
 """Source columns in `change_feed`, by column of this table; all other columns derive from the metadata."""
 
 
-def source_of(column: Column) -> str:
+def find_source(column: Column) -> str:
     """Return the name of the column of `change_feed` that a column derives from."""
-    return _OWN.get(column.name, "metadata")
+    return _SOURCES.get(column.name, "metadata")
 
 
 def build_healthcare_instances(
@@ -93,7 +91,7 @@ def build_healthcare_instances(
         Rows of the table, in the order of the entries, and the number of values that could not be converted, by column.
     """
     columns = {name: attributes[name] for name in attributes.column_names if name not in (FAILURES, UNREADABLE)}
-    columns |= {name: entries[source] for name, source in _OWN.items()}
+    columns |= {name: entries[source] for name, source in _SOURCES.items()}
     columns["metadata"] = pa.chunked_array([read_elements(entries["metadata"].to_pylist())])
     rows = pa.table([columns[name] for name in table.schema.names], schema=table.schema)
     return rows, count_failures(attributes)

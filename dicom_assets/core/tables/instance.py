@@ -7,17 +7,17 @@ import pyarrow.compute as pc
 
 from dicom_assets.core.columns.dicom_json import UNREADABLE, count_failures
 from dicom_assets.core.columns.schema import INSTANCE, METADATA_UNREADABLE, Table
-from dicom_assets.core.tables.fold import newest_rows
+from dicom_assets.core.tables.fold import find_newest_rows
 
 
-def newest_entries(entries: pa.Table) -> pa.Table:
+def find_newest_entries(entries: pa.Table) -> pa.Table:
     """Return the newest entry of each instance: the greatest sequence, and of equal sequences the last one read.
 
     Args:
         entries: rows of `change_feed`, with at least the key of `instance`, `sequence` and `ingestedAt`, in any order
             and with any repetition.
     """
-    return newest_rows(entries, INSTANCE.key, ["sequence", "ingestedAt"])
+    return find_newest_rows(entries, INSTANCE.key, ["sequence", "ingestedAt"])
 
 
 def is_live(entries: pa.Table) -> pa.ChunkedArray:
@@ -26,8 +26,8 @@ def is_live(entries: pa.Table) -> pa.ChunkedArray:
     return pc.invert(pc.or_(deleting, pc.equal(pc.utf8_lower(entries["state"]), "deleted")))
 
 
-def unreadable_entries(entries: pa.Table) -> pa.Table:
-    """Return sequence, time, action and state of the live instances' entries whose metadata is no JSON object.
+def find_unreadable_entries(entries: pa.Table) -> pa.Table:
+    """Return sequence, time, action and state of the live instances' entries whose metadata is not a JSON object.
 
     Args:
         entries: rows of `change_feed`.
@@ -57,8 +57,7 @@ def build_instances(entries: pa.Table, attributes: pa.Table, table: Table = INST
     )
     for column in table.attributes:
         rows = rows.append_column(column.arrow, attributes[column.name])
-    marks = pc.if_else(
-        attributes[UNREADABLE], True, pa.scalar(None, pa.bool_())
-    )  # null instead of False, as in rows that older versions of the project wrote
+    # Null instead of False, as in rows that older versions of the project wrote.
+    marks = pc.if_else(attributes[UNREADABLE], True, pa.scalar(None, pa.bool_()))
     rows = rows.append_column(METADATA_UNREADABLE.name, marks)
     return rows.select(table.schema.names).cast(table.schema), count_failures(attributes)

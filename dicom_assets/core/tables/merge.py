@@ -31,13 +31,13 @@ class Change:
     rows: pa.Table
     """Rows that replace the stored rows; the stored table itself if nothing changes."""
     found: pa.ChunkedArray
-    """Whether the key of each row of `Desired.rows` is among the stored keys, in the order of `Desired.rows`."""
+    """True if the key of each row of `Desired.rows` is among the stored keys, in the order of `Desired.rows`."""
     updated: int = 0
     deleted: int = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether no stored row changes."""
+        """True if no stored row changes."""
         return not (self.updated or self.deleted)
 
 

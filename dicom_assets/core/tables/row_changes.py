@@ -19,7 +19,7 @@ class ChangeType(StrEnum):
     DELETE = "delete"
 
 
-def change_schema(table: pa.Schema) -> pa.Schema:
+def build_change_schema(table: pa.Schema) -> pa.Schema:
     """Return the schema of a table's changes: the table's columns, `_change_type` and `_commit_version`.
 
     `_commit_version` is the newer version, which the changes lead to.
@@ -32,7 +32,7 @@ def change_schema(table: pa.Schema) -> pa.Schema:
 def mark_rows(rows: pa.Table, kind: ChangeType, version: int) -> pa.Table:
     """Return rows as changes of one type."""
     marks = [pa.repeat(pa.scalar(str(kind)), len(rows)), pa.repeat(pa.scalar(version, pa.int64()), len(rows))]
-    return pa.Table.from_arrays([*rows.columns, *marks], schema=change_schema(rows.schema))
+    return pa.Table.from_arrays([*rows.columns, *marks], schema=build_change_schema(rows.schema))
 
 
 def build_changes(old: pa.Table, new: pa.Table, key: tuple[str, ...], version: int) -> pa.Table:

@@ -11,7 +11,7 @@ from dicom_assets.core.columns.schema import (
     STUDY,
     Table,
 )
-from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, source_of
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, find_source
 from dicom_assets.defs.naming import PLAIN, Naming
 
 UPSTREAM = {
@@ -37,7 +37,7 @@ def build_lineage(table: Table, naming: Naming = PLAIN) -> dg.TableColumnLineage
         return None
     upstream = naming.key(UPSTREAM[table.name])
     if table.name == HEALTHCARE_INSTANCE.name:
-        sources = {column.name: source_of(column) for column in table.columns}
+        sources = {column.name: find_source(column) for column in table.columns}
         return dg.TableColumnLineage({name: [dg.TableColumnDep(upstream, source)] for name, source in sources.items()})
     from_metadata = {column.name for column in table.attributes} if table.name == INSTANCE.name else set()
 

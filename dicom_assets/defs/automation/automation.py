@@ -30,7 +30,7 @@ class Automation:
     look_back: timedelta
     """Time for which hours are checked for late entries."""
     has_service: bool
-    """Whether a service is configured; without one the sensors exist, and are stopped."""
+    """True if a service is configured; without one the sensors exist, and are stopped."""
 
 
 def build_automation(

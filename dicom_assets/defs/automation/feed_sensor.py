@@ -92,7 +92,7 @@ class Look:
 
     @property
     def is_over(self) -> bool:
-        """Whether the tick may send no more requests."""
+        """True if the tick may send no more requests."""
         return self.questions <= 0 or time.monotonic() > self.give_up_at
 
     def behind(self, hour: datetime) -> bool:

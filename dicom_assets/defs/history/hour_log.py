@@ -36,7 +36,7 @@ class Attempt:
     reason: str | None
     """Reason for which a sensor requested the run; None where a person started it."""
     in_flight: bool
-    """Whether the run is queued or in progress; else it failed, was cancelled, or was never launched."""
+    """True if the run is queued or in progress; else it failed, was cancelled, or was never launched."""
     began: datetime | None
     """Time at which the run was started; None where it was not."""
     number: int

@@ -25,9 +25,9 @@ class ShortcutsConfig(dg.Config):
     """Options of the job."""
 
     replace: bool = False
-    """Whether to change shortcuts that point elsewhere; the data behind them stays."""
+    """True to change shortcuts that point elsewhere; the data behind them stays."""
     dry_run: bool = False
-    """Whether to report the steps without doing them."""
+    """True to report the steps without doing them."""
 
 
 def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.JobDefinition]:
@@ -38,7 +38,7 @@ def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.
         """Compare the lakehouse's shortcuts with the configured ones, and write the ones that differ."""
         outcomes = bring(replace=config.replace, dry_run=config.dry_run)
         for outcome in outcomes:
-            context.log.info("%s: %s", outcome.step.shortcut.path, outcome.done(dry_run=config.dry_run))
+            context.log.info("%s: %s", outcome.shortcut.path, outcome.describe(dry_run=config.dry_run))
         problems = [outcome.problem for outcome in outcomes if outcome.problem]
         if problems:
             fail(FabricError("\n".join(dict.fromkeys(problems))))

@@ -19,7 +19,7 @@ from dicom_assets.core.tables.change_feed import Entry, Window
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.defs.runs.progress import Progress
 from dicom_assets.derive.extract import Extraction, HourRead, Named
-from dicom_assets.lake.table.parquet import decode
+from dicom_assets.lake.files.parquet import decode
 from dicom_assets.lake.table.writing import Derivation
 from dicom_assets.service.statistics import Statistics
 
@@ -34,7 +34,7 @@ KEPT_KEYS = 250_000
 ROW_COUNT = "dagster/partition_row_count"
 UNREADABLE = "unreadable"
 """Metadata entry with the number of entries without usable metadata."""
-UNREADABLE_ENTRIES = "unreadable_entries"
+UNREADABLE_ENTRIES = "find_unreadable_entries"
 """Metadata entry with a text that lists sequence and time of some of them."""
 
 

@@ -1,13 +1,13 @@
 """A synthetic history of a service, spread over hours: studies arrive, are corrected, deleted and stored again."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 from dicom_assets.core.tables.change_feed import DEFAULT_PARTITION
 from dicom_assets.emulator.clock import TICKS_PER_SECOND, Ticks, ticks_of
@@ -57,8 +57,6 @@ class History:
     """Number of times that a file could not be stored."""
 
 
-_Store = Callable[..., object]
-"""Stores an instance; takes `partition` and `at`."""
 _Step = tuple[Ticks, Callable[[Ticks], None]]
 """Planned change: its time, and a function that makes the change at this time."""
 
@@ -67,8 +65,7 @@ _Step = tuple[Ticks, Callable[[Ticks], None]]
 class _Study:
     uid: str
     partition: str
-    instances: list[tuple[tuple[str, str], _Store]] = field(default_factory=list)
-    """Series and SOP instance UID of each instance, with the function that stores the instance."""
+    instances: Sequence[DicomFile | Metadata]
 
 
 def write_history(
@@ -108,15 +105,11 @@ def write_history(
     made_up = list(synthesize(instances, seed=seed, day=start.date()))
     padding = random.Random(f"{seed}, padding") if service.keep_padding else None  # noqa: S311 - as above
     writer = _Writer(service, padding, write_files, skip)
-    studies = (
-        *_group_files(files, partitions[0], writer.store_file),
-        *_group(made_up, partitions, writer.store_made_up),
-    )
+    steps: list[_Step] = []
+    for study in (*_group_files(files, partitions[0]), *_group_made_up(made_up, partitions)):
+        steps += writer.plan(study, ticks_of(start) + _choose_arrival(rng, start, hours), rng)
     end = ticks_of(start + timedelta(hours=hours))
-    planned = (
-        step for study in studies for step in writer.plan(study, ticks_of(start) + _arrival(rng, start, hours), rng)
-    )
-    steps = sorted((step for step in planned if step[0] < end), key=itemgetter(0))
+    steps = sorted((step for step in steps if step[0] < end), key=itemgetter(0))
     with service.transaction():
         for number, (ticks, act) in enumerate(steps, 1):
             act(ticks)
@@ -138,37 +131,32 @@ class _Writer:
 
     def plan(self, study: _Study, now: Ticks, rng: random.Random) -> Iterator[_Step]:
         """Yield all changes of a study that arrives now."""
-        for _, store_instance in study.instances:
+        for instance in study.instances:
             if rng.random() >= _SHARE_OF_TIES:
                 now += rng.randrange(TICKS_PER_SECOND)
-            yield now, partial(self._store, study, store_instance)
+            yield now, partial(self._store, study, instance)
         if rng.random() < _SHARE_CORRECTED:
             now += rng.randrange(_HOUR // 12, 6 * _HOUR)
             yield now, partial(self._correct, study, build_correction(rng))
         if rng.random() < _SHARE_WITH_DELETION:
             now += rng.randrange(_HOUR // 12, 6 * _HOUR)
-            uids, store_instance = rng.choice(study.instances)
-            yield now, partial(self._delete, study, uids[: rng.randrange(3)])
+            instance = rng.choice(study.instances)
+            yield now, partial(self._delete, study, _read_uids(instance)[: rng.randrange(3)])
             if rng.random() < _SHARE_STORED_AGAIN:
                 now += rng.randrange(_HOUR // 60, 2 * _HOUR)
-                yield now, partial(self._store, study, store_instance)
+                yield now, partial(self._store, study, instance)
 
-    def store_made_up(self, metadata: Metadata, **options: Any) -> None:
-        padded = pad_metadata(metadata, self.padding) if self.padding else metadata
-        self.service.store_metadata(padded, write_file=self.write_files, **options)
-
-    def store_file(self, file: DicomFile, **options: Any) -> None:
+    def _store(self, study: _Study, instance: DicomFile | Metadata, at: Ticks) -> None:
         try:
-            file.store(self.service, **options)
+            if isinstance(instance, DicomFile):
+                instance.store(self.service, partition=study.partition, at=at)
+            else:
+                padded = pad_metadata(instance, self.padding) if self.padding else instance
+                self.service.store_metadata(padded, partition=study.partition, at=at, write_file=self.write_files)
         except REFUSED as error:
-            self.skip(file.path, describe_refusal(error))
-            raise
-
-    def _store(self, study: _Study, store_instance: _Store, at: Ticks) -> None:
-        try:
-            store_instance(partition=study.partition, at=at)
-        except REFUSED:
             self.history.refused += 1
+            if isinstance(instance, DicomFile):
+                self.skip(instance.path, describe_refusal(error))
         else:
             self.history.created += 1
 
@@ -180,25 +168,27 @@ class _Writer:
         self.history.deleted += self.service.delete(study.uid, *uids, partition=study.partition, at=at)
 
 
-def _group_files(files: Iterable[DicomFile], partition: str, store: _Store) -> Iterable[_Study]:
-    by_study: dict[str, _Study] = {}
+def _read_uids(instance: DicomFile | Metadata) -> tuple[str, ...]:
+    """Return the series and SOP instance UID."""
+    if isinstance(instance, DicomFile):
+        return instance.key[1:]
+    return first_value(instance, SERIES_INSTANCE_UID), first_value(instance, SOP_INSTANCE_UID)
+
+
+def _group_files(files: Iterable[DicomFile], partition: str) -> Iterator[_Study]:
+    by_study: dict[str, list[DicomFile]] = {}
     for file in files:
-        study = by_study.setdefault(file.study, _Study(file.study, partition))
-        study.instances.append(((file.series, file.sop_instance), partial(store, file)))
-    return by_study.values()
+        by_study.setdefault(file.study, []).append(file)
+    return (_Study(uid, partition, instances) for uid, instances in by_study.items())
 
 
-def _group(made_up: Iterable[Metadata], partitions: tuple[str, str], store: _Store) -> Iterator[_Study]:
+def _group_made_up(made_up: Iterable[Metadata], partitions: tuple[str, str]) -> Iterator[_Study]:
     studies = groupby(made_up, lambda metadata: first_value(metadata, STUDY_INSTANCE_UID))
-    for number, (uid, group) in enumerate(studies, 1):
-        study = _Study(uid, partitions[number % _SECOND_PARTITION_EVERY == 0])
-        for metadata in group:
-            uids = first_value(metadata, SERIES_INSTANCE_UID), first_value(metadata, SOP_INSTANCE_UID)
-            study.instances.append((uids, partial(store, metadata)))
-        yield study
+    for number, (uid, instances) in enumerate(studies, 1):
+        yield _Study(uid, partitions[number % _SECOND_PARTITION_EVERY == 0], list(instances))
 
 
-def _arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
+def _choose_arrival(rng: random.Random, start: datetime, hours: int) -> Ticks:
     """Return a random arrival of a study's first instance, in ticks after the start; few studies arrive at night."""
     weights = [1 if (start.hour + hour) % 24 in _QUIET_HOURS else 5 for hour in range(hours)]
     return rng.choices(range(hours), weights)[0] * _HOUR + rng.randrange(_HOUR)

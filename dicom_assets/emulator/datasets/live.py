@@ -24,12 +24,8 @@ _PARTITIONS: Final = {DEFAULT_PARTITION: 4, "research": 1}
 """Data partitions with their weights: one study in five lies in the second."""
 _REMEMBERED: Final = 50
 """Number of most recent studies that may still be changed."""
-_DEPTHS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("study", ()),
-    ("series", (SERIES_INSTANCE_UID,)),
-    ("instance", (SERIES_INSTANCE_UID, SOP_INSTANCE_UID)),
-)
-"""Levels at which a study is deleted, with the tags of the UIDs that identify the level."""
+_LEVELS: Final = ("study", "series", "instance")
+"""Levels at which a study is deleted, from the top."""
 
 
 @dataclass
@@ -83,19 +79,19 @@ class Producer:
     def _delete(self, live: list[_Study]) -> str:
         """Delete a study, a series or an instance."""
         study = self._rng.choice(live)
-        what, tags = self._rng.choice(_DEPTHS)
-        uids = _uids(self._rng.choice(study.live), tags)
+        depth = self._rng.randrange(3)
+        uids = _read_uids(self._rng.choice(study.live), depth)
         self._service.delete(study.uid, *uids, partition=study.partition)
-        gone = [instance for instance in study.live if _uids(instance, tags) == uids]
-        study.live = [instance for instance in study.live if _uids(instance, tags) != uids]
+        gone = [instance for instance in study.live if _read_uids(instance, depth) == uids]
+        study.live = [instance for instance in study.live if instance not in gone]
         study.deleted += gone
-        return "instance deleted" if what == "instance" else f"{what} deleted, {_count(gone)}"
+        return f"{_LEVELS[depth]} deleted" + (f", {_count(gone)}" if depth < len(_LEVELS) - 1 else "")
 
     def _store_again(self, study: _Study) -> str:
         back, study.deleted = study.deleted, []
         self._store(back, study.partition)
         study.live += back
-        return f"what was deleted is stored again, {_count(back)}"
+        return f"deleted instances stored again, {_count(back)}"
 
     def _store(self, instances: list[Metadata], partition: str) -> None:
         with self._service.transaction():
@@ -139,5 +135,6 @@ def _count(instances: list[Metadata]) -> str:
     return "1 instance" if len(instances) == 1 else f"{len(instances)} instances"
 
 
-def _uids(instance: Metadata, tags: tuple[str, ...]) -> list[str]:
-    return [first_value(instance, tag) for tag in tags]
+def _read_uids(instance: Metadata, depth: int) -> list[str]:
+    """Return the first UIDs below the study's, as many as the depth of a level."""
+    return [first_value(instance, tag) for tag in (SERIES_INSTANCE_UID, SOP_INSTANCE_UID)[:depth]]

@@ -44,7 +44,7 @@ class PageRequest:
     limit: int = 100
     """Most entries of the page, at least 1."""
     include_metadata: bool = True
-    """Whether entries hold metadata."""
+    """True if entries hold metadata."""
 
     def __post_init__(self) -> None:
         if self.offset < 0 or self.limit < 1:

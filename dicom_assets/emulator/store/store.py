@@ -109,7 +109,7 @@ class Service:
         self._faulty_every = faulty_every
         self._faults = faults
         self.keep_padding = keep_padding
-        """Whether UIDs and values keep their padding."""
+        """True if UIDs and values keep their padding."""
         self._files = FileStore(file_store, workspace, name)
         self._clock = clock
         self._database = Database(database, seed)

@@ -9,7 +9,7 @@ table never holds a key twice. But a MERGE may begin after another writer's comm
 may then overwrite newer rows with older ones. The check of the sources after every write detects this: the sources
 changed before the other writer's commit, hence after the derivation, so the derivation is repeated.
 
-What a killed writer leaves running is locked out by the table's next writer (`fence.py`).
+What a killed writer leaves running is locked out by the table's next writer (`staging.py`).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.core.errors import EngineError, EngineUnavailableError
-from dicom_assets.lake.spark.fence import ISOLATION, Fence, is_isolated
+from dicom_assets.lake.files.parquet import decode
 from dicom_assets.lake.spark.merge_statement import build_merge
 from dicom_assets.lake.spark.session import (
     LostRaceError,
@@ -26,9 +26,8 @@ from dicom_assets.lake.spark.session import (
     SessionEndedError,
     Spark,
 )
-from dicom_assets.lake.spark.staging import Staging
+from dicom_assets.lake.spark.staging import ISOLATION, Staging, is_isolated
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import decode
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.table.writing import Derivation, Effect, Stopwatch
 
@@ -48,7 +47,7 @@ class SparkEngine:
 
     def merge(self, lake: Lake, snapshot: Snapshot, derivation: Derivation, seconds: Stopwatch) -> Effect:
         """Make one attempt, as `MergeEngine` says."""
-        table, fence = snapshot.table, lake.fence(snapshot.table)
+        table, staging = snapshot.table, lake.staging(snapshot.table)
         with seconds.time("derive"):
             desired = decode(derivation.build())
         if not len(desired.keys):
@@ -56,31 +55,31 @@ class SparkEngine:
         if not is_isolated(snapshot.configuration):
             lake.set_properties(table, ISOLATION)
         with seconds.time("stage"):
-            name = fence.staging.put(desired, table)
-        target, source = _location(snapshot.uri), _location(fence.staging.uri(name))
+            name = staging.put(desired, table)
+        target, source = _location(snapshot.uri), _location(staging.uri(name))
         statement = build_merge(table, snapshot.schema.names, target, source, desired.keys, scope=snapshot.scope)
         del desired
         with seconds.time("merge"):
-            self._merge(lake, snapshot, fence, name, statement)
+            self._merge(lake, snapshot, staging, name, statement)
         return _read_effect(lake, snapshot, name)
 
-    def _merge(self, lake: Lake, snapshot: Snapshot, fence: Fence, name: str, statement: str) -> None:
+    def _merge(self, lake: Lake, snapshot: Snapshot, staging: Staging, name: str, statement: str) -> None:
         """Merge a staged file by Spark, and delete the file; where the MERGE may still be running, the file stays."""
         try:
             self.spark.merge(statement, name)
         except NoAnswerError:
             raise
         except SessionEndedError as error:
-            lake.set_properties(snapshot.table, fence.lock_out([name]))
+            lake.set_properties(snapshot.table, staging.lock_out([name]))
             raise CommitFailedError("Spark's session has ended") from error
         except (EngineError, EngineUnavailableError, LostRaceError, NotSeenError) as error:
-            was_there = _delete(fence.staging, name)
+            was_there = _delete(staging, name)
             if isinstance(error, EngineUnavailableError) or (was_there and isinstance(error, EngineError)):
                 raise
             if was_there and isinstance(error, NotSeenError):
                 raise self._not_seen(snapshot.uri, error) from error
             raise CommitFailedError("another writer was quicker, or took the staged rows away") from error
-        if not _delete(fence.staging, name):  # some engines read a missing file as one without rows
+        if not _delete(staging, name):  # some engines read a missing file as one without rows
             raise CommitFailedError("staged rows were taken away")
 
     def _not_seen(self, uri: str, error: NotSeenError) -> EngineError:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.columns.schema import Table
+from dicom_assets.lake.files.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.spark.staging import LIVES
-from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 
 
 def build_merge(

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
 from deltalake.transaction import AddAction, RemoveAction
+
+from dicom_assets.lake.files.data_file import encode_path
 
 MERGE, OPTIMIZE, SET_PROPERTIES, ADD_COLUMNS, CREATE = (
     "MERGE", "OPTIMIZE", "SET TBLPROPERTIES", "ADD COLUMN", "CREATE TABLE"
@@ -100,11 +101,6 @@ def redescribe_table(
 
 def _metadata(**described: object) -> dict[str, Any]:
     return {"metaData": {"format": {"provider": "parquet", "options": {}}, **described}}
-
-
-def encode_path(name: str) -> str:
-    """Return a file's name in the form of the log: a relative URI."""
-    return quote(name, safe="/=-_.~!$&'()*+,;:@")
 
 
 def _encode_add(add: AddAction) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Protocol
 
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -24,7 +23,10 @@ from deltalake.transaction import AddAction
 
 from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import CommitConflictError, LakeError, LakeUnavailableError
-from dicom_assets.lake.spark.fence import Fence
+from dicom_assets.lake.files.data_file import JOINED_AT_ONCE, DataFile, group_small_files
+from dicom_assets.lake.files.parquet import columns_with_statistics
+from dicom_assets.lake.files.scope import WHOLE_TABLE, Scope
+from dicom_assets.lake.spark.staging import Staging
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.attribute_cache import AttributeCache
 from dicom_assets.lake.table.commit import (
@@ -36,12 +38,11 @@ from dicom_assets.lake.table.commit import (
     describe_table,
     redescribe_table,
 )
+from dicom_assets.lake.table.engine import FileEngine, MergeEngine
 from dicom_assets.lake.table.features import is_log_protected
 from dicom_assets.lake.table.foreign import check_can_be_written
 from dicom_assets.lake.table.log import commit_name
-from dicom_assets.lake.table.parquet import JOINED_AT_ONCE, DataFile, columns_with_statistics, group_small_files
-from dicom_assets.lake.table.plan import plan_join, plan_merge
-from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
+from dicom_assets.lake.table.plan import plan_join
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.table.study_index import StudyIndex
 from dicom_assets.lake.table.version_cache import VersionCache
@@ -57,43 +58,6 @@ SAFE_RETENTION_HOURS = 48
 """Shortest retention of files and log entries. A run may take one day (`max_runtime_seconds` in dagster.yaml), so two
 days are safe: a file that no commit names may still be committed, and only its age shows that it will not be."""
 _TRIMMED = "dicomAssets.trimmed"
-
-
-class MergeEngine(Protocol):
-    """How desired rows get into a table."""
-
-    def merge(self, lake: "Lake", snapshot: Snapshot, derivation: Derivation, seconds: Stopwatch) -> Effect:
-        """Make one attempt: merge all desired rows in one commit, or commit nothing where the table has them already.
-
-        Args:
-            lake: lake of the table.
-            snapshot: newest version of the table, opened before the sources are read.
-            derivation: gives the desired rows.
-            seconds: adds the seconds by stage.
-
-        Raises:
-            CommitFailedError: another writer committed first; nothing was changed.
-        """
-        ...
-
-
-class FileEngine:
-    """Merge engine that rewrites Parquet files in this process."""
-
-    def merge(self, lake: "Lake", snapshot: Snapshot, derivation: Derivation, seconds: Stopwatch) -> Effect:
-        """Make one attempt, as `MergeEngine` says."""
-        with seconds.time("derive"):
-            desired = derivation.build()
-        with seconds.time("merge"):
-            plan = plan_merge(snapshot, desired)
-        del desired
-        if plan.is_empty:
-            return Effect()
-        with seconds.time("commit"):
-            lake.commit(snapshot, plan.as_merge(snapshot.table.key))
-        if plan.attributes is not None:
-            lake.attributes.keep(plan.inserts, plan.attributes)
-        return Effect(plan.inserted, plan.updated, plan.deleted, 1, bytes_written=plan.bytes_written)
 
 
 class Lake:
@@ -193,25 +157,25 @@ class Lake:
         read: whichever writer commits first, the table finally agrees with its sources.
 
         A Spark writer that was killed may have left a MERGE that is still running. The next writer, on any engine,
-        locks that MERGE out and then checks the sources once more (`lake/spark/fence.py`).
+        locks that MERGE out and then checks the sources once more (`lake/spark/staging.py`).
 
         Raises:
             CommitConflictError: other writers won every attempt.
             ForeignTableError: another kind of table is at the table's place.
             LakeUnavailableError: storage refuses.
         """
-        snapshot, fence = self.open_or_create(table), self.fence(table)
-        unfinished = fence.list_unfinished(snapshot.configuration)
+        snapshot, staging = self.open_or_create(table), self.staging(table)
+        unfinished = staging.list_unfinished(snapshot.configuration)
         written = self._write(snapshot, derivation, Effect(), Stopwatch())
         if not unfinished:
             return written
-        with fence.marking():
-            self.set_properties(table, fence.lock_out(unfinished))
+        with staging.marking():
+            self.set_properties(table, staging.lock_out(unfinished))
             return self._write(self.open_or_create(table), derivation, written, written.seconds)
 
-    def fence(self, table: Table) -> Fence:
-        """Return the fence against merges that killed Spark writers left behind."""
-        return Fence(self.storage, self.scope.qualify(self._paths[table.name]))
+    def staging(self, table: Table) -> Staging:
+        """Return the files that are staged for merges by Spark into a table."""
+        return Staging(self.storage, self.scope.qualify(self._paths[table.name]))
 
     def _write(self, snapshot: Snapshot, derivation: Derivation, done: Effect, seconds: Stopwatch) -> Written:
         """Retry until the sources are current; `done` and `seconds` carry the totals of an earlier pass.

@@ -1,11 +1,10 @@
 """Checks that the table at a place belongs to this project, and that this project may read and write it."""
 
-from dicom_assets.core.columns.schema import CHANGE_FEED, SERVICE, Table
+from dicom_assets.core.columns.schema import CHANGE_FEED, SERVICE, TABLES, Table, type_names
 from dicom_assets.core.errors import ForeignTableError
+from dicom_assets.lake.files.scope import Scope
 from dicom_assets.lake.table.features import Obstacle, find_obstacles
-from dicom_assets.lake.table.scope import Scope
 from dicom_assets.lake.table.snapshot import Snapshot
-from dicom_assets.lake.table.users_columns import check_users_columns
 
 
 def check_is_ours(snapshot: Snapshot) -> None:
@@ -15,7 +14,7 @@ def check_is_ours(snapshot: Snapshot) -> None:
         ForeignTableError: the stored table, or its users' columns, do not fit the declaration.
     """
     table, stored = snapshot.table, snapshot.schema
-    check_users_columns(table, stored, snapshot.uri)
+    _check_users_columns(snapshot)
     problem = _explain_files(snapshot)
     if snapshot.partition_columns != tuple(snapshot.scope.partition):
         problem = problem or _explain_partitions(snapshot.partition_columns, snapshot.scope)
@@ -111,3 +110,30 @@ def _explain_partitions(found: tuple[str, ...], scope: Scope) -> str:
     if scope.is_shared:
         return f"it is partitioned by {', '.join(found)}, and not by {SERVICE.name}"
     return "it is partitioned, and ours are not"
+
+
+def _check_users_columns(snapshot: Snapshot) -> None:
+    """Check that each users' column has the type and the spelling with which it was added to the table."""
+    table = snapshot.table
+    # Only the project's own tables (TABLES) have users' columns; of any other table all columns are its own.
+    own = next((one for one in TABLES if one.name == table.name), table).schema.names
+    by_name = {field.name.casefold(): field for field in snapshot.schema}
+    for column in table.columns:
+        found = by_name.get(column.name.casefold())
+        if column.name in own or found is None:
+            continue
+        if found.type != column.type:
+            was = next((name for name, type_ in type_names.items() if type_ == found.type), str(found.type))
+            what, remedy = (
+                f"is of type {was} there, and {column.type_name} in the file now",
+                f'set type = "{was}" again',
+            )
+        elif found.name != column.name:
+            what, remedy = f"is called {found.name} there, and upper and lower case are one", "take that name again"
+        else:
+            continue
+        raise ForeignTableError(
+            f"The column {column.name} of DICOM_EXTRA_COLUMNS does not fit the table at {snapshot.uri}: it {what}. A "
+            f"column stays as it was added, for those who read it. Nothing was written. In the file, {remedy}, or "
+            "choose a name that the table has not had; materialising old hours fills it."
+        )

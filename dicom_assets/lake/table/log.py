@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from urllib.parse import unquote
 
-from dicom_assets.lake.table.parquet import Files
+from dicom_assets.lake.files.folder import Files
 
 FOLDER = "_delta_log"
 """Folder of the log, relative to the table's folder."""

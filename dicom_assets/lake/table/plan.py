@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from deltalake.transaction import AddAction, RemoveAction
 
 from dicom_assets.core.tables.merge import Change, Desired, align_rows, merge_rows
+from dicom_assets.lake.files.data_file import DataFile
+from dicom_assets.lake.files.parquet import EncodedRows
 from dicom_assets.lake.table.commit import MERGE, OPTIMIZE, Commit
-from dicom_assets.lake.table.parquet import DataFile, EncodedRows
 from dicom_assets.lake.table.snapshot import Snapshot
 
 

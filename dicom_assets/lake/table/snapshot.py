@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.lake.files.data_file import UNCOUNTED, DataFile
+from dicom_assets.lake.files.folder import Files, Stamp
+from dicom_assets.lake.files.scope import PARTITION_COLUMN, Scope
 from dicom_assets.lake.table.features import Protocol
-from dicom_assets.lake.table.parquet import UNCOUNTED, DataFile, Files, Stamp
-from dicom_assets.lake.table.scope import PARTITION_COLUMN, Scope
 from dicom_assets.lake.table.study_index import StudyIndex
 
 Where = Callable[[pa.Table], pa.ChunkedArray]

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.errors import LakeUnavailableError
-from dicom_assets.lake.table.parquet import DataFile, Files
+from dicom_assets.lake.files.data_file import DataFile
+from dicom_assets.lake.files.folder import Files
 
 NAME = "_studies/index.arrow"
 """Path of the index file below the table's folder; Delta ignores names that begin with an underscore."""

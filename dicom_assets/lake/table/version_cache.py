@@ -16,12 +16,12 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import LakeError, LakeUnavailableError
+from dicom_assets.lake.files.folder import Files
+from dicom_assets.lake.files.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.features import explain_unknown
 from dicom_assets.lake.table.foreign import check_is_ours
 from dicom_assets.lake.table.log import commit_name
-from dicom_assets.lake.table.parquet import Files
-from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.table.study_index import StudyIndex
 

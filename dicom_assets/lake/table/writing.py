@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.tables.merge import Desired, align_rows
-from dicom_assets.lake.table.parquet import EncodedRows
+from dicom_assets.lake.files.parquet import EncodedRows
 
 
 class Derivation(Protocol):

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.columns.schema import FILE_INDEX, KEY
+from dicom_assets.lake.files.data_file import DataFile
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.parquet import DataFile
 from dicom_assets.lake.table.snapshot import Snapshot
 
 CONCURRENT_FILES = 8

@@ -37,7 +37,7 @@ class AsOf:
     versions: Mapping[str, int] = field(default_factory=dict)
     """Version by name of table; a version here takes precedence over `time`."""
 
-    def of(self, table: Table) -> int | datetime | None:
+    def choose(self, table: Table) -> int | datetime | None:
         """Return the version or time for a table; None for its newest version."""
         return self.versions.get(table.name, self.time)
 
@@ -48,7 +48,7 @@ class Answer:
     def __init__(self, question: "_Question", rows: pa.RecordBatchReader) -> None:
         self._question = question
         self._rows = rows
-        self.schema: pa.Schema = pa.schema([(column.name, _plain(column.type)) for column in rows.schema])
+        self.schema: pa.Schema = pa.schema([(column.name, _simplify_type(column.type)) for column in rows.schema])
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows, in batches of some thousand rows.
@@ -75,7 +75,7 @@ class Answer:
 
     @property
     def is_plan(self) -> bool:
-        """Whether the answer is the plan of a query, which has texts of many lines."""
+        """True if the answer is the plan of a query, which has texts of many lines."""
         return self._question.statement.keyword == "EXPLAIN"
 
     def count(self) -> int | None:
@@ -96,9 +96,9 @@ class _Question:
     def execute(self, sql: str) -> pa.RecordBatchReader:
         builder = QueryBuilder(_ENGINE)
         # QueryBuilder's configuration does not accept this limit. Without it a sorted answer is held in memory whole.
-        _do(builder, f"SET datafusion.runtime.memory_limit = '{self.memory.work_bytes // 2**20}M'")
+        _execute(builder, f"SET datafusion.runtime.memory_limit = '{self.memory.work_bytes // 2**20}M'")
         for service in filter(None, self.lakes):
-            _do(builder, f"CREATE SCHEMA {service}")
+            _execute(builder, f"CREATE SCHEMA {service}")
         for name, by_service in self.snapshots.items():
             if any(snapshot.scope.is_shared for snapshot in by_service.values()):
                 builder = _register_shared(builder, name, by_service)
@@ -107,7 +107,7 @@ class _Question:
                 builder = builder.register(f"{service}.{name}" if service else name, snapshot.connect())
             if "" not in by_service:
                 parts = (f"SELECT '{service}' AS {_SERVICE}, * FROM {service}.{name}" for service in by_service)  # noqa: S608
-                _do(builder, f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
+                _execute(builder, f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
         return pa.RecordBatchReader.from_stream(builder.execute(sql))
 
     @property
@@ -173,7 +173,7 @@ def ask(
         LakeError: storage refuses, or another kind of table is at a table's place.
     """
     statement = parse_statement(sql)
-    names = statement.names()
+    names = statement.names
     keywords = [token.keyword for token in statement.tokens]
     described = next((table for table in tables if table.name == statement.tokens[-1].name), None)
     all_of_them = "information_schema" in names or statement.keyword == "SHOW"
@@ -181,10 +181,10 @@ def ask(
     snapshots = {}
     for table in tables:
         if all_of_them or table.name in names:
-            by_service = _open(lakes, table, as_of or AsOf())
+            by_service = _open_snapshots(lakes, table, as_of or AsOf())
             if by_service:
                 snapshots[table.name] = by_service
-            elif not all_of_them and table.name not in _defined(statement):
+            elif not all_of_them and table.name not in _find_defined_names(statement):
                 places = " or ".join(dict.fromkeys(each.uri(table) for each in lakes.values()))
                 raise statement.refuse(
                     f"There is no table {table.name} at {places}. Materialise the asset {table.name}; if the "
@@ -212,46 +212,46 @@ def _register_shared(builder: QueryBuilder, name: str, by_service: Mapping[str, 
     """
     whole = name
     if "" in by_service:
-        _do(builder, f"CREATE SCHEMA IF NOT EXISTS {_SHARED}")
+        _execute(builder, f"CREATE SCHEMA IF NOT EXISTS {_SHARED}")
         whole = f"{_SHARED}.{name}"
     builder = builder.register(whole, next(iter(by_service.values())).connect())
     for service, snapshot in by_service.items():
         view = f"{service}.{name}" if service else name
         rows = f"SELECT * EXCEPT ({_SERVICE}) FROM {whole} WHERE {_SERVICE} = '{snapshot.scope.service}'"  # noqa: S608
-        _do(builder, f"CREATE VIEW {view} AS {rows}")
+        _execute(builder, f"CREATE VIEW {view} AS {rows}")
     return builder
 
 
-def _do(builder: QueryBuilder, statement: str) -> None:
+def _execute(builder: QueryBuilder, statement: str) -> None:
     pa.RecordBatchReader.from_stream(builder.execute(statement)).read_all()
 
 
-def _open(lakes: Mapping[str, Lake], table: Table, as_of: AsOf) -> dict[str, Snapshot]:
+def _open_snapshots(lakes: Mapping[str, Lake], table: Table, as_of: AsOf) -> dict[str, Snapshot]:
     newest = {service: snapshot for service, lake in lakes.items() if (snapshot := lake.open(table)) is not None}
-    asked = {service: open_at(lakes[service], snapshot, as_of.of(table)) for service, snapshot in newest.items()}
+    asked = {service: open_at(lakes[service], snapshot, as_of.choose(table)) for service, snapshot in newest.items()}
     found = {service: snapshot for service, snapshot in asked.items() if snapshot is not None}
     if newest and not found:
         raise VersionGoneError(f"The table {table.name} was created later than the time that is asked for.")
     return found
 
 
-def _defined(statement: Statement) -> set[str]:
+def _find_defined_names(statement: Statement) -> set[str]:
     """Return the names that the statement itself defines, with AS before or after the name."""
     pairs = list(pairwise(statement.tokens))
     before = {one.name for one, other in pairs if other.keyword == "AS"}
     return before | {other.name for one, other in pairs if one.keyword == "AS"}
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _simplify_type(kind: pa.DataType) -> pa.DataType:
     """Return a type that every reader knows: no views, and no nanoseconds, which the tables do not have."""
     if pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
+        return pa.list_(_simplify_type(kind.value_type))
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz)
-    return next((plain for is_such, plain in _PLAIN if is_such(kind)), kind)
+    return next((plain for is_such, plain in _SIMPLE_TYPES if is_such(kind)), kind)
 
 
-_PLAIN = (
+_SIMPLE_TYPES = (
     (pa.types.is_string_view, pa.string()),
     (pa.types.is_binary_view, pa.binary()),
     (pa.types.is_time64, pa.time64("us")),

@@ -75,11 +75,12 @@ class Statement:
 
     @property
     def is_query(self) -> bool:
-        """Whether the statement gives rows that can be counted: not SHOW, DESCRIBE or EXPLAIN."""
+        """True if the statement gives rows that can be counted: not SHOW, DESCRIBE or EXPLAIN."""
         return self.keyword in _QUERIES
 
+    @property
     def names(self) -> frozenset[str]:
-        """Return every text that may name a table or a column."""
+        """Every text that may name a table or a column."""
         return frozenset(token.name for token in self.tokens if token.kind in ("word", "quoted"))
 
     def find(self, name: str, *, kinds: Collection[str] = ("word", "quoted")) -> Token | None:
@@ -87,7 +88,7 @@ class Statement:
         found = [token for token in self.tokens if token.kind in kinds and token.name.lower() == name.lower()]
         return next((token for token in found if token.name == name), found[0] if found else None)
 
-    def at(self, line: int, column: int) -> Token | None:
+    def find_at(self, line: int, column: int) -> Token | None:
         """Return the token at a line and a column, or the next token after this place; None if none follows.
 
         Args:
@@ -108,7 +109,7 @@ class Statement:
             token: token that caused the error; None if it is not known.
             known: names that may be shown although they are in quotes.
         """
-        return LakeQueryError(reason if token is None else f"{reason}\n\n{self._excerpt(token, known)}")
+        return LakeQueryError(reason if token is None else f"{reason}\n\n{self._build_excerpt(token, known)}")
 
     def hide_values(self, reason: str, *, known: Collection[str] = ()) -> str:
         """Return an engine's reason without quoted texts and long numbers, because both may identify a patient.
@@ -123,8 +124,8 @@ class Statement:
                 reason = reason.replace(token.name, _HIDDEN)
         return re.sub(rf"\b\d{{{_LONG_NUMBER},}}\b", _HIDDEN, reason)
 
-    def _excerpt(self, token: Token, known: Collection[str]) -> str:
-        shown = "".join(self._shown(known)).replace("\t", " ")
+    def _build_excerpt(self, token: Token, known: Collection[str]) -> str:
+        shown = "".join(self._hide_literals(known)).replace("\t", " ")
         first = shown.rfind("\n", 0, token.start) + 1
         number = shown.count("\n", 0, first) + 1
         end = shown.find("\n", token.start)
@@ -137,10 +138,10 @@ class Statement:
         mark = "^" * max(1, min(len(token.text), len(part) - (place - shift)))
         return f"{before}{part}\n{' ' * (len(before) + place - shift)}{mark}"
 
-    def _shown(self, known: Collection[str]) -> list[str]:
+    def _hide_literals(self, known: Collection[str]) -> list[str]:
         """Return the text in pieces, with everything hidden that may identify a patient; positions stay unchanged."""
         pieces, place = [], 0
-        for token in (Token(*found) for found in _cut(self.text)):
+        for token in _split_tokens(self.text):
             pieces.append(self.text[place : token.start])
             text = token.text
             hidden = token.kind in ("text", "comment") or (token.kind == "quoted" and token.name not in known)
@@ -157,7 +158,7 @@ def parse_statement(text: str) -> Statement:
     Raises:
         LakeQueryError: the text has no statement or several, or the statement writes.
     """
-    tokens = [Token(*found) for found in _cut(text)]
+    tokens = _split_tokens(text)
     nested = next((token for token in tokens if token.kind == "comment" and "/*" in token.text[2:]), None)
     tokens = [token for token in tokens if token.kind != "comment"]
     while tokens and tokens[-1].text == ";":
@@ -203,8 +204,8 @@ def suggest(name: str, names: Collection[str], *, likeness: float = 0.6) -> str 
     return by_lower[near[0]] if near else None
 
 
-def _cut(text: str) -> list[tuple[str, str, int]]:
-    return [(str(found.lastgroup), found.group(), found.start()) for found in _TOKEN.finditer(text)]
+def _split_tokens(text: str) -> list[Token]:
+    return [Token(str(found.lastgroup), found.group(), found.start()) for found in _TOKEN.finditer(text)]
 
 
 def _hide_quoted(pair: re.Match[str], known: Collection[str]) -> str:

@@ -249,7 +249,7 @@ def test_missing_uid_names_the_column_and_the_sequence_and_no_value(name, given)
     with pytest.raises(FeedEntryError) as caught:
         build_change_feed(parse_page(page(MEMBERS, bad)), READ_AT)
     message = str(caught.value)
-    assert message.startswith(f"Entry 9007199254740993 of the change feed has no {name}:")
+    assert message.startswith(f"Entry 9007199254740993 of the change feed has no {name}")
     assert "materialise the window again" in message
     assert MARKER not in message
 

@@ -8,9 +8,9 @@ from dicom_assets.core.tables.comparison import (
     compare_files,
     compare_rows,
     count_by_series,
-    disagreeing_studies,
     expect_series,
     expect_studies,
+    find_disagreeing_studies,
 )
 from dicom_assets_tests.core.tables.rows import build_instance_rows, instance
 
@@ -98,14 +98,14 @@ OTHER = instance(9, studyInstanceUid="9", seriesInstanceUid="9.1")
 )
 def test_studies_that_disagree_are_named_once(stored, studies):
     expected, actual = (expect_series(counts_of(*rows, OTHER)) for rows in ((A, B), stored))
-    assert disagreeing_studies(expected, actual, STUDY.study).to_pylist() == studies
+    assert find_disagreeing_studies(expected, actual, STUDY.study).to_pylist() == studies
 
 
 def test_row_that_is_there_twice_makes_its_study_disagree():
     rows = build_instance_rows(A, OTHER)
-    assert disagreeing_studies(rows, pa.concat_tables([rows, rows.slice(1)]), STUDY.study).to_pylist() == ["9"]
+    assert find_disagreeing_studies(rows, pa.concat_tables([rows, rows.slice(1)]), STUDY.study).to_pylist() == ["9"]
     nowhere = rows.slice(0, 0)
-    assert disagreeing_studies(nowhere, nowhere, STUDY.study).to_pylist() == []
+    assert find_disagreeing_studies(nowhere, nowhere, STUDY.study).to_pylist() == []
 
 
 def test_agreements_add_up():

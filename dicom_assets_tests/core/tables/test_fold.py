@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pyarrow as pa
 from hypothesis import given, settings
 
-from dicom_assets.core.tables.fold import newest_rows, summarize_newest
+from dicom_assets.core.tables.fold import find_newest_rows, summarize_newest
 
 SCHEMA = pa.schema([("key", pa.string()), ("part", pa.string()), ("order", pa.int64()), ("then", pa.int64())])
 rows_of = st.lists(
@@ -25,7 +25,7 @@ def table(rows: list[dict]) -> pa.Table:
 
 
 def newest(rows: list[dict]) -> list[dict]:
-    return newest_rows(table(rows), ["key", "part"], ["order", "then"]).to_pylist()
+    return find_newest_rows(table(rows), ["key", "part"], ["order", "then"]).to_pylist()
 
 
 @given(rows=rows_of, randomness=st.randoms(use_true_random=False))

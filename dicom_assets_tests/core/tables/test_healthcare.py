@@ -10,8 +10,8 @@ from dicom_assets.core.columns.schema import CHANGE_FEED
 from dicom_assets.core.tables.healthcare import (
     HEALTHCARE_INSTANCE,
     build_healthcare_instances,
+    find_source,
     read_elements,
-    source_of,
 )
 from dicom_assets.derive.elements import read_attributes
 from dicom_assets_tests.core.tables.rows import build_entries, entry
@@ -101,7 +101,7 @@ def test_instance_without_metadata_has_its_key_and_path():
 
 
 def test_every_column_says_where_it_comes_from():
-    sources = {column.name: source_of(column) for column in HEALTHCARE_INSTANCE.columns}
+    sources = {column.name: find_source(column) for column in HEALTHCARE_INSTANCE.columns}
     assert set(sources.values()) <= set(CHANGE_FEED.schema.names)
     assert sources["sopinstanceuid"] == "sopInstanceUid"
     assert sources["modality"] == "metadata"

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from dicom_assets.core.columns.schema import INSTANCE, Column, Grain, Table, extend_tables
-from dicom_assets.core.tables.instance import build_instances, is_live, newest_entries
+from dicom_assets.core.tables.instance import build_instances, find_newest_entries, is_live
 from dicom_assets.derive.elements import read_attributes
 from dicom_assets_tests.core.tables.rows import build_entries, entry, moment
 
@@ -35,18 +35,18 @@ def test_instance_lives_unless_it_was_deleted_then_or_later(action, state, live)
 def test_greatest_sequence_decides_in_any_order_of_reading():
     rows = [entry(1), entry(3, action="Delete", ingestedAt=moment(1)), entry(2, ingestedAt=moment(99))]
     for mixed in itertools.permutations(rows):
-        assert newest_entries(build_entries(*mixed))["sequence"].to_pylist() == [3]
+        assert find_newest_entries(build_entries(*mixed))["sequence"].to_pylist() == [3]
 
 
 def test_of_equal_sequences_the_later_read_decides():
     rows = [entry(1, ingestedAt=moment(5), filePath="old"), entry(1, ingestedAt=moment(6), filePath="new")]
     for mixed in itertools.permutations(rows):
-        assert newest_entries(build_entries(*mixed))["filePath"].to_pylist() == ["new"]
+        assert find_newest_entries(build_entries(*mixed))["filePath"].to_pylist() == ["new"]
 
 
 def test_same_uids_in_two_partitions_are_two_instances():
     rows = build_entries(entry(1), entry(2, partitionName="research"))
-    assert newest_entries(rows)["sequence"].to_pylist() == [1, 2]
+    assert find_newest_entries(rows)["sequence"].to_pylist() == [1, 2]
 
 
 def test_entry_becomes_a_row_with_its_attributes():

@@ -13,7 +13,7 @@ from dagster._serdes import serialize_value
 from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import Settings, load_settings
 from dicom_assets.core import memory
-from dicom_assets.core.columns.dicom_json import attributes_schema
+from dicom_assets.core.columns.dicom_json import build_attributes_schema
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.checks import same_version
@@ -94,7 +94,10 @@ def test_a_run_frees_what_the_metadata_said_that_runs_before_it_have_read(settin
         feed = lake.open(CHANGE_FEED)
         files = sorted(feed.files, key=lambda file: file.written_at)
         kept.append(
-            [lake.attributes.find(file.name, attributes_schema(INSTANCE.attributes)) is not None for file in files]
+            [
+                lake.attributes.find(file.name, build_attributes_schema(INSTANCE.attributes)) is not None
+                for file in files
+            ]
         )
     assert kept == [[True], [False, True]]
 

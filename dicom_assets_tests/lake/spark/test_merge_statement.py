@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, SERIES, STUDY, TABLES
+from dicom_assets.lake.files.scope import Scope
 from dicom_assets.lake.spark.merge_statement import build_merge
-from dicom_assets.lake.table.scope import Scope
 from dicom_assets_tests.core.tables.rows import build_rows, entry
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import deltalake
+import obstore
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -17,11 +18,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, SERIES, STUDY, TABLES, Column
 from dicom_assets.core.errors import CommitConflictError, ForeignTableError, LakeUnavailableError
+from dicom_assets.lake.files import data_file, parquet
+from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table import delta, parquet, study_index, version_cache
+from dicom_assets.lake.table import delta, study_index, version_cache
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.log import commit_name
-from dicom_assets.lake.table.parquet import Files
 from dicom_assets.lake.table.plan import find_files_possibly_holding
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.table.writing import FixedRows
@@ -193,7 +195,7 @@ def test_only_files_of_the_hour_that_may_hold_its_sequences_are_read_for_it(lake
         store(lake, entry(3600 * hour), table=CHANGE_FEED)
     reads = []
     monkeypatch.setattr(
-        parquet.Files, "read", lambda self, file, *given, read=parquet.Files.read, **named: reads.append(file.name)
+        Files, "read", lambda self, file, *given, read=Files.read, **named: reads.append(file.name)
         or read(self, file, *given, **named)
     )  # fmt: skip
     store(lake, entry(3601), table=CHANGE_FEED)
@@ -710,10 +712,10 @@ def test_tables_may_lie_in_folders_of_their_own(tmp_path):
 
 
 def test_small_files_are_joined_without_a_change_of_data(lake):
-    for number in range(parquet.JOINED_FILES):
+    for number in range(data_file.JOINED_FILES):
         written = store(lake, study(f"{number}"))
     assert written.file_count == len(live_files(lake)) == 1
-    assert written.row_count == len(read(lake)) == parquet.JOINED_FILES
+    assert written.row_count == len(read(lake)) == data_file.JOINED_FILES
     last = json.loads(log_text(lake).splitlines()[-1])
     assert last["remove"]["dataChange"] is False
     assert store(lake, study("0", patientSex="F")).updated == 1
@@ -722,16 +724,16 @@ def test_small_files_are_joined_without_a_change_of_data(lake):
 def test_very_many_small_files_are_joined_over_several_writes(lake, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(delta, "group_small_files", lambda files: [])
-        for number in range(3 * parquet.JOINED_FILES):
+        for number in range(3 * data_file.JOINED_FILES):
             store(lake, study(f"{number}"))
-    monkeypatch.setattr(delta, "JOINED_AT_ONCE", 2 * parquet.JOINED_FILES)
+    monkeypatch.setattr(delta, "JOINED_AT_ONCE", 2 * data_file.JOINED_FILES)
     left = [store(lake, study("0", patientSex=sex)).file_count for sex in ("F", "M")]
-    assert left == [parquet.JOINED_FILES + 1, 1]
-    assert len(read(lake)) == 3 * parquet.JOINED_FILES
+    assert left == [data_file.JOINED_FILES + 1, 1]
+    assert len(read(lake)) == 3 * data_file.JOINED_FILES
 
 
 def test_joining_that_loses_to_another_writer_is_left_for_the_next_time(lake, monkeypatch):
-    monkeypatch.setattr(parquet, "JOINED_FILES", 2)
+    monkeypatch.setattr(data_file, "JOINED_FILES", 2)
     store(lake, study("1"))
     commits = []
 
@@ -754,7 +756,7 @@ def metrics(commit: dict) -> dict[str, int]:
 def test_history_tells_what_each_commit_was_and_the_rows_it_changed(lake):
     store(lake, study("1"), study("2"), study("3"))
     lake.write(STUDY, Wanted([study("1", patientSex="O"), study("4")], [study("3")]))
-    for number in range(parquet.JOINED_FILES):
+    for number in range(data_file.JOINED_FILES):
         store(lake, study(f"9.{number}"))
     optimized, created, first, merged = sorted(
         lake.open(STUDY).connect().history(), key=lambda commit: (commit["operation"] != "OPTIMIZE", commit["version"])
@@ -794,7 +796,7 @@ def test_history_tells_of_columns_and_properties_that_were_added(lake):
 def test_commit_that_was_made_though_its_answer_got_lost_is_no_conflict(lake, monkeypatch, no_pause):
     """As where the native client tries again by itself, and then finds the file that it has put."""
     store(lake, study("1"))
-    put, lost = parquet.obstore.put, iter([True])
+    put, lost = obstore.put, iter([True])
 
     def answer_lost(store_, name, content, **options):
         answer = put(store_, name, content, **options)
@@ -802,7 +804,7 @@ def test_commit_that_was_made_though_its_answer_got_lost_is_no_conflict(lake, mo
             return put(store_, name, content, **options)
         return answer
 
-    monkeypatch.setattr(parquet.obstore, "put", answer_lost)
+    monkeypatch.setattr(obstore, "put", answer_lost)
     written = store(lake, study("2"))
     assert next(lost, None) is None
     assert (written.conflicts, written.commits, written.inserted, written.version) == (0, 1, 1, 2)
@@ -883,7 +885,7 @@ def test_version_that_a_backup_brought_back_otherwise_is_another_one(lake, tmp_p
 def refusing(error: Exception):
     attempts = []
 
-    def put(store_, name, content, *, put=parquet.obstore.put, **options):
+    def put(store_, name, content, *, put=obstore.put, **options):
         if options.get("mode") == "create":
             attempts.append(name)
             raise error
@@ -906,7 +908,7 @@ def refusing(error: Exception):
 def test_commit_that_is_refused_is_no_lost_race_and_not_tried_again(lake, monkeypatch, work):
     store(lake, study("1"))
     put, attempts = refusing(PermissionError("read-only file system"))
-    monkeypatch.setattr(parquet.obstore, "put", put)
+    monkeypatch.setattr(obstore, "put", put)
     with pytest.raises(LakeUnavailableError, match="read-only file system"):
         work(lake)
     assert len(attempts) == 1

@@ -14,7 +14,8 @@ from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, 
 from dicom_assets.derive import agreement
 from dicom_assets.derive.agreement import audit
 from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
-from dicom_assets.lake.table import parquet
+from dicom_assets.lake.files import data_file, parquet
+from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.writing import FixedRows
 from dicom_assets.lake.upkeep import maintain
@@ -30,7 +31,7 @@ PART = 10
 def lake(tmp_path, monkeypatch) -> Lake:
     """Files that hold ten rows each; larger ones are of others."""
     monkeypatch.setattr(parquet, "ROWS_PER_FILE", PART)
-    monkeypatch.setattr(parquet, "JOINED_FILES", 1000)
+    monkeypatch.setattr(data_file, "JOINED_FILES", 1000)
     return build_lake(tmp_path)
 
 
@@ -38,13 +39,13 @@ def lake(tmp_path, monkeypatch) -> Lake:
 def largest(monkeypatch) -> list[int]:
     """Rows of all tables that were read from files, a table each."""
     seen: list[int] = []
-    fit = parquet.Files._fit
+    fit = Files._fit
 
     def counted(self, rows, file, schema):
         seen.append(len(rows))
         return fit(self, rows, file, schema)
 
-    monkeypatch.setattr(parquet.Files, "_fit", counted)
+    monkeypatch.setattr(Files, "_fit", counted)
     return seen
 
 

@@ -7,9 +7,9 @@ from deltalake import DeltaTable
 
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table import study_index
-from dicom_assets.lake.table.parquet import Files
 from dicom_assets_tests.lakes.building import build_lake, data_files, read, store, study
 
 UIDS = "123456"

@@ -11,11 +11,11 @@ from deltalake import DeltaTable
 
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table import version_cache
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.log import commit_name
-from dicom_assets.lake.table.parquet import Files
 from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets_tests.lakes.building import Wanted, build_lake, live_files, read, store, study
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from dicom_assets.core.columns.schema import FILE_INDEX
+from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.table import delta, study_index
-from dicom_assets.lake.table.parquet import Files
 from dicom_assets.query.files.file_lookup import find_files
 from dicom_assets_tests.core.tables.rows import moment
 from dicom_assets_tests.lakes.building import build_lake, store
@@ -119,6 +119,6 @@ def test_table_without_ranges_and_without_rows(tmp_path, monkeypatch):
     assert find(lake, "1") is None
     lake.open_or_create(FILE_INDEX)
     assert len(find(lake, "1").rows) == 0
-    monkeypatch.setattr("dicom_assets.lake.table.parquet.columns_with_statistics", lambda schema: ["sequence"])
+    monkeypatch.setattr("dicom_assets.lake.files.parquet.columns_with_statistics", lambda schema: ["sequence"])
     store(lake, row("1", "1.2"), row("1", "1.3"), table=FILE_INDEX)
     assert find(lake, "1.3").rows["sopInstanceUid"].to_pylist() == ["1.3"]

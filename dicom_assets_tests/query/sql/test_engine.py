@@ -189,5 +189,5 @@ def test_what_memory_may_not_hold_is_sorted_all_the_same(lake):
 
 
 def test_query_that_the_limit_is_too_small_for_says_which_setting_it_is(lake):
-    with pytest.raises(LakeQueryError, match="more at once than DICOM_MAX_MEMORY_MB lets it"):
+    with pytest.raises(LakeQueryError, match="more at once than DICOM_MAX_MEMORY_MB"):
         answer(lake, LARGE, memory=MemoryLimit(512 + 1))

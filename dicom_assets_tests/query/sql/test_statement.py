@@ -79,7 +79,7 @@ def test_comment_within_a_comment_is_refused_since_engines_end_it_at_different_p
 
 
 def test_names_are_words_and_what_is_in_double_quotes():
-    assert parse_statement("SELECT \"a b\", `c`, d.e, 'f' FROM g -- h").names() == {
+    assert parse_statement("SELECT \"a b\", `c`, d.e, 'f' FROM g -- h").names == {
         "SELECT", "FROM", "a b", "c", "d", "e", "g",
     }  # fmt: skip
 
@@ -94,9 +94,9 @@ def test_token_is_found_by_name_with_its_capitals_first(name, start):
 
 def test_token_is_found_by_line_and_column():
     statement = parse_statement("SELECT a,\n  b FROM c")
-    assert statement.at(1, 8) == Token("word", "a", 7)
-    assert statement.at(2, 3) == Token("word", "b", 12)
-    assert statement.at(2, 99) is None
+    assert statement.find_at(1, 8) == Token("word", "a", 7)
+    assert statement.find_at(2, 3) == Token("word", "b", 12)
+    assert statement.find_at(2, 99) is None
 
 
 def excerpt(text: str, name: str, **how) -> str:

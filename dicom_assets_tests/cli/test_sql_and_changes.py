@@ -155,7 +155,7 @@ def test_failing_query_leaves_no_file(run, tmp_path):
         (["sql", "SELECT 1", "--table-version", "study=x"], "such as instance=17"),
         (["changes", "study"], "give one of the two"),
         (["changes", "study", "--since", "1", "--state", "a"], "give one of the two"),
-        (["changes", "study", "--state", "a"], "the screen is no copy"),
+        (["changes", "study", "--state", "a"], "the screen keeps no copy"),
         (["changes", "study", "--since", "new"], "not a version, nor an ISO 8601 time such as"),
         (["changes", "study", "--since", "1", "--until", "beginning"], "not a version, nor"),
     ],
@@ -167,7 +167,7 @@ def test_options_that_do_not_fit_end_with_code_2(run, arguments, told):
 
 
 def test_parquet_is_not_written_to_a_screen(run, monkeypatch):
-    monkeypatch.setattr("dicom_assets.cli.reading._is_screen", lambda: True)
+    monkeypatch.setattr("dicom_assets.cli.rows.is_screen", lambda: True)
     assert run("sql", "SELECT 1", "--format", "parquet").code == 2
 
 

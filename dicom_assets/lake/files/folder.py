@@ -1,4 +1,4 @@
-"""Parquet files of a Delta table: written together with their statistics, read column by column as requested."""
+"""Files in a table's folder: Parquet files read and written, and the log's and the project's files beside them."""
 
 import json
 import math
@@ -6,34 +6,28 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import obstore
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import AddAction
 from obstore.exceptions import AlreadyExistsError
 
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.core.tables.merge import Desired, align_rows
+from dicom_assets.core.tables.merge import align_rows
+from dicom_assets.lake.files import parquet
+from dicom_assets.lake.files.data_file import UNCOUNTED, DataFile
+from dicom_assets.lake.files.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table.commit import encode_path
-from dicom_assets.lake.table.scope import WHOLE_TABLE, Scope
-
-ROWS_PER_FILE = 20_000
-"""Rows per file, at most: about one hour of a large hospital. A merge that touches one row rewrites its whole file."""
-BYTES_PER_FILE = 64 * 2**20
-"""Size of a file's rows in memory, at most; on disk about a tenth of this."""
 
 CONCURRENT_FILES = 2
 """Files that are written at the same time: each occupies one core, and holds a second copy of its rows meanwhile."""
@@ -49,73 +43,9 @@ STREAMED_ROWS = 5000
 STREAMED_BYTES = 2**20
 """Stored bytes of each column that are buffered while a large file is read in parts."""
 
-JOINED_FILES = 8
-"""Small files that are joined, at least: each hour of a small hospital is one file, and every file costs every run."""
-JOINED_AT_ONCE = 64
-"""Small files that one write joins, at most: of very many files each write joins a part, and upkeep joins the rest."""
-JOINED_BYTES = 4 * 2**20
-"""Size on disk of the files that are joined into one, at most."""
-MOVED_ROWS = 1000
-"""Rows of a file that is joined with any other small file: to move so few rows costs next to nothing."""
-
-CALENDAR_KEY = "org.apache.spark.version"
-CALENDAR = {CALENDAR_KEY: "4.0.0"}
-"""Key and value in each file's footer that tell Spark 3 that dates follow the proleptic Gregorian calendar.
-
-In a file without the key, Spark 3.0 to 3.5 refuse dates before 1582-10-15 and times before 1900, since Spark 2.4 may
-have written the file in its Julian calendar. Where the key's value is 3.0.0 or later (for INT96 3.1.0; compared as
-text), and the keys of the legacy mode are absent, they read the values unchanged; Spark 4 does so in any file. No other
-reader looks at the key.
-Source: `getRebaseSpec` in Spark's `org.apache.spark.sql.execution.datasources.DataSourceUtils`, release 3.5.
-"""
-
 INT96_UNIT = "us"
 """Unit in which INT96 timestamps are read; Spark stores times as INT96 by default. In nanoseconds the earliest time
 would lie in 1677."""
-
-
-UNCOUNTED = -1
-"""`DataFile.rows` of a file whose number of rows is not in the log."""
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """Live file of a table, as described in the table's log."""
-
-    name: str
-    size_bytes: int
-    rows: int
-    """Number of rows; `UNCOUNTED` where the log has none, as for files that others wrote without statistics."""
-    ranges: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    """Least and greatest value by column, where the log has them."""
-    written_at: int = 0
-    """Time of writing, in milliseconds since 1970."""
-    partition: dict[str, str | None] = field(default_factory=dict)
-    """Partition value by column name: in a table that several services share, the service whose rows the file has."""
-    path: str = ""
-    """Name in the log, URL-encoded as its writer encoded it."""
-
-    def may_hold(self, column: str | None, least: object, greatest: object) -> bool:
-        """Return whether the file can hold a value from `least` to `greatest`, both included.
-
-        Without a range in the log the answer is True.
-        """
-        low, high = self.ranges.get(column or "", (None, None))
-        return (low is None or low <= greatest) and (high is None or high >= least)
-
-    @property
-    def is_large(self) -> bool:
-        """Whether the file may hold more than is read at once, as files of other engines may."""
-        return self.rows > 2 * ROWS_PER_FILE or self.rows == UNCOUNTED or self.size_bytes > BYTES_PER_FILE
-
-    def removal(self, *, data_change: bool = True) -> RemoveAction:
-        """Return the log's action that removes the file from the table.
-
-        Args:
-            data_change: False where the file's rows stay in the table, in other files.
-        """
-        path = self.path or encode_path(self.name)
-        return RemoveAction(path, data_change, int(time.time() * 1000), self.size_bytes, self.partition)
 
 
 @dataclass(frozen=True)
@@ -163,16 +93,9 @@ class Files:
             schema: columns to read.
             dictionaries: columns to leave as dictionaries, where only their distinct values matter.
         """
-        with self.explained("read"):
-            source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
-            with pq.ParquetFile(
-                source,
-                read_dictionary=list(dictionaries),
-                pre_buffer=not self._storage.is_local,
-                coerce_int96_timestamp_unit=INT96_UNIT,
-            ) as parquet:
-                present = set(parquet.schema_arrow.names)
-                rows = parquet.read([name for name in schema.names if name in present], use_threads=False)
+        with self._open(file, read_dictionary=list(dictionaries), pre_buffer=not self._storage.is_local) as content:
+            present = set(content.schema_arrow.names)
+            rows = content.read([name for name in schema.names if name in present], use_threads=False)
         if not dictionaries:
             return self._fit(rows, file, schema)
         columns = [pa.nulls(len(rows), each.type) if each.name not in present else rows[each.name] for each in schema]
@@ -224,18 +147,12 @@ class Files:
 
     def stream(self, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
         """Yield a file's rows in tables of a bounded number of rows: a file that others compacted may be large."""
-        with self.explained("read"):
-            source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
-            with pq.ParquetFile(
-                source,
-                buffer_size=STREAMED_BYTES if file.is_large else 0,
-                pre_buffer=not (self._storage.is_local or file.is_large),
-                coerce_int96_timestamp_unit=INT96_UNIT,
-            ) as parquet:
-                present = [name for name in schema.names if name in parquet.schema_arrow.names]
-                batches = parquet.iter_batches(_count_batch(parquet.metadata), columns=present, use_threads=False)
-                while (batch := next(batches, None)) is not None:
-                    yield self._fit(pa.Table.from_batches([batch]), file, schema)
+        buffer_size, pre_buffer = (STREAMED_BYTES, False) if file.is_large else (0, not self._storage.is_local)
+        with self._open(file, buffer_size=buffer_size, pre_buffer=pre_buffer) as content:
+            present = [name for name in schema.names if name in content.schema_arrow.names]
+            batches = content.iter_batches(_count_batch(content.metadata), columns=present, use_threads=False)
+            while (batch := next(batches, None)) is not None:
+                yield self._fit(pa.Table.from_batches([batch]), file, schema)
 
     def write_each(self, tables: Iterable[pa.Table], *, data_change: bool = True) -> Iterator[AddAction]:
         """Write rows that come in parts into files of a bounded size; yield the log's action for each file.
@@ -262,10 +179,10 @@ class Files:
         if not len(rows):
             return
         row_bytes = max(1, rows.nbytes // len(rows))
-        step = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // row_bytes))
+        step = max(1, min(parquet.ROWS_PER_FILE, parquet.BYTES_PER_FILE // row_bytes))
         parts = -(-len(rows) // step)
         edges = [len(rows) * part // parts for part in range(parts + 1)]
-        contents = [partial(_encode, rows.slice(start, end - start)) for start, end in pairwise(edges)]
+        contents = [partial(parquet.encode, rows.slice(start, end - start)) for start, end in pairwise(edges)]
         yield from self._write_all(contents, data_change)
 
     def store(self, contents: Sequence[pa.Buffer]) -> Iterator[AddAction]:
@@ -279,10 +196,16 @@ class Files:
 
     def read_footer(self, file: DataFile) -> pq.FileMetaData:
         """Return a file's Parquet footer."""
+        with self._open(file) as content:
+            return content.metadata
+
+    @contextmanager
+    def _open(self, file: DataFile, **options: Any) -> Iterator[pq.ParquetFile]:
+        """Open a file with options of `pyarrow.parquet.ParquetFile`; storage's refusals are raised as ours."""
         with self.explained("read"):
             source = self._storage.open_file(self._store, self._path, file.name, file.size_bytes)
-            with pq.ParquetFile(source) as parquet:
-                return parquet.metadata
+            with pq.ParquetFile(source, coerce_int96_timestamp_unit=INT96_UNIT, **options) as content:
+                yield content
 
     def read_row_count_and_bytes(self, file: DataFile) -> tuple[int, int]:
         """Return a file's number of rows and their approximate size in memory in bytes, from its footer."""
@@ -396,179 +319,17 @@ class Files:
         name = f"{self.scope.folder}part-{uuid.uuid4()}.parquet"
         with self.explained("write"):
             obstore.put(self._store, name, content.to_pybytes())
-        footer = pq.read_metadata(pa.BufferReader(content))
-        columns = columns_with_statistics(footer.schema.to_arrow_schema())
-        unordered = _find_nan(content, footer.schema.to_arrow_schema())
-        statistics = json.dumps(_statistics(footer, columns, unordered), allow_nan=False)
+        statistics = json.dumps(parquet.read_statistics(content), allow_nan=False)
         added_at = int(time.time() * 1000)
         return AddAction(name, content.size, self.scope.partition, added_at, data_change, statistics)
 
 
-class Spool:
-    """Buffer that encodes rows into Parquet files as they come, so that an hour's metadata is never held as text."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._contents: list[pa.Buffer] = []
-        self._sink: pa.BufferOutputStream | None = None
-        self._writer: pq.ParquetWriter | None = None
-        self._rows = self._bytes = 0
-
-    def add(self, rows: pa.Table) -> None:
-        """Add rows; several thousand at a time, since each call makes one row group of a file."""
-        if self._rows + len(rows) > ROWS_PER_FILE or self._bytes + rows.nbytes > BYTES_PER_FILE:
-            self._close()
-        if self._writer is None:
-            self._sink = pa.BufferOutputStream()
-            self._writer = open_writer(self._sink, self._schema, compression_level=1)
-        self._writer.write_table(rows, row_group_size=len(rows))
-        self._rows += len(rows)
-        self._bytes += rows.nbytes
-
-    def take(self) -> list[pa.Buffer]:
-        """Return the files' contents, with all rows in the order of adding. No rows can be added afterwards."""
-        self._close()
-        return self._contents
-
-    def _close(self) -> None:
-        if self._writer is not None and self._sink is not None:
-            self._writer.close()
-            self._contents.append(self._sink.getvalue())
-        self._sink = self._writer = None
-        self._rows = self._bytes = 0
-
-
-@dataclass(frozen=True)
-class EncodedRows:
-    """Rows that a table must have, encoded as Parquet files already, so that their texts are not in memory."""
-
-    keys: pa.Table
-    """The keys of the rows, each once and in the order of the rows, in the columns `Table.merge_columns`."""
-    contents: Sequence[pa.Buffer]
-    """Contents of the files."""
-    attributes: pa.Table | None = None
-    """Attributes decoded from the rows' metadata, in the order of the rows; None if not decoded yet."""
-
-    def decode(self) -> Desired:
-        """Return the rows as an Arrow table."""
-        rows = pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in self.contents])
-        return Desired(self.keys, rows, self.attributes)
-
-
-def decode(desired: Desired | EncodedRows) -> Desired:
-    """Return the desired rows as an Arrow table, also if they are encoded."""
-    return desired.decode() if isinstance(desired, EncodedRows) else desired
-
-
-def group_small_files(files: Sequence[DataFile]) -> list[list[DataFile]]:
-    """Return groups of small files that were written one after another; each group is to be joined into about one file.
-
-    A group has at least JOINED_FILES files; smaller groups are not worth a commit.
-    """
-    groups: list[list[DataFile]] = [[]]
-    for file in sorted(files, key=lambda file: file.written_at):
-        group = [*groups[-1], file]
-        if sum(each.rows for each in group) > ROWS_PER_FILE or sum(each.size_bytes for each in group) > JOINED_BYTES:
-            groups.append([file])
-        else:
-            groups[-1] = group
-    return [group for group in map(_without_large, groups) if len(group) >= JOINED_FILES]
-
-
-def _without_large(group: Sequence[DataFile]) -> list[DataFile]:
-    """Return the group without files that have more rows than all smaller ones together: many rows would move for few.
-
-    So a row is moved once for each doubling of its file, and new rows, which most corrections concern, stay in small
-    files. Files of up to MOVED_ROWS rows always remain in the group.
-    """
-    by_size = sorted(group, key=lambda file: file.rows)
-    while by_size and by_size[-1].rows > max(MOVED_ROWS, sum(file.rows for file in by_size[:-1])):
-        by_size.pop()
-    kept = {file.name for file in by_size}
-    return [file for file in group if file.name in kept]
-
-
-def columns_with_statistics(schema: pa.Schema) -> list[str]:
-    """Return the columns whose least and greatest values the log holds: UIDs, numbers and times, never other texts.
-
-    The table must name these columns to its readers: some take a column without a range for an empty one.
-    """
-    return [
-        field.name
-        for field in schema
-        if (
-            not (pa.types.is_string(field.type) or pa.types.is_nested(field.type) or pa.types.is_boolean(field.type))
-            and not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
-        )
-        or field.name.lower().endswith("instanceuid")
-    ]
-
-
 def _is_more_than_a_file(parts: Sequence[pa.Table]) -> bool:
-    return sum(map(len, parts)) > ROWS_PER_FILE or sum(rows.nbytes for rows in parts) > BYTES_PER_FILE
+    return sum(map(len, parts)) > parquet.ROWS_PER_FILE or sum(rows.nbytes for rows in parts) > parquet.BYTES_PER_FILE
 
 
 def _count_batch(footer: pq.FileMetaData) -> int:
     """Return how many of a file's rows are read at once."""
     groups = (footer.row_group(place) for place in range(footer.num_row_groups))
     row_bytes = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
-    return max(1, min(ROWS_PER_FILE, STREAMED_ROWS, int(BYTES_PER_FILE / max(1, row_bytes))))
-
-
-def _encode(rows: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with open_writer(sink, rows.schema, compression_level=1) as writer:
-        writer.write_table(rows, row_group_size=len(rows))
-    return sink.getvalue()
-
-
-def open_writer(
-    sink: pa.BufferOutputStream | IO[bytes], schema: pa.Schema, compression_level: int | None = None
-) -> pq.ParquetWriter:
-    """Open a writer of a Parquet file that all readers of the lake understand."""
-    writer = pq.ParquetWriter(sink, schema, compression="zstd", compression_level=compression_level)
-    writer.add_key_value_metadata(CALENDAR)
-    return writer
-
-
-def _find_nan(content: pa.Buffer, schema: pa.Schema) -> set[str]:
-    """Return the columns that have a NaN, which Parquet's own ranges leave out."""
-    floating = [field.name for field in schema if pa.types.is_floating(field.type)]
-    if not floating:
-        return set()
-    rows = pq.read_table(pa.BufferReader(content), columns=floating)
-    return {name for name in floating if pc.any(pc.is_nan(rows[name])).as_py()}
-
-
-def _statistics(metadata: pq.FileMetaData, columns: Sequence[str], unordered: AbstractSet[str]) -> dict[str, Any]:
-    """Return the log's statistics of a file.
-
-    Args:
-        metadata: footer of the file.
-        columns: columns that get statistics.
-        unordered: columns with a NaN; engines order NaN above every number.
-    """
-    least: dict[str, Any] = {}
-    greatest: dict[str, Any] = {}
-    nulls: dict[str, int] = {}
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    for place in range(metadata.num_columns):
-        name = metadata.schema.column(place).path
-        if name not in columns:
-            continue
-        of_groups = [group.column(place).statistics for group in groups]
-        nulls[name] = sum(statistics.null_count for statistics in of_groups)
-        ranges = [statistics for statistics in of_groups if statistics.has_min_max]
-        if ranges and all(statistics.has_min_max or not statistics.num_values for statistics in of_groups):
-            least[name] = _statistic(min(statistics.min for statistics in ranges))
-            end = math.inf if name in unordered else max(statistics.max for statistics in ranges)
-            greatest[name] = _statistic(end)
-    return {"numRecords": metadata.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
-
-
-def _statistic(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-    if isinstance(value, float) and math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"  # Delta on Spark writes these texts: JSON has no infinity
-    return value if isinstance(value, int | float | str) else str(value)
+    return max(1, min(parquet.ROWS_PER_FILE, STREAMED_ROWS, int(parquet.BYTES_PER_FILE / max(1, row_bytes))))

@@ -11,9 +11,11 @@ import pytest
 
 from dicom_assets.core.columns.schema import TIMESTAMP
 from dicom_assets.core.errors import LakeUnavailableError
+from dicom_assets.lake.files import data_file, parquet
+from dicom_assets.lake.files.data_file import DataFile
+from dicom_assets.lake.files.folder import Files
+from dicom_assets.lake.files.parquet import Spool
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table import parquet
-from dicom_assets.lake.table.parquet import DataFile, Files, Spool
 from dicom_assets_tests.lakes.building import FarStorage
 
 SCHEMA = pa.schema([("studyInstanceUid", pa.string()), ("sequence", pa.int64())])
@@ -249,30 +251,30 @@ def small(*rows: int, size: int = 1000) -> list[DataFile]:
 
 
 def test_small_files_are_joined_in_the_order_of_writing_when_there_are_enough():
-    files = small(*[10] * parquet.JOINED_FILES)
-    assert parquet.group_small_files(files[::-1]) == [files]
-    assert parquet.group_small_files(files[1:]) == []
+    files = small(*[10] * data_file.JOINED_FILES)
+    assert data_file.group_small_files(files[::-1]) == [files]
+    assert data_file.group_small_files(files[1:]) == []
 
 
 def test_large_files_are_left_alone_and_joined_ones_become_no_larger():
-    large, few = parquet.ROWS_PER_FILE, [10] * parquet.JOINED_FILES
-    groups = parquet.group_small_files(small(large, *few, large, *few, large))
+    large, few = parquet.ROWS_PER_FILE, [10] * data_file.JOINED_FILES
+    groups = data_file.group_small_files(small(large, *few, large, *few, large))
     assert [[file.rows for file in group] for group in groups] == [few, few]
     halves = small(*[parquet.ROWS_PER_FILE // 2] * 40)
-    assert parquet.group_small_files(halves) == []
-    heavy = small(*[10] * 40, size=parquet.JOINED_BYTES // 2)
-    assert parquet.group_small_files(heavy) == []
+    assert data_file.group_small_files(halves) == []
+    heavy = small(*[10] * 40, size=data_file.JOINED_BYTES // 2)
+    assert data_file.group_small_files(heavy) == []
 
 
 def test_file_larger_than_all_smaller_ones_together_is_not_moved_for_them():
-    few = [parquet.MOVED_ROWS // 4] * parquet.JOINED_FILES
+    few = [data_file.MOVED_ROWS // 4] * data_file.JOINED_FILES
     before, *after = small(sum(few) + 1, *few)
-    assert parquet.group_small_files([before, *after]) == [after]
-    assert parquet.group_small_files([before, *after[1:]]) == []
+    assert data_file.group_small_files([before, *after]) == [after]
+    assert data_file.group_small_files([before, *after[1:]]) == []
     alike = small(sum(few), *few)
-    assert parquet.group_small_files(alike) == [alike]
-    tiny = small(parquet.MOVED_ROWS, *[1] * parquet.JOINED_FILES)
-    assert parquet.group_small_files(tiny) == [tiny]
+    assert data_file.group_small_files(alike) == [alike]
+    tiny = small(data_file.MOVED_ROWS, *[1] * data_file.JOINED_FILES)
+    assert data_file.group_small_files(tiny) == [tiny]
 
 
 def test_row_is_moved_once_for_each_doubling_of_its_file_and_few_files_stay():
@@ -280,14 +282,14 @@ def test_row_is_moved_once_for_each_doubling_of_its_file_and_few_files_stay():
     moved = 0
     for number in range(100):
         files.append(DataFile(f"{number}", 1000, 200, {}, number))
-        for group in parquet.group_small_files(files):
+        for group in data_file.group_small_files(files):
             files = [file for file in files if file not in group]
             moved += sum(file.rows for file in group)
             files.append(DataFile(f"{number}, joined", 1000, sum(file.rows for file in group), {}, number))
     doublings = math.log2(parquet.ROWS_PER_FILE / 200)
     assert sum(file.rows for file in files) == 20_000
     assert moved <= 20_000 * doublings
-    assert len(files) <= parquet.JOINED_FILES + doublings
+    assert len(files) <= data_file.JOINED_FILES + doublings
 
 
 def test_large_file_is_streamed_in_the_wanted_columns_and_types(files, monkeypatch):
