@@ -82,9 +82,9 @@ def check_hours(asked: dg.PartitionKeyRange, partitions: dg.PartitionsDefinition
     )
 
 
-def to_window(span: dg.TimeWindow) -> Window:
+def to_window(time_window: dg.TimeWindow) -> Window:
     """Return a run's partition, or its range of partitions, as a window of the change feed."""
-    return Window(span.start.astimezone(UTC), span.end.astimezone(UTC))
+    return Window(time_window.start.astimezone(UTC), time_window.end.astimezone(UTC))
 
 
 def partition_key(start: datetime) -> str:

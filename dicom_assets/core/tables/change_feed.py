@@ -45,6 +45,23 @@ class Window:
         until = f"{end:%H:%M}" if end - start <= timedelta(days=1) else f"{end:%Y-%m-%d %H:%M}"
         return f"{start:%Y-%m-%d %H:%M}–{until}Z"
 
+    @classmethod
+    def of_hours(cls, start: datetime, count: int = 1) -> "Window":
+        """Return the window of `count` hours from `start` on."""
+        return cls(start, start + count * HOUR)
+
+    @property
+    def hour_count(self) -> int:
+        """Number of whole hours in the window."""
+        return (self.end - self.start) // HOUR
+
+    def split(self, length: timedelta) -> "Iterator[Window]":
+        """Yield the window in parts of this length, in order; the last part may be shorter."""
+        start = self.start
+        while start < self.end:
+            yield Window(start, min(start + length, self.end))
+            start += length
+
     def hours(self) -> "Iterator[Window]":
         """Yield the hours of the window in order, as windows in UTC; the window's start and end cut the outer hours."""
         start = self.start.astimezone(UTC)

@@ -17,7 +17,7 @@ from dicom_assets.core.errors import CommitConflictError, LakeError, LakeLostErr
 from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.automation.adoption import Adoption, find_busy, find_known
-from dicom_assets.defs.history.hour_runs import build_spans
+from dicom_assets.defs.history.hour_runs import join_hours
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours
 from dicom_assets.derive.agreement import find_disagreeing
@@ -144,8 +144,8 @@ def _find_complete(settings: Settings, stored: Mapping[datetime, Stored], asked:
     with open_client(settings) as service:
         return {
             hour.start
-            for span in build_spans(asked, lambda _: len(asked))
-            for hour in find_complete(service, stored, span.window)
+            for window in join_hours(asked, lambda _: len(asked))
+            for hour in find_complete(service, stored, window)
         }
 
 

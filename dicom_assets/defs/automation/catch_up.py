@@ -10,10 +10,10 @@ import dagster as dg
 import msgspec
 
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.defs.automation.sensor_cursor import read_cursor, write_cursor
 from dicom_assets.defs.history.hour_log import Attempt, HourLog
-from dicom_assets.defs.history.hour_runs import Reason, Span, build_request, build_spans
+from dicom_assets.defs.history.hour_runs import Reason, build_request, join_hours
 from dicom_assets.defs.partitions import Hours, hours_between
 
 NAME = "catch_up"
@@ -59,10 +59,10 @@ class Situation:
     backfilled: set[datetime]
     """Hours of a person's unfinished backfill; the sensor waits for the backfill."""
 
-    def spans(self, limits: Limits) -> list[Span]:
-        """Return the spans to request, newest first.
+    def windows(self, limits: Limits) -> list[Window]:
+        """Return the windows to request, newest first.
 
-        The hours of a failed run are requested in spans of half that run, so that one bad hour is soon in a run of
+        The hours of a failed run are requested in windows of half that run, so that one bad hour is soon in a run of
         its own and no longer blocks the others.
         """
         origins = {hour: self.unfinished[hour].run_id for hour in self.wanted if hour in self.unfinished}
@@ -71,7 +71,7 @@ class Situation:
         def limit(run_id: Any) -> int:
             return limits.hours_per_run if run_id is None else max(1, min(limits.hours_per_run, sizes[run_id] // 2))
 
-        return build_spans(self.wanted, limit, origins.get)
+        return join_hours(self.wanted, limit, origins.get)
 
     def runs_in_flight(self) -> int:
         """Return the number of this sensor's runs that are queued or in progress."""
@@ -85,9 +85,9 @@ class Situation:
         unfinished = self.unfinished.values()
         return min([now + LOOK_EVERY, *(now if each.in_flight else each.retry_at for each in unfinished)])
 
-    def attempt(self, span: Span) -> int:
-        """Return the attempt number for a run of the span, from 1 on."""
-        attempt = self.unfinished.get(span.start)
+    def attempt(self, window: Window) -> int:
+        """Return the attempt number for a run of the window, from 1 on."""
+        attempt = self.unfinished.get(window.start)
         return 1 if attempt is None else attempt.number + 1
 
     def describe(self, now: datetime) -> str:
@@ -156,10 +156,10 @@ def build_catch_up(
             return dg.SensorResult(skip_reason=cursor.told, cursor=context.cursor)
         situation, cursor = _look(context, HourLog(context.instance, assets), hours, cursor, moment)
         in_flight = situation.runs_in_flight()
-        spans = situation.spans(limits)
-        taken = spans[: max(0, limits.runs - in_flight)]
+        windows = situation.windows(limits)
+        taken = windows[: max(0, limits.runs - in_flight)]
         told = situation.describe(moment)
-        if spans and not taken:
+        if windows and not taken:
             told = f"{_count_waiting(len(situation.wanted))} until one of {in_flight} runs has ended; {told}"
         if taken:
             waited_for = "the lake"
@@ -172,14 +172,14 @@ def build_catch_up(
         if not (taken or told):
             told = f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
         look_at = (
-            moment if spans or cursor.checked != until else min(hours.due_at(until), situation.next_change(moment))
+            moment if windows or cursor.checked != until else min(hours.due_at(until), situation.next_change(moment))
         )
         cursor = msgspec.structs.replace(cursor, look_at=look_at, told=told)
         if not taken:
             return dg.SensorResult(skip_reason=told, cursor=write_cursor(cursor))
-        context.log.info("Asking for %s.", ", ".join(str(span.window) for span in taken))
+        context.log.info("Asking for %s.", ", ".join(map(str, taken)))
         return dg.SensorResult(
-            run_requests=[build_request(span, Reason.DUE, situation.attempt(span)) for span in taken],
+            run_requests=[build_request(window, Reason.DUE, situation.attempt(window)) for window in taken],
             cursor=write_cursor(cursor),
         )
 

@@ -16,10 +16,10 @@ import dagster as dg
 import msgspec
 
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
+from dicom_assets.core.tables.change_feed import Entry, Window
 from dicom_assets.defs.automation.sensor_cursor import read_cursor, write_cursor
 from dicom_assets.defs.history.hour_log import HourLog
-from dicom_assets.defs.history.hour_runs import Reason, build_request, build_spans
+from dicom_assets.defs.history.hour_runs import Reason, build_request, join_hours
 from dicom_assets.defs.partitions import Hours, floor_hour, hours_between
 from dicom_assets.derive.extract import Named
 from dicom_assets.derive.heal import has_news
@@ -99,7 +99,7 @@ class Look:
         """Return whether the service has unread entries of the hour, or metadata that it could not give before."""
         self.questions -= 1
         rows, unreadable = self.log.last_read(self.feed, hour)
-        return self.service.has_more_than(rows, Window(hour, hour + HOUR)) or self._heals(unreadable)
+        return self.service.has_more_than(rows, Window.of_hours(hour)) or self._heals(unreadable)
 
     def _heals(self, unreadable: list[Named]) -> bool:
         """Return whether an entry that was read without usable metadata has metadata now, or is deleted."""
@@ -177,16 +177,16 @@ def build_feed_sensor(
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         asked_for = [(Reason.NEW, new), (Reason.LATE, dict.fromkeys(late - new.keys(), 1))]
         requests = [
-            build_request(span, reason, wanted[span.start])
+            build_request(window, reason, wanted[window.start])
             for reason, wanted in asked_for
-            for span in build_spans(wanted, lambda _: hours_per_run, wanted.get)
+            for window in join_hours(wanted, lambda _: hours_per_run, wanted.get)
         ]
         if not requests:
             waiting = moved and cursor.latest != latest
             return dg.SensorResult(skip_reason=_describe(latest, waiting=waiting), cursor=write_cursor(cursor))
         for reason, wanted in asked_for:
             for hour in sorted(wanted):
-                context.log.info("%s: %s", reason.capitalize(), Window(hour, hour + HOUR))
+                context.log.info("%s: %s", reason.capitalize(), Window.of_hours(hour))
         return dg.SensorResult(run_requests=requests, cursor=write_cursor(cursor))
 
     return change_feed_sensor

@@ -1,7 +1,6 @@
-"""Requests to materialise all assets for some hours, one run for each span of consecutive hours."""
+"""Requests to materialise all assets for some hours, one run for each window of consecutive hours."""
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -26,49 +25,33 @@ class Reason(StrEnum):
     LATE = "late entries"
 
 
-@dataclass(frozen=True)
-class Span:
-    """Consecutive hours, for one run."""
-
-    start: datetime
-    hours: int = 1
-
-    @property
-    def window(self) -> Window:
-        """Window of the change feed that the span covers."""
-        return Window(self.start, self.start + self.hours * HOUR)
-
-    def __contains__(self, hour: datetime) -> bool:
-        return self.window.start <= hour < self.window.end
-
-
-def build_spans(
+def join_hours(
     hours: Iterable[datetime],
     limit: Callable[[Hashable], int],
     origin: Callable[[datetime], Hashable] = lambda _: None,
-) -> list[Span]:
-    """Return the hours as spans, newest first.
+) -> list[Window]:
+    """Return windows of consecutive hours, newest first.
 
     Args:
         hours: Starts of the hours, in any order.
-        limit: Returns the most hours of a span, for an origin.
-        origin: Returns the origin of an hour; hours of different origins never share a span.
+        limit: Returns the most hours of a window, for an origin.
+        origin: Returns the origin of an hour; hours of different origins never share a window.
     """
-    spans: list[Span] = []
+    windows: list[Window] = []
     of_last: Hashable = None
     for hour in sorted(hours, reverse=True):
-        last = spans[-1] if spans else None
+        last = windows[-1] if windows else None
         of_hour = origin(hour)
-        if last and of_last == of_hour and last.start == hour + HOUR and last.hours < limit(of_hour):
-            spans[-1] = Span(hour, last.hours + 1)
+        if last and of_last == of_hour and last.start == hour + HOUR and last.hour_count < limit(of_hour):
+            windows[-1] = Window(hour, last.end)
         else:
-            spans.append(Span(hour))
+            windows.append(Window.of_hours(hour))
         of_last = of_hour
-    return spans
+    return windows
 
 
-def build_request(span: Span, reason: Reason, attempt: int = 1) -> dg.RunRequest:
-    """Return the request for a run of all assets for a span.
+def build_request(window: Window, reason: Reason, attempt: int = 1) -> dg.RunRequest:
+    """Return the request for a run of all assets for a window of whole hours.
 
     The request has no run key on purpose. Dagster stores the requests of a tick, with the ids of their runs, before it
     creates the first run, and continues after a crash: no request is lost, and none is run twice. A run key would do
@@ -79,13 +62,13 @@ def build_request(span: Span, reason: Reason, attempt: int = 1) -> dg.RunRequest
         tags[ATTEMPT_TAG] = str(attempt)
     if reason is not Reason.DUE:
         tags[PRIORITY_TAG] = "1"  # new entries do not wait behind missed hours
-    first, last = partition_key(span.start), partition_key(span.start + (span.hours - 1) * HOUR)
-    if span.hours == 1:
+    first, last = partition_key(window.start), partition_key(window.end - HOUR)
+    if first == last:
         return dg.RunRequest(partition_key=first, tags=tags)
     tags |= {
         ASSET_PARTITION_RANGE_START_TAG: first,
         ASSET_PARTITION_RANGE_END_TAG: last,
-        HOURS_TAG: str(span.window),
+        HOURS_TAG: str(window),
     }
     return dg.RunRequest(tags=tags)
 

@@ -17,11 +17,11 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core import errors
 from dicom_assets.core.errors import AlertError, DicomAssetsError, ServiceRefusedError, ServiceUnreachableError
-from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.checks import failure
 from dicom_assets.defs.checks.failure import heals, retrying
-from dicom_assets.defs.history.hour_runs import Reason, Span, build_request
+from dicom_assets.defs.history.hour_runs import Reason, build_request
 from dicom_assets.defs.jobs.alerts import build_alert_sensor
 from dicom_assets.defs.jobs.watch import build_freshness_job
 from dicom_assets.lake.table.delta import Lake
@@ -159,7 +159,7 @@ def test_the_message_says_what_which_hour_why_what_to_do_and_where(instance):
 
 def test_of_a_run_that_the_sensors_ask_for_again_the_message_says_so(instance):
     told = Told(instance)
-    request = build_request(Span(START), Reason.DUE)
+    request = build_request(Window.of_hours(START), Reason.DUE)
     told.fail(ServiceUnreachableError("no answer"), partition_key=request.partition_key, tags=request.tags)
     told.tick()
     assert "The hours are asked for again by themselves, after 5 minutes" in told.alerts[0]["text"]
