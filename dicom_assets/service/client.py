@@ -20,7 +20,7 @@ import httpx
 
 from dicom_assets.core.errors import FeedMovedError
 from dicom_assets.core.memory import MemoryLimit
-from dicom_assets.core.tables.change_feed import Entry, Window, has_metadata, parse_latest
+from dicom_assets.core.tables.change_feed import Comparison, CountedWindow, Entry, Window, has_metadata, parse_latest
 from dicom_assets.network.retries import RetryPolicy
 from dicom_assets.service.pages import FeedPages, Page, Piece, format_flag, read_time
 from dicom_assets.service.requests import SMALL_BYTES, Query, ServiceRequests
@@ -176,26 +176,17 @@ class DicomService:
             for sequence in [sequence for sequence, time_ in seen.items() if time_ < start]:
                 del seen[sequence]
 
-    def holds_exactly(self, entries: int, window: Window) -> bool:
-        """Return whether the window now has exactly `entries` entries, by one request for at most two entries.
-
-        Raises:
-            ServiceError: as `fetch_pages`, except FeedMovedError.
-        """
-        return len(self.fetch_end(entries, window)) == min(entries, 1)
-
-    def fetch_end(self, entries: int, window: Window) -> list[Entry]:
-        """Return the last entry of a window that has `entries` entries, by one small request.
-
-        Returns:
-            One entry if the window has exactly `entries` entries, two entries if it has more, none if it has fewer.
-            For `entries` of 0: the window's first two entries at most, so none if the window is empty.
+    def compare_count(self, entries: int, window: Window) -> CountedWindow:
+        """Return how the window's number of entries compares with `entries`, by one request for at most two entries.
 
         Raises:
             ServiceError: as `fetch_pages`, except FeedMovedError.
         """
         with self._reading() as stop:
-            return self._pages.fetch_few(Piece(window, max(0, entries - 1), 2, include_metadata=False), stop)
+            found = self._pages.fetch_few(Piece(window, max(0, entries - 1), 2, include_metadata=False), stop)
+        if len(found) == min(entries, 1):
+            return CountedWindow(Comparison.EQUAL, found[0] if found else None)
+        return CountedWindow(Comparison.MORE if found else Comparison.FEWER)
 
     def fetch_entries(self, entries: Iterable[tuple[int, datetime]]) -> list[Entry]:
         """Return entries of the feed in their current state, in the given order, with few requests and retries each.

@@ -498,7 +498,7 @@ ASKS: dict[str, Callable[[DicomService], object]] = {
     "newest entry": lambda service: service.fetch_latest(),
     "newest entry with metadata": lambda service: service.fetch_latest(include_metadata=True),
     "count": lambda service: service.has_more_than(3, WINDOW),
-    "end": lambda service: service.fetch_end(3, WINDOW),
+    "comparison": lambda service: service.compare_count(3, WINDOW),
 }
 
 

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from itertools import accumulate, chain
 from typing import Annotated
 
@@ -85,6 +86,23 @@ class Entry(msgspec.Struct, gc=False, rename="camel"):
     file_path: str | None = None
     metadata: msgspec.Raw = msgspec.Raw()
     """DICOM JSON text, byte for byte; empty if the service sent none."""
+
+
+class Comparison(Enum):
+    """Comparison of a service's number of entries with an expected number."""
+
+    FEWER = auto()
+    EQUAL = auto()
+    MORE = auto()
+
+
+@dataclass(frozen=True)
+class CountedWindow:
+    """A window's number of entries at the service, compared with an expected number."""
+
+    comparison: Comparison
+    last: Entry | None = None
+    """The window's last entry, where the numbers are equal and not 0."""
 
 
 _OBJECT = ord("{")

@@ -28,7 +28,8 @@ from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.defs.runs.observed import Observed, Reading
 from dicom_assets.defs.runs.progress import Progress
 from dicom_assets.defs.runs.resume import find_remaining
-from dicom_assets.derive.derivation import HoursOf, build_derivation
+from dicom_assets.derive.derivation import build_derivation
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.lake.table.delta import Lake
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
@@ -106,8 +107,8 @@ def build_assets(
             "op_tags": tag_step(tables[name]),
         }
 
-    def observe(name: str, hours: HoursOf) -> Observed:
-        return Observed(build_derivation(tables[name], hours, file_system), hours.window)
+    def observe(name: str, changes: FeedWindow) -> Observed:
+        return Observed(changes, lambda part: build_derivation(tables[name], part, file_system))
 
     @dg.asset(
         **common("change_feed", kinds=["azure"]) | {"pool": naming.name(feed_pool)},
@@ -139,7 +140,7 @@ def build_assets(
                 yield check_metadata(*reading.unreadable, window=str(remaining.window))
 
     @dg.asset(**common("instance", "change_feed"))
-    def instance(change_feed: HoursOf) -> Results:
+    def instance(change_feed: FeedWindow) -> Results:
         """One row is one live SOP instance with its current attributes.
 
         For every instance that changed in the hour it holds the newest entry read so far, of any hour: hours may run
@@ -151,23 +152,23 @@ def build_assets(
         yield check_instances(lake, change_feed.window, derived)
         yield check_values(derived, change_feed.window)
 
-    def aggregate(name: str, hours: HoursOf) -> Results:
-        derived = observe(name, hours)
+    def aggregate(name: str, changes: FeedWindow) -> Results:
+        derived = observe(name, changes)
         yield dg.MaterializeResult(value=derived)
-        yield check_agreement(lake, hours.window, derived, tables[name])
+        yield check_agreement(lake, changes.window, derived, tables[name])
 
     @dg.asset(**common("series", "instance"))
-    def series(instance: HoursOf) -> Results:
+    def series(instance: FeedWindow) -> Results:
         """One row is one series with at least one live instance, and the attributes of its newest one."""
         yield from aggregate("series", instance)
 
     @dg.asset(**common("study", "instance"), deps=[series])
-    def study(instance: HoursOf) -> Results:
+    def study(instance: FeedWindow) -> Results:
         """One row is one study with at least one live instance, and the attributes of its newest one."""
         yield from aggregate("study", instance)
 
     @dg.asset(**common("file_index", "instance"))
-    def file_index(instance: HoursOf) -> Results:
+    def file_index(instance: FeedWindow) -> Results:
         """One row is one live instance that has a DICOM file, and where the file lies."""
         yield from aggregate("file_index", instance)
 
@@ -176,7 +177,7 @@ def build_assets(
         return assets
 
     @dg.asset(**common(HEALTHCARE_INSTANCE.name, "change_feed"))
-    def healthcare_instance(change_feed: HoursOf) -> Results:
+    def healthcare_instance(change_feed: FeedWindow) -> Results:
         """One row is one live SOP instance, in the layout of Fabric's healthcare data solutions.
 
         It holds the instances that `instance` holds, by the same rules. Every row has the instance's full metadata.

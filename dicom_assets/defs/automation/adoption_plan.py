@@ -21,7 +21,7 @@ from dicom_assets.defs.history.hour_runs import join_hours
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours
 from dicom_assets.derive.agreement import find_disagreeing
-from dicom_assets.derive.coverage import Stored, count_stored, find_complete, find_hours
+from dicom_assets.derive.counts import Stored, count_stored, find_complete, find_hours
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.snapshot import Snapshot
 

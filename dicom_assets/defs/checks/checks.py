@@ -17,7 +17,7 @@ from dicom_assets.core.tables.comparison import Agreement
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.runs.observed import Observed
 from dicom_assets.derive.agreement import compare_instances, compare_touched
-from dicom_assets.derive.recount import CountedFeed, recount
+from dicom_assets.derive.counts import CountedFeed, recount
 from dicom_assets.lake.table.delta import Lake
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN

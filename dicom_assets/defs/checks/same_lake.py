@@ -15,7 +15,7 @@ from dicom_assets.core.errors import LakeLostError
 from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.defs.history.hour_log import HourLog
 from dicom_assets.defs.naming import PLAIN, Naming
-from dicom_assets.derive.coverage import count_stored
+from dicom_assets.derive.counts import count_stored
 from dicom_assets.lake.table.delta import Lake
 
 TABLE_VERSION = "table_version"
