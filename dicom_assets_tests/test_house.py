@@ -115,7 +115,7 @@ def test_command_line_answers_help_without_dagster():
 
 def test_dagster_loads_the_definitions_without_what_a_run_alone_needs():
     """Each of these takes as long to import as a good part of Dagster, in every process of it."""
-    heavy = {"azure.identity", "httpx", "rich", "tenacity", "polars", "pydicom", "pyspark", "pandas", "starlette"}
+    heavy = {"azure.identity", "httpx", "rich", "polars", "pydicom", "pyspark", "pandas", "starlette"}
     heavy |= {
         "duckdb",
         "urllib.request",

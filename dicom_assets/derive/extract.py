@@ -61,7 +61,7 @@ class HourRead:
     reached: datetime | None = None
     """Time of the last entry; None before the first page."""
     is_complete: bool = False
-    """Whether the whole hour was read."""
+    """True if the whole hour was read."""
 
     @property
     def entries(self) -> int:

@@ -22,7 +22,7 @@ from dicom_assets.core.errors import (
     ServiceRefusedError,
     SettingsError,
 )
-from dicom_assets.identity.credentials import REFRESH_BEFORE_EXPIRY_SECONDS, Tokens, read_claims
+from dicom_assets.identity.tokens import REFRESH_BEFORE_EXPIRY_SECONDS, Tokens, read_claims
 from dicom_assets.lake.storage.errors import LAKE, Place, Refusal, Signing, explain_refusal
 from dicom_assets.lake.storage.range_file import RangeFile
 

@@ -25,7 +25,7 @@ from dicom_assets.defs.history.hour_runs import Reason, build_request
 from dicom_assets.defs.jobs.alerts import build_alert_sensor
 from dicom_assets.defs.jobs.watch import build_freshness_job
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.network import webhook
+from dicom_assets.network import retries
 from dicom_assets.network.webhook import post_alert
 from dicom_assets_tests.law.world import START
 
@@ -274,7 +274,7 @@ def receiver(*statuses: int):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    monkeypatch.setattr(webhook.tenacity.nap.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retries, "sleep", lambda seconds: None)
 
 
 @pytest.mark.usefixtures("quickly")
