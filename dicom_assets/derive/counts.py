@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicom_assets.core.errors import OtherServiceError, ServiceError
-from dicom_assets.core.tables.change_feed import Comparison, CountedWindow, Entry, Window, parse_timestamps
+from dicom_assets.core.tables.change_feed import Amount, CountedWindow, Entry, Window, parse_timestamps
 from dicom_assets.derive.feed_window import count_values, is_within, read_window
 from dicom_assets.lake.table.snapshot import Snapshot
 
@@ -132,7 +132,7 @@ def recount(feed: CountedFeed, table: Snapshot, window: Window, read: Mapping[da
 
 def _add_differences(found: Recount, feed: CountedFeed, sequences: pa.Array, window: Window) -> Recount:
     """Return the result with the sequences that only one of service and table has, of this window too."""
-    if feed.compare_count(len(sequences), window).comparison is Comparison.EQUAL:
+    if feed.compare_count(len(sequences), window).amount is Amount.EQUAL:
         return found
     pages = feed.fetch_pages(window, include_metadata=False)
     served = pa.array([entry.sequence for page in pages for entry in page], pa.int64())
@@ -154,9 +154,9 @@ def _holds_all(service: CountedFeed, stored: Mapping[datetime, Stored], window: 
     hours = [stored[hour.start] for hour in window.hours() if hour.start in stored]
     entries = sum(hour.entries for hour in hours)
     counted = service.compare_count(entries, window)
-    if counted.comparison is Comparison.MORE:
+    if counted.amount is Amount.MORE:
         return False
-    if counted.comparison is Comparison.FEWER:
+    if counted.amount is Amount.FEWER:
         raise _build_error(window, f"it has fewer than the {entries:,} entries that the lake holds")
     # The counts agree, so the last entries are compared: times of two services never agree to the microsecond.
     if counted.last and parse_timestamps([counted.last])[0].as_py() != max(hour.last for hour in hours):

@@ -105,8 +105,9 @@ def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) ->
     is_metadata = url.partition("?")[0].endswith(_METADATA_PATH)
     transient = _judge(status, body, headers, is_metadata=is_metadata)
     if (record := _record.get()) is not None:
-        # Metadata services of other clouds have this address too, but do not answer JSON at this path.
-        record.is_in_azure |= is_metadata and body is not None and not _is_forbidden(status)
+        # Metadata services of other clouds have this address too, but do not answer JSON at this path. A container
+        # platform's proxy may answer 403 in place of a metadata service.
+        record.is_in_azure |= is_metadata and body is not None and status != HTTPStatus.FORBIDDEN
         if transient is not None:
             record.transients.append(transient)
     return transient
@@ -175,11 +176,6 @@ def _judge_cause(cause: BaseException) -> TransientError | None:
 
 def _is_transient_status(status: int) -> bool:
     return status in _TRANSIENT_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _is_forbidden(status: int) -> bool:
-    """Return whether a container platform's proxy may have answered in place of a metadata service."""
-    return status == HTTPStatus.FORBIDDEN
 
 
 def _answered(what: str, retry_after_seconds: float | None = None) -> TransientError:

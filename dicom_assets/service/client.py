@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import count
 from logging import getLogger
 from types import TracebackType
@@ -20,7 +20,7 @@ import httpx
 
 from dicom_assets.core.errors import FeedMovedError
 from dicom_assets.core.memory import MemoryLimit
-from dicom_assets.core.tables.change_feed import Comparison, CountedWindow, Entry, Window, has_metadata, parse_latest
+from dicom_assets.core.tables.change_feed import Amount, CountedWindow, Entry, Window, has_metadata, parse_latest
 from dicom_assets.network.retries import RetryPolicy
 from dicom_assets.service.pages import FeedPages
 from dicom_assets.service.pieces import Page, Piece, format_flag, read_time
@@ -51,8 +51,6 @@ NAMED_ENTRIES = 20
 
 LOOK_TRIES = 2
 """Failures of an entry that is requested again, after which it stays without metadata until it is requested next."""
-
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class DicomService:
@@ -186,8 +184,8 @@ class DicomService:
         with self._reading() as stop:
             found = self._pages.fetch_few(Piece(window, max(0, entries - 1), 2, include_metadata=False), stop)
         if len(found) == min(entries, 1):
-            return CountedWindow(Comparison.EQUAL, found[0] if found else None)
-        return CountedWindow(Comparison.MORE if found else Comparison.FEWER)
+            return CountedWindow(Amount.EQUAL, found[0] if found else None)
+        return CountedWindow(Amount.MORE if found else Amount.FEWER)
 
     def fetch_entries(self, entries: Iterable[tuple[int, datetime]]) -> list[Entry]:
         """Return entries of the feed in their current state, in the given order, with few requests and retries each.
@@ -215,7 +213,7 @@ class DicomService:
 
     def _fetch_at(self, time_: datetime, sequences: set[int], stop: threading.Event) -> list[Entry]:
         """Return the entries of some sequences that share one time."""
-        window = Window(time_, time_ + _MICROSECOND)
+        window = Window.of_moment(time_)
         if len(sequences) == 1:  # mostly, only one entry has this time
             (sequence,) = sequences
             entries, _ = self._pages.fetch_entry(Piece(window, 0, 1), stop, tries=LOOK_TRIES)

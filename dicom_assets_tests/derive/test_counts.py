@@ -4,7 +4,7 @@ import pytest
 
 from dicom_assets.core.columns.schema import CHANGE_FEED
 from dicom_assets.core.errors import ServiceUnreachableError
-from dicom_assets.core.tables.change_feed import HOUR, Comparison, CountedWindow, Entry, Window
+from dicom_assets.core.tables.change_feed import HOUR, Amount, CountedWindow, Entry, Window
 from dicom_assets.derive.counts import Recount, recount
 from dicom_assets_tests.core.tables.rows import START, entry
 from dicom_assets_tests.lakes.building import build_lake, store
@@ -31,8 +31,8 @@ class Feed:
             raise ServiceUnreachableError("nobody answers")
         count = len(self.within(window))
         if count == entries:
-            return CountedWindow(Comparison.EQUAL)
-        return CountedWindow(Comparison.MORE if count > entries else Comparison.FEWER)
+            return CountedWindow(Amount.EQUAL)
+        return CountedWindow(Amount.MORE if count > entries else Amount.FEWER)
 
     def fetch_pages(self, window: Window, *, include_metadata: bool):
         assert not include_metadata

@@ -26,7 +26,7 @@ from dicom_assets.core.errors import (
     ServiceUnreachableError,
     UnreadablePageError,
 )
-from dicom_assets.core.tables.change_feed import Comparison, Window
+from dicom_assets.core.tables.change_feed import Amount, Window
 from dicom_assets.network.retries import RetryPolicy
 from dicom_assets.service import answers
 from dicom_assets.service import client as dicom_service
@@ -518,8 +518,8 @@ def test_count_of_a_window_costs_one_small_request(server, present, off_by):
     asked = max(0, present + off_by)
     with connect(server) as client:
         counted = client.compare_count(asked, WINDOW)
-    signs = {-1: Comparison.FEWER, 0: Comparison.EQUAL, 1: Comparison.MORE}
-    assert counted.comparison is signs[(present > asked) - (present < asked)]
+    signs = {-1: Amount.FEWER, 0: Amount.EQUAL, 1: Amount.MORE}
+    assert counted.amount is signs[(present > asked) - (present < asked)]
     last = counted.last.sequence if counted.last else None
     assert last == (server.entries[-1]["sequence"] if present and asked == present else None)
     (request,) = server.requests

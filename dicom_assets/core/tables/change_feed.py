@@ -51,6 +51,11 @@ class Window:
         """Return the window of `count` hours from `start` on."""
         return cls(start, start + count * HOUR)
 
+    @classmethod
+    def of_moment(cls, time: datetime) -> "Window":
+        """Return the shortest window that contains a time of the feed, to the microsecond."""
+        return cls(time, time + timedelta(microseconds=1))
+
     @property
     def hour_count(self) -> int:
         """Number of whole hours in the window."""
@@ -88,8 +93,8 @@ class Entry(msgspec.Struct, gc=False, rename="camel"):
     """DICOM JSON text, byte for byte; empty if the service sent none."""
 
 
-class Comparison(Enum):
-    """Comparison of a service's number of entries with an expected number."""
+class Amount(Enum):
+    """Number of a service's entries, relative to an expected number."""
 
     FEWER = auto()
     EQUAL = auto()
@@ -98,9 +103,9 @@ class Comparison(Enum):
 
 @dataclass(frozen=True)
 class CountedWindow:
-    """A window's number of entries at the service, compared with an expected number."""
+    """A window's number of entries at the service, relative to an expected number."""
 
-    comparison: Comparison
+    amount: Amount
     last: Entry | None = None
     """The window's last entry, where the numbers are equal and not 0."""
 
