@@ -19,7 +19,8 @@ from dicom_assets.derive.derivation import build_derivation
 from dicom_assets.derive.extract import Extraction
 from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.lake.table.delta import Derivation, Lake
+from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.writing import Derivation
 from dicom_assets.service.client import DicomService
 
 FILES = "abfss://files@bench.dfs.core.windows.net"

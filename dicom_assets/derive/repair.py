@@ -19,8 +19,8 @@ from dicom_assets.core.columns.elements import trim_padding
 from dicom_assets.core.columns.schema import CHANGE_FEED, KEY, Table
 from dicom_assets.core.errors import LakeError
 from dicom_assets.core.memory import MemoryLimit
-from dicom_assets.core.tables.comparison import is_padded
 from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.comparison import is_padded
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.derive.derivation import Fixed, build_derivation
 from dicom_assets.derive.feed_window import FeedWindow
