@@ -1,5 +1,6 @@
 """Hours in UTC as partitions, and runs' partitions as windows of the change feed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -92,10 +93,17 @@ def partition_key(start: datetime) -> str:
     return start.astimezone(UTC).strftime(PARTITION_FORMAT)
 
 
-def parse_key(key: str) -> datetime:
+def parse_key(key: str) -> datetime | None:
     """Return the start of the hour, in UTC, that a partition key names.
 
-    Raises:
-        ValueError: The key does not name an hour.
+    The result is None for a partition of an earlier partitions definition.
     """
-    return datetime.strptime(key, PARTITION_FORMAT).replace(tzinfo=UTC)
+    try:
+        return datetime.strptime(key, PARTITION_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def parse_hours(keys: Iterable[str]) -> set[datetime]:
+    """Return the starts of the hours that partition keys name, without partitions of earlier definitions."""
+    return {hour for key in keys if (hour := parse_key(key)) is not None}

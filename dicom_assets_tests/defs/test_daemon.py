@@ -14,7 +14,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 
 from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.defs.automation.automation import JOB
@@ -82,7 +81,7 @@ def test_daemon_killed_while_it_asks_for_runs_neither_loses_nor_doubles_an_hour(
         with daemon(env, log, "dicom_assets_tests.defs.dying_daemon") as process:
             assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL, log.read_text()
         assert instance.get_runs_count(HOURS) == 1
-        interrupted = next(tick for tick in ticks(instance) if tick.status is TickStatus.STARTED and tick.run_requests)
+        interrupted = next(tick for tick in ticks(instance) if tick.status.name == "STARTED" and tick.run_requests)
         assert interrupted.unsubmitted_run_ids_with_requests
         with daemon(env, log) as process:
             wait_until(process, lambda: ended(instance) == COUNT, log.read_text)
@@ -93,12 +92,12 @@ def test_daemon_killed_while_it_asks_for_runs_neither_loses_nor_doubles_an_hour(
             records = instance.fetch_materializations(dg.AssetKey(name), limit=100).records
             assert Counter(record.partition_key for record in records) == dict.fromkeys(keys, 1)
         assert {tick.instigator_name for tick in ticks(instance)} == {"catch_up", "change_feed_sensor"}
-        assert not [tick for tick in ticks(instance) if tick.status is TickStatus.FAILURE], log.read_text()
+        assert not [tick for tick in ticks(instance) if tick.status.name == "FAILURE"], log.read_text()
 
 
 def ticks(instance) -> list:
     """Of the sensors."""
-    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    states = [state for state in instance.all_instigator_state() if state.instigator_type.name == "SENSOR"]
     return [tick for state in states for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)]
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import dagster as dg
 import yaml
-from dagster._core.test_utils import freeze_time
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,6 +20,7 @@ from dicom_assets.defs.automation.automation import JOB
 from dicom_assets.defs.partitions import hours_between, parse_key, partition_key
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.dagster_private import freeze_time
 from dicom_assets_tests.emulator.settable_clock import SettableClock
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables

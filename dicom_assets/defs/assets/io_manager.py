@@ -12,7 +12,6 @@ import dagster as dg
 import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 
 from dicom_assets.core.columns.schema import SERVICE, Table
 from dicom_assets.core.memory import MemoryLimit
@@ -90,7 +89,8 @@ class DeltaIOManager(dg.IOManager):
         hours = {partition_key(start): numbers for start, numbers in of_hours.items()}
         if context.has_asset_partitions and len(keys := context.asset_partition_keys) > 1:
             hours[keys[-1]] = hours.get(keys[-1], {}) | state | {RANGE: {"hours": len(keys)} | run}
-            add_partition_metadata(context, hours)
+            for key, numbers in hours.items():  # 1 s for a range of a quarter, 10 s for a year
+                context.step_context.add_asset_metadata(numbers, context.asset_key, key)
             return
         preview = build_preview(table.name, described.sample) if described and described.sample is not None else None
         of_hour = next(iter(hours.values()), {})
@@ -154,21 +154,6 @@ def numbers_of_run(last: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
     if RANGE in last:
         return dict(cast(Any, last[RANGE].value))
     return {name: value.value for name, value in last.items()}
-
-
-def add_partition_metadata(context: dg.OutputContext, by_partition: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add metadata to each partition of a range.
-
-    `AssetExecutionContext.add_asset_metadata` does so too, but lists the whole range for every partition: for a range
-    of a year this takes a tenth of a second each time.
-    """
-    step = context.step_context
-    own: dict[Any, Mapping[str, Any]] = {
-        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): numbers
-        for key, numbers in by_partition.items()
-    }
-    before = step._metadata_accumulator.per_output_metadata
-    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata={**before, **own})
 
 
 def _describe(results: list[Written]) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _look(
     """Return the state of the due hours, and the next cursor."""
     until = hours.due_until(now)
     seen = log.look(now)
-    backfilled = log.backfilled(context.repository_def.asset_graph) if context.repository_def else set()
+    backfilled = log.backfilled(context.repository_def) if context.repository_def else set()
     due = set(hours_between(hours.first, until))
     done = (due & seen.materialized) - seen.unfinished.keys()
     unfinished = {hour: attempt for hour, attempt in seen.unfinished.items() if hour in due}

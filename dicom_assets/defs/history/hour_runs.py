@@ -5,13 +5,15 @@ from datetime import datetime
 from enum import StrEnum
 
 import dagster as dg
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PRIORITY_TAG
 
 from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.defs.partitions import partition_key
 
 REASON_TAG = "dicom_assets/reason"
 ATTEMPT_TAG = "dicom_assets/attempt"
+FIRST_HOUR_TAG = "dagster/asset_partition_range_start"
+LAST_HOUR_TAG = "dagster/asset_partition_range_end"
+"""Dagster's tags of a run of several partitions."""
 HOURS_TAG = "hours"
 """Tag with a run's range of hours. The UI's list of runs shows a single partition, but not Dagster's own tags of a
 range. The name is short because the list truncates long tags."""
@@ -61,16 +63,11 @@ def build_request(window: Window, reason: Reason, attempt: int = 1) -> dg.RunReq
     if attempt > 1:
         tags[ATTEMPT_TAG] = str(attempt)
     if reason is not Reason.DUE:
-        tags[PRIORITY_TAG] = "1"  # new entries do not wait behind missed hours
+        tags["dagster/priority"] = "1"  # new entries do not wait behind missed hours
     first, last = partition_key(window.start), partition_key(window.end - HOUR)
     if first == last:
         return dg.RunRequest(partition_key=first, tags=tags)
-    tags |= {
-        ASSET_PARTITION_RANGE_START_TAG: first,
-        ASSET_PARTITION_RANGE_END_TAG: last,
-        HOURS_TAG: str(window),
-    }
-    return dg.RunRequest(tags=tags)
+    return dg.RunRequest(tags=tags | {FIRST_HOUR_TAG: first, LAST_HOUR_TAG: last, HOURS_TAG: str(window)})
 
 
 def attempt_of(run: dg.DagsterRun) -> int:

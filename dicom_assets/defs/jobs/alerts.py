@@ -11,7 +11,7 @@ import dagster as dg
 
 from dicom_assets.core import errors
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.defs.history.hour_runs import REASON_TAG
+from dicom_assets.defs.history.hour_runs import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG
 
 Send = Callable[[Mapping[str, object]], None]
 """A function that delivers the body of an alert, and raises if it cannot."""
@@ -120,8 +120,8 @@ def _look_at(context: dg.RunFailureSensorContext) -> FailedRun:
 
 def _describe_hours(tags: Mapping[str, str]) -> str:
     """Return the run's hours in words; an empty text where the run has no partitions."""
-    first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
-    last = tags.get("dagster/asset_partition_range_end") or first
+    first = tags.get(FIRST_HOUR_TAG) or tags.get("dagster/partition")
+    last = tags.get(LAST_HOUR_TAG) or first
     if first is None:
         return ""
     return f"the hour {first} UTC" if first == last else f"the hours {first} to {last} UTC"

@@ -6,12 +6,10 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.selector import PartitionRangeSelector, PartitionsByAssetSelector, PartitionsSelector
-from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
-from dagster._core.test_utils import freeze_time
 from starlette.responses import Response
 
 from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets_tests.dagster_private import add_backfill, end_backfill, freeze_time
 from dicom_assets_tests.defs.ticks import RANGE, key, open_automation
 from dicom_assets_tests.law.world import CHAIN, START
 
@@ -211,34 +209,17 @@ def test_hours_are_those_of_utc_on_a_machine_in_another_zone(world, monkeypatch)
         time.tzset()
 
 
-def launch_backfill(world, first: int, last: int) -> PartitionBackfill:
+def launch_backfill(world, first: int, last: int):
     """A backfill of `instance` that has no run yet."""
-    graph = world.definitions().get_repository_def().asset_graph
-    backfill = PartitionBackfill.from_partitions_by_assets(
-        "by_hand",
-        graph,
-        backfill_timestamp=world.clock().timestamp(),
-        tags={},
-        dynamic_partitions_store=world.instance,
-        partitions_by_assets=[
-            PartitionsByAssetSelector(
-                asset_key=dg.AssetKey("instance"),
-                partitions=PartitionsSelector(ranges=[PartitionRangeSelector(start=key(first), end=key(last))]),
-            )
-        ],
-        title=None,
-        description=None,
-        run_config=None,
-    )
-    world.instance.add_backfill(backfill)
-    return backfill
+    at = world.clock().timestamp()
+    return add_backfill(world.instance, world.definitions(), "instance", key(first), key(last), at=at)
 
 
 def test_hours_of_a_persons_backfill_are_left_to_it(world):
     world.set_clock(4.3)
     backfill = launch_backfill(world, 1, 2)
     assert world.tick("catch_up").hours == [[key(3)], [key(0)]]
-    world.instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS))
+    end_backfill(world.instance, backfill, "COMPLETED_SUCCESS")
     assert world.tick("catch_up").hours == [[key(hour) for hour in range(4)]]
 
 
@@ -246,7 +227,7 @@ def test_a_backfill_that_ends_is_noticed_at_once(world):
     world.set_clock(2.3)
     backfill = launch_backfill(world, 0, 1)
     assert world.tick("catch_up").told == "2 hours in a backfill"
-    world.instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+    end_backfill(world.instance, backfill, "CANCELED")
     world.clock.advance(timedelta(seconds=30))
     assert world.tick("catch_up").hours == [[key(0), key(1)]]
 

@@ -12,7 +12,6 @@ from threading import Thread
 import dagster as dg
 import httpx
 import pytest
-from dagster._core.errors import DagsterExecutionInterruptedError
 
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core import errors
@@ -81,14 +80,14 @@ def test_other_errors_are_left_as_they_are():
 
 def test_a_step_that_is_cancelled_is_not_tried_again(instance, monkeypatch, tmp_path):
     def interrupt(*args):
-        raise DagsterExecutionInterruptedError
+        raise dg.DagsterExecutionInterruptedError
 
     monkeypatch.setattr(Lake, "write", interrupt)
     monkeypatch.setattr(failure, "RETRIES", dg.RetryPolicy(max_retries=3, delay=0))
     settings = {"DICOM_STORAGE_URL": str(tmp_path), "DICOM_START_TIME": "2026-03-01T00:00Z"}
     job = build_definitions(load_settings(settings)).resolve_implicit_global_asset_job_def()
     instances = [dg.AssetKey("instance")]
-    with pytest.raises(DagsterExecutionInterruptedError):
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
         job.execute_in_process(instance=instance, partition_key="2026-03-01-00:00", asset_selection=instances)
     (run,) = instance.get_runs()
     events = {entry.dagster_event.event_type_value for entry in instance.all_logs(run.run_id) if entry.dagster_event}
