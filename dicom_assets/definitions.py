@@ -30,10 +30,10 @@ from dicom_assets.defs.automation.automation import Automation, build_automation
 from dicom_assets.defs.automation.catch_up import Limits
 from dicom_assets.defs.checks.same_lake import require_same_lake
 from dicom_assets.defs.jobs.alerts import build_alert_sensor
+from dicom_assets.defs.jobs.audit_lake import build_watch
 from dicom_assets.defs.jobs.doctor import build_doctor_job
-from dicom_assets.defs.jobs.fabric import build_fabric_jobs
-from dicom_assets.defs.jobs.upkeep import build_upkeep
-from dicom_assets.defs.jobs.watch import build_watch
+from dicom_assets.defs.jobs.fabric_shortcuts import build_fabric_jobs
+from dicom_assets.defs.jobs.maintain_lake import build_upkeep
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours, build_partitions
 from dicom_assets.derive.heal import heal

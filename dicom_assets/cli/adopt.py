@@ -155,7 +155,7 @@ def _show_plan(console: "Console", plan: "AdoptionPlan") -> None:
 
 def _describe(hours: Iterable[datetime]) -> str:
     """Return the first ranges of the hours, one a line."""
-    from dicom_assets.defs.history.hour_runs import join_hours
+    from dicom_assets.defs.automation.run_requests import join_hours
 
     ranges = [str(window) for window in join_hours(hours, lambda _: 10**9)]
     more = len(ranges) - _WINDOWS_SHOWN

@@ -17,7 +17,7 @@ from dicom_assets.core.errors import CommitConflictError, LakeError, LakeLostErr
 from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.automation.adoption import Adoption, find_busy, find_known
-from dicom_assets.defs.history.hour_runs import join_hours
+from dicom_assets.defs.automation.run_requests import join_hours
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours
 from dicom_assets.derive.agreement import find_disagreeing

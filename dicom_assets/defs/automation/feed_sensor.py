@@ -17,9 +17,9 @@ import msgspec
 
 from dicom_assets.core.errors import DicomAssetsError
 from dicom_assets.core.tables.change_feed import Entry, Window
+from dicom_assets.defs.automation.run_requests import Reason, build_request, join_hours
 from dicom_assets.defs.automation.sensor_cursor import read_cursor, write_cursor
 from dicom_assets.defs.history.hour_log import HourLog
-from dicom_assets.defs.history.hour_runs import Reason, build_request, join_hours
 from dicom_assets.defs.partitions import Hours, floor_hour, hours_between
 from dicom_assets.derive.extract import Named
 from dicom_assets.derive.heal import has_news

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from dicom_assets.defs.automation.run_requests import REASON_TAG, attempt_of
 from dicom_assets.defs.dagster_private import find_newest_events, find_planned_runs, get_unfinished_backfills
-from dicom_assets.defs.history.hour_runs import REASON_TAG, attempt_of
 from dicom_assets.defs.partitions import parse_hours, parse_key, partition_key
 from dicom_assets.defs.runs.observed import ROW_COUNT, UNREADABLE_ENTRIES, parse_named
 from dicom_assets.derive.extract import Named

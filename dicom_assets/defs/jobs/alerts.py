@@ -11,7 +11,7 @@ import dagster as dg
 
 from dicom_assets.core import errors
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.defs.history.hour_runs import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG
+from dicom_assets.defs.automation.run_requests import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG
 
 Send = Callable[[Mapping[str, object]], None]
 """A function that delivers the body of an alert, and raises if it cannot."""

@@ -18,11 +18,11 @@ from dicom_assets.core import errors
 from dicom_assets.core.errors import AlertError, DicomAssetsError, ServiceRefusedError, ServiceUnreachableError
 from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.definitions import build_definitions
+from dicom_assets.defs.automation.run_requests import Reason, build_request
 from dicom_assets.defs.checks import failure
 from dicom_assets.defs.checks.failure import heals, retrying
-from dicom_assets.defs.history.hour_runs import Reason, build_request
 from dicom_assets.defs.jobs.alerts import build_alert_sensor
-from dicom_assets.defs.jobs.watch import build_freshness_job
+from dicom_assets.defs.jobs.audit_lake import build_freshness_job
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.network import retries
 from dicom_assets.network.webhook import post_alert

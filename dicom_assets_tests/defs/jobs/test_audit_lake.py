@@ -11,7 +11,7 @@ from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.assets.freshness import allowed_lateness
 from dicom_assets.defs.checks.checks import SPECS
-from dicom_assets.defs.jobs.watch import build_audit, build_freshness_job, build_watch
+from dicom_assets.defs.jobs.audit_lake import build_audit, build_freshness_job, build_watch
 from dicom_assets.defs.partitions import PARTITION_FORMAT, build_partitions
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.core.tables.rows import entry

@@ -8,7 +8,7 @@ import pytest
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.columns.schema import STUDY, TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.jobs.upkeep import build_upkeep
+from dicom_assets.defs.jobs.maintain_lake import build_upkeep
 from dicom_assets.derive.repair import Repair
 from dicom_assets.lake import upkeep as adapter
 from dicom_assets.lake.table.delta import Lake
