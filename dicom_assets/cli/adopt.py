@@ -102,7 +102,7 @@ def run_adopt(
     if forgetting and (since or until):
         raise SettingsError("--forget is about every hour: Dagster cannot forget some of them. Leave the range out.")
     window = choose_window(settings, now(), since, until)
-    naming = Naming(settings.service_name)
+    naming = Naming.of_service(settings.service_name)
     console.print(f"Hours of the lake{naming.words}, {window}:")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         plan = plan_adoption(settings, instance, window, now(), forgetting=forgetting)

@@ -10,6 +10,8 @@ from dicom_assets.core.errors import UnknownHourError
 from dicom_assets.core.tables.change_feed import HOUR, Window
 
 PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
+_SHORTEST_DELAY = timedelta(minutes=5)
+"""Shorter delays count as this one where an hour is late, since a run takes time too."""
 
 
 def build_partitions(
@@ -41,6 +43,11 @@ class Hours:
     delay: timedelta
     """Time between the end of an hour and the time at which it is due; late changes are expected within it."""
 
+    @property
+    def lateness(self) -> timedelta:
+        """Time from the end of an hour until it is late if it is missing: the delay, and two delays more."""
+        return self.delay + 2 * max(self.delay, _SHORTEST_DELAY)
+
     def due_at(self, hour: datetime) -> datetime:
         """Return the time at which an hour is due, that is, expected to be complete."""
         return hour + HOUR + self.delay
@@ -48,6 +55,10 @@ class Hours:
     def due_until(self, now: datetime) -> datetime:
         """Return the end of the last hour that is due; the first hour's start, or earlier, where no hour is due."""
         return self._within(floor_hour(now - self.delay))
+
+    def late_until(self, now: datetime) -> datetime:
+        """Return the end of the last hour that must be there by now; the first hour's start, or earlier, for none."""
+        return self._within(floor_hour(now - self.lateness))
 
     def begun_until(self, now: datetime) -> datetime:
         """Return the end of the hour that is open now, or of the lake's last hour."""

@@ -17,10 +17,10 @@ import pytest
 from starlette.responses import Response
 
 from dicom_assets.config import settings as settings_module
+from dicom_assets.config.connections import open_client
 from dicom_assets.config.services import load_services
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import ServiceError, ServiceRefusedError, ServiceUnreachableError
-from dicom_assets.definitions import open_client
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.identity import token_transport

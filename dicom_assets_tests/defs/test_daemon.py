@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 
 from dicom_assets.core.tables.change_feed import HOUR
-from dicom_assets.defs.automation.automation import JOB
+from dicom_assets.defs.naming import PLAIN
 from dicom_assets.defs.partitions import floor_hour, partition_key
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
@@ -25,7 +25,7 @@ from dicom_assets_tests.law.world import CHAIN
 
 ROOT = Path(__file__).parents[2]
 COUNT = 2
-HOURS = dg.RunsFilter(job_name=JOB)
+HOURS = dg.RunsFilter(job_name=PLAIN.hours_job)
 """Not the runs of the schedules, one of which may be due at this minute."""
 PATIENCE_SECONDS = 600
 """The daemon takes 10 s to start, and a tick comes every 30 s; on a busy machine it is several times that."""
@@ -104,4 +104,4 @@ def ticks(instance) -> list:
 def ended(instance) -> int:
     """Runs that ended."""
     statuses = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-    return instance.get_runs_count(dg.RunsFilter(job_name=JOB, statuses=statuses))
+    return instance.get_runs_count(dg.RunsFilter(job_name=PLAIN.hours_job, statuses=statuses))

@@ -89,7 +89,7 @@ def plan_adoption(
         LakeError: there is no lake, or the lake belongs to another service, or a run is writing the lake.
         ServiceError: the service cannot be asked.
     """
-    lake, naming = build_lake(settings), Naming(settings.service_name)
+    lake, naming = build_lake(settings), Naming.of_service(settings.service_name)
     keys = {table.name: naming.key(table) for table in settings.tables}
     known = {name: set[datetime]() if forgetting else find_known(instance, key) for name, key in keys.items()}
     busy = find_busy(instance, list(keys.values()), now)

@@ -7,16 +7,8 @@ from enum import StrEnum
 import dagster as dg
 
 from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets.defs.naming import ATTEMPT_TAG, FIRST_HOUR_TAG, HOURS_TAG, LAST_HOUR_TAG, REASON_TAG
 from dicom_assets.defs.partitions import partition_key
-
-REASON_TAG = "dicom_assets/reason"
-ATTEMPT_TAG = "dicom_assets/attempt"
-FIRST_HOUR_TAG = "dagster/asset_partition_range_start"
-LAST_HOUR_TAG = "dagster/asset_partition_range_end"
-"""Dagster's tags of a run of several partitions."""
-HOURS_TAG = "hours"
-"""Tag with a run's range of hours. The UI's list of runs shows a single partition, but not Dagster's own tags of a
-range. The name is short because the list truncates long tags."""
 
 
 class Reason(StrEnum):
@@ -68,9 +60,3 @@ def build_request(window: Window, reason: Reason, attempt: int = 1) -> dg.RunReq
     if first == last:
         return dg.RunRequest(partition_key=first, tags=tags)
     return dg.RunRequest(tags=tags | {FIRST_HOUR_TAG: first, LAST_HOUR_TAG: last, HOURS_TAG: str(window)})
-
-
-def attempt_of(run: dg.DagsterRun) -> int:
-    """Return the attempt number of a run; 1 for a run that no sensor requested."""
-    text = run.tags.get(ATTEMPT_TAG, "")
-    return int(text) if text.isdecimal() else 1

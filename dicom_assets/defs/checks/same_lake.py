@@ -62,7 +62,7 @@ def find_lost_hours(instance: dg.DagsterInstance, lake: Lake, naming: Naming = P
     Entries never leave `change_feed`, so they were lost. The function counts every hour: it is meant for a nightly
     audit.
     """
-    counts = HourLog(instance, []).row_counts(naming.key(CHANGE_FEED))
+    counts = HourLog(instance, [naming.key(CHANGE_FEED)]).row_counts()
     feed = lake.open(CHANGE_FEED)
     if feed is None or not counts:
         return sorted(hour for hour, count in counts.items() if count)

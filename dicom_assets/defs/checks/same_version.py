@@ -14,13 +14,9 @@ import dagster as dg
 from dicom_assets.core.columns.schema import TABLES, Table
 from dicom_assets.core.errors import OutdatedError
 from dicom_assets.defs.dagster_private import get_step_tags
+from dicom_assets.defs.naming import COLUMNS_TAG, VERSION_TAG
 
 VERSION = version("dicom-assets")
-VERSION_TAG = "dicom_assets/version"
-"""Tag of every asset's step: the project's version. Dagster stores it with each run, as the requesting code location
-had it."""
-COLUMNS_TAG = "dicom_assets/columns"
-"""Tag of the step of a table with users' columns: these columns, with their DICOM elements, one a line."""
 
 
 def tag_step(table: Table) -> dict[str, str]:

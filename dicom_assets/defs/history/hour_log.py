@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from dicom_assets.defs.automation.run_requests import REASON_TAG, attempt_of
 from dicom_assets.defs.dagster_private import find_newest_events, find_planned_runs, get_unfinished_backfills
+from dicom_assets.defs.naming import ATTEMPT_TAG, REASON_TAG
 from dicom_assets.defs.partitions import parse_hours, parse_key, partition_key
 from dicom_assets.defs.runs.observed import ROW_COUNT, UNREADABLE_ENTRIES, parse_named
 from dicom_assets.derive.extract import Named
@@ -56,6 +56,7 @@ class HourLog:
 
     instance: dg.DagsterInstance
     assets: Sequence[dg.AssetKey]
+    """The assets; `change_feed`, which records the number of an hour's entries, comes first."""
 
     def look(self, now: datetime, hours: Collection[datetime] | None = None) -> Seen:
         """Return the state of some hours; None means all hours.
@@ -94,19 +95,20 @@ class HourLog:
         """
         return min(self._last_run_began(asset, hour) for asset in self.assets)
 
-    def last_read(self, asset: dg.AssetKey, hour: datetime) -> tuple[int, list[Named]]:
+    def last_read(self, hour: datetime) -> tuple[int, list[Named]]:
         """Return an hour's row count at its last materialization, and some of its entries without usable metadata.
 
-        The result is 0 and an empty list where the hour has no materialization.
+        The numbers are those of the first asset, `change_feed`. The result is 0 and an empty list where the hour has
+        no materialization.
         """
-        record = self._last_materialization(asset, hour)
+        record = self._last_materialization(self.assets[0], hour)
         return _row_count(record), _unreadable(record)
 
-    def row_counts(self, asset: dg.AssetKey) -> dict[datetime, int]:
-        """Return the row count of every materialised hour at its last materialization, by the hour's start."""
-        ordered = sorted(
-            find_newest_events(self.instance, asset, dg.DagsterEventType.ASSET_MATERIALIZATION, None).values()
-        )
+    def row_counts(self) -> dict[datetime, int]:
+        """Return the row count of every materialised hour of the first asset, `change_feed`, by the hour's start."""
+        asset = self.assets[0]
+        latest = find_newest_events(self.instance, asset, dg.DagsterEventType.ASSET_MATERIALIZATION, None)
+        ordered = sorted(latest.values())
         counts: dict[datetime, int] = {}
         for at in range(0, len(ordered), _EVENTS_PER_QUERY):
             chunk = ordered[at : at + _EVENTS_PER_QUERY]
@@ -155,7 +157,7 @@ def _attempt(record: dg.RunRecord, now: datetime) -> Attempt:
     run = record.dagster_run
     created = record.create_timestamp
     abandoned = run.status is dg.DagsterRunStatus.NOT_STARTED and now - created > ABANDONED_AFTER
-    number = attempt_of(run)
+    number = _attempt_number(run)
     ended = created if record.end_time is None else _time(record.end_time)
     return Attempt(
         run_id=run.run_id,
@@ -165,6 +167,12 @@ def _attempt(record: dg.RunRecord, now: datetime) -> Attempt:
         number=number,
         retry_at=ended + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(number - 1, 10)),
     )
+
+
+def _attempt_number(run: dg.DagsterRun) -> int:
+    """Return the attempt number of a run; 1 for a run that no sensor requested."""
+    text = run.tags.get(ATTEMPT_TAG, "")
+    return int(text) if text.isdecimal() else 1
 
 
 def _row_count(record: dg.EventLogRecord | None) -> int:

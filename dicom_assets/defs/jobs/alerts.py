@@ -11,7 +11,7 @@ import dagster as dg
 
 from dicom_assets.core import errors
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.defs.automation.run_requests import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG
+from dicom_assets.defs.naming import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG
 
 Send = Callable[[Mapping[str, object]], None]
 """A function that delivers the body of an alert, and raises if it cannot."""
@@ -56,7 +56,7 @@ def build_alert_sensor(send: Send, dagster_url: str | None) -> dg.SensorDefiniti
     @dg.run_failure_sensor(
         name="alert_on_failure",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Posts to DICOM_ALERT_WEBHOOK_URL when a run has failed: what, which hours, why, and what to do.",
+        description="Posts an alert about each failed run to DICOM_ALERT_WEBHOOK_URL: step, hours, cause and remedy.",
     )
     def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
         send(build_alert(_look_at(context), dagster_url))

@@ -22,7 +22,8 @@ from dicom_assets.defs.automation.run_requests import Reason, build_request
 from dicom_assets.defs.checks import failure
 from dicom_assets.defs.checks.failure import heals, retrying
 from dicom_assets.defs.jobs.alerts import build_alert_sensor
-from dicom_assets.defs.jobs.audit_lake import build_freshness_job
+from dicom_assets.defs.jobs.check_freshness import build_freshness_job
+from dicom_assets.defs.partitions import Hours
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.network import retries
 from dicom_assets.network.webhook import post_alert
@@ -166,15 +167,13 @@ def test_of_a_run_that_the_sensors_ask_for_again_the_message_says_so(instance):
 
 def test_an_hour_that_is_late_is_told_in_words_that_help(instance):
     told = Told(instance)
-    hours = dg.HourlyPartitionsDefinition("2026-03-01-00:00")
-    job = build_freshness_job([dg.AssetKey("study")], hours, timedelta(minutes=30), lambda: START + 3 * HOUR)
+    hours = Hours(START, None, timedelta(minutes=10))
+    job = build_freshness_job([dg.AssetKey("study")], hours, lambda: START + 3 * HOUR)
     assert not job.execute_in_process(instance=instance, raise_on_error=False).success
     told.tick()
     (alert,) = told.alerts
-    assert (
-        "Why: The hour 2026-03-01-01:00 is not in study 30 minutes after its end. No run is to bring it. Look at"
-        in alert["text"]
-    )
+    assert "Why: The hour 2026-03-01-01:00 is not in study 30 minutes after its end. " in alert["text"]
+    assert "the sensor catch_up" in alert["text"]
     assert alert["error"] == "LateHourError"
 
 
