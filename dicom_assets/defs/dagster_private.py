@@ -21,10 +21,9 @@ GRPC_INFO_TAG = ".dagster/grpc_info"
 
 
 def is_executing(run_id: str, *, host: str, port: int, use_ssl: bool, timeout_seconds: int) -> bool:
-    """Return whether a code server executes a run.
+    """Return whether a code server executes a run; only Dagster's private gRPC client asks a code server that.
 
-    Only Dagster's gRPC client asks a code server about its runs, and the client is private. It is imported here since
-    most processes that have a run launcher never need it.
+    The client is imported here since most processes that have a run launcher never need it.
 
     Raises:
         dagster.DagsterError: The server does not answer.
@@ -53,12 +52,7 @@ def report_in_batch(instance: dg.DagsterInstance, events: Sequence[dg.AssetMater
     """Store materializations that belong to no run, together.
 
     The public `report_runless_asset_event` stores each event in a transaction of its own. On Postgres with
-    DAGSTER_EVENT_BATCH_SIZE=200 an event takes 13 ms in a batch, and 35 ms alone.
-
-    Args:
-        instance: Dagster instance that stores the events.
-        events: Materializations.
-        batch: Name of the batch, a different one for every call.
+    DAGSTER_EVENT_BATCH_SIZE=200 an event takes 13 ms in a batch, and 35 ms alone. `batch` names the batch.
     """
     from dagster._core.events import DagsterEventBatchMetadata, StepMaterializationData
 
@@ -79,13 +73,7 @@ def find_newest_events(
 ) -> Mapping[str, int]:
     """Return the storage id of an asset's newest event of a kind, by partition; newer events have greater ids.
 
-    The public API returns events one by one, with their metadata.
-
-    Args:
-        instance: Dagster instance that stores the events.
-        asset: The asset.
-        kind: Type of the events.
-        keys: Partitions; None for all partitions.
+    The public API returns events one by one, with their metadata. `keys` are partitions; None means all of them.
     """
     if keys is not None and not keys:
         return {}
@@ -96,12 +84,7 @@ def find_newest_events(
 def find_planned_runs(instance: dg.DagsterInstance, asset: dg.AssetKey, since: int) -> Mapping[str, tuple[str, int]]:
     """Return the run id and storage id of the newest planned materialization, by partition not materialised since.
 
-    The public API does not return planned materializations.
-
-    Args:
-        instance: Dagster instance that stores the events.
-        asset: The asset.
-        since: Storage id of the oldest event that counts.
+    The public API does not return planned materializations. `since` is the storage id of the oldest event that counts.
     """
     return instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
         asset, after_storage_id=since - 1

@@ -6,7 +6,6 @@ counted one, shows whether it does. The cost does not depend on the number of ne
 """
 
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -179,7 +178,7 @@ def _sweep(look: Look, hours: Hours, cursor: FeedCursor, look_back: timedelta) -
     seen = look.log.look(look.now)
     late: set[datetime] = set()
     until, next_since = sweep.until, sweep.next_since
-    for hour in _newest_first(seen.materialized, since, sweep.until):
+    for hour in sorted((hour for hour in seen.materialized if since <= hour < sweep.until), reverse=True):
         if look.is_over:
             sweep = Sweep(until=until, next_since=next_since)
             return late, msgspec.structs.replace(cursor, since=since, sweep=sweep)
@@ -194,10 +193,6 @@ def _sweep(look: Look, hours: Hours, cursor: FeedCursor, look_back: timedelta) -
 def _is_time(sweep_at: datetime | None, now: datetime) -> bool:
     """Return whether a sweep begins now; it also begins after the clock was set back."""
     return sweep_at is None or not now < sweep_at <= now + SWEEP_EVERY
-
-
-def _newest_first(hours: Iterable[datetime], since: datetime, until: datetime) -> list[datetime]:
-    return sorted((hour for hour in hours if since <= hour < until), reverse=True)
 
 
 def _describe(latest: Newest | None, *, waiting: bool = False) -> str:

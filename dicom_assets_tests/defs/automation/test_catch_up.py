@@ -148,7 +148,7 @@ def test_lost_or_foreign_cursor_finds_the_same(world, capfd):
         world.cursors["catch_up"] = cursor
         assert world.tick("catch_up").hours == [[key(2)]]
         assert '"version":1' in world.cursors["catch_up"]
-        said = "What this sensor remembered cannot be read" in capfd.readouterr().err
+        said = "The cursor of this sensor cannot be read" in capfd.readouterr().err
         assert said is (cursor is not None)
 
 
