@@ -48,7 +48,7 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
     broken = found.doubled or found.lost or found.vanished
     said = [
         (found.lost, f"{found.lost} entries were read and are not stored: materialise these hours again."),
-        (found.doubled, f"{found.doubled} rows are of entries that have another row: something else wrote this table."),
+        (found.doubled, f"{found.doubled} entries have more than one row: another program wrote this table."),
         (
             found.vanished,
             f"{len(found.vanished)} stored entries are unknown to the service: is DICOM_SERVICE_URL that of another "
@@ -58,7 +58,7 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
             found.missing and not found.lost,
             f"{len(found.missing)} entries arrived after the hours were read: materialise these hours again.",
         ),
-        (found.error, f"The service could not be asked for its count. {found.error}"),
+        (found.error, f"The service did not return its count. {found.error}"),
     ]
     description = " ".join(text for is_so, text in said if is_so)
     return dg.AssetCheckResult(
@@ -98,27 +98,27 @@ def check_metadata(unreadable: int, sequences: Sequence[int], **facts: Any) -> d
 
 
 def describe_unreadable(unreadable: int) -> str:
-    """Return in words what entries without usable metadata mean, and what to do about them.
+    """Describe entries without usable metadata: what they mean, and what to do about them.
 
     Args:
         unreadable: Number of entries without usable metadata.
     """
     if not unreadable:
-        return "The metadata of every live instance could be had."
+        return "The service returned the metadata of every live instance."
     return (
-        f"The service could not give the metadata of {unreadable} entries, or gave no DICOM JSON. They are stored "
-        "without it, so their instances have no attributes; all others are as they should be. They are asked for again "
-        "at later readings and by audit_lake. If that does not help, give the service's operator the sequences."
+        f"The service returned no metadata, or no DICOM JSON, for {unreadable} entries. They are stored without it, so "
+        "their instances have no attributes; all others are complete. Later readings and audit_lake request the "
+        "metadata again. If that does not help, give the sequences to the service's operator."
     )
 
 
 def check_instances(lake: Lake, window: Window, written: Observed, table: Table) -> dg.AssetCheckResult:
     """Check a table of live instances against the rows that were derived for the instances changed in the window."""
     found = sum((compare_instances(lake, desired, table) for desired in written.take_kept()), Agreement())
-    description, settled = "Every instance that changed has the row that its newest entry says.", True
+    description, settled = "Every instance that changed has the row of its newest entry.", True
     if not found.is_complete:
         settled = written.is_current()
-        description = f"What this run wrote to {table.name} does not agree with change_feed: {_what_to_do(settled)}"
+        description = f"Rows of {table.name} that this run wrote do not agree with change_feed: {_what_to_do(settled)}"
     return dg.AssetCheckResult(
         check_name=AGREES_WITH_CHANGE_FEED,
         passed=found.is_complete,
@@ -144,7 +144,7 @@ def check_values(observed: Observed, window: Window) -> dg.AssetCheckResult:
         check_name=VALUES_CONVERTED,
         passed=not description,
         severity=WARN,
-        description=description or "Values became what their columns hold.",
+        description=description or "Values could be converted to the types of their columns.",
         metadata={
             "window": str(window),
             "rows": observed.rows,
@@ -163,14 +163,14 @@ def check_agreement(lake: Lake, window: Window, written: Observed, table: Table)
         own, whole = own + of_own, whole + of_all
     settled = own.is_complete or written.is_current()
     if not own.is_complete:
-        description = f"What this run wrote to {table.name} does not agree with instance: {_what_to_do(settled)}"
+        description = f"Rows of {table.name} that this run wrote do not agree with instance: {_what_to_do(settled)}"
     elif not whole.is_complete:
         description = (
             f"Rows of {table.name} in the same studies do not agree with instance. They belong to other hours: "
             f"materialise {table.name} for the hours for which instance was materialised."
         )
     else:
-        description = "What the studies of these hours hold agrees with instance."
+        description = "The rows of the studies of these hours agree with instance."
     return dg.AssetCheckResult(
         check_name=AGREES_WITH_INSTANCE,
         passed=whole.is_complete,
@@ -210,4 +210,4 @@ def _name_sequences(name: str, sequences: Sequence[int], total: int) -> dict[str
 def _what_to_do(settled: bool) -> str:
     if settled:
         return "materialise these hours again; if that does not help, restore the table to an earlier version."
-    return "what it is made from was written meanwhile, and the run that did so will write here next."
+    return "another run wrote their source meanwhile, and will write this table next."

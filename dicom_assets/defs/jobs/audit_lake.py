@@ -92,7 +92,7 @@ def _heal(context: dg.OpExecutionContext, ask_again: Callable[[], Healed], namin
     try:
         healed = ask_again()
     except DicomAssetsError as error:
-        context.log.warning("The service could not be asked for metadata that is missing. %s", error)
+        context.log.warning("The service did not return metadata that is missing. %s", error)
         return
     if healed.healed:
         context.log.info("%d entries that had no usable metadata have it now.", healed.healed)
