@@ -132,12 +132,14 @@ def build_catch_up(pipeline: Pipeline, job: Any) -> dg.SensorDefinition:
         windows = situation.windows(settings.catch_up_hours_per_run)
         in_flight = situation.runs_in_flight()
         taken = windows[: max(0, settings.catch_up_runs - in_flight)]
-        told = situation.describe(now) or f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
+        told = situation.describe(now)
         obstacle = _find_obstacle(pipeline, context.instance) if taken else None
         if obstacle:
             taken, told = [], f"{_count_waiting(len(situation.wanted))} for {obstacle}"
         elif windows and not taken:
             told = f"{_count_waiting(len(situation.wanted))} until one of {in_flight} runs has ended; {told}"
+        elif not (taken or told):
+            told = f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
         is_unsettled = windows or checked != until
         look_at = now if is_unsettled else min(hours.due_at(until), situation.next_change(now))
         cursor = CatchUpCursor(checked=checked, look_at=look_at, told=told)

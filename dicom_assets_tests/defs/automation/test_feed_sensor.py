@@ -250,7 +250,7 @@ def test_cursor_of_another_version_starts_over_and_finds_late_entries_of_long_ag
     assert world.look().hours == []
     world.cursors["change_feed_sensor"] = '{"version": 7, "sequence": 12}'
     assert world.look().hours == [[key(0)]]
-    assert "The sensor starts over" in capfd.readouterr().err
+    assert "The cursor of this sensor cannot be read" in capfd.readouterr().err
     assert '"version":1' in world.cursors["change_feed_sensor"]
 
 
