@@ -1,10 +1,9 @@
 """The project's own code, put together for the benchmarks as its assets put it together, without Dagster."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 
 from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.lake.memory import choose_memory_pool
@@ -14,15 +13,14 @@ choose_memory_pool()
 import duckdb  # noqa: F401 — imported when metadata is first read; what is measured is the work
 import pyarrow as pa
 
-from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY, TABLES, Table
+from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, TABLES, Table
 from dicom_assets.core.tables.change_feed import Window
-from dicom_assets.core.tables.file_index import build_file_index
-from dicom_assets.core.tables.series import build_series
-from dicom_assets.core.tables.study import build_studies
-from dicom_assets.derive.derivation import AggregateOfWindow, HoursOf, InstancesOfWindow
+from dicom_assets.derive.derivation import build_derivation
 from dicom_assets.derive.extract import Extraction
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.lake.storage.storage import Storage
 from dicom_assets.lake.table.delta import Lake
+from dicom_assets.lake.table.writing import Derivation
 from dicom_assets.service.client import DicomService
 
 FILES = "abfss://files@bench.dfs.core.windows.net"
@@ -51,23 +49,18 @@ def parse_window(start: str, end: str) -> Window:
 def extraction(
     client: DicomService, window: Window, instance: Table | None = None, memory: MemoryLimit = MEMORY
 ) -> Extraction:
-    return Extraction(client, window, lambda: datetime.now(UTC), lambda _: None, instance, memory.batch_bytes)
+    return Extraction(client, window, lambda: datetime.now(UTC), instance, memory.batch_bytes)
 
 
 def run_chain(client: DicomService, lake: Lake, window: Window, memory: MemoryLimit = MEMORY) -> dict[str, Cost]:
     """Brings the window into all five tables; gives what each took."""
-    hours = HoursOf(lake, window)
-    derivations: dict[str, InstancesOfWindow | AggregateOfWindow] = {
-        INSTANCE.name: InstancesOfWindow(hours),
-        SERIES.name: AggregateOfWindow(hours, SERIES, build_series),
-        STUDY.name: AggregateOfWindow(hours, STUDY, build_studies),
-        FILE_INDEX.name: AggregateOfWindow(hours, FILE_INDEX, partial(build_file_index, file_system=FILES)),
-    }
     costs: dict[str, Cost] = {}
     for table in TABLES:
-        given = extraction(client, window, INSTANCE, memory)
-        parts = given if table is CHANGE_FEED else derivations[table.name].in_parts(memory.entries)
         wall, cpu = time.perf_counter(), time.process_time()
+        parts: Iterable[Derivation] = extraction(client, window, INSTANCE, memory)
+        if table is not CHANGE_FEED:
+            changes = FeedWindow(lake, window).split(memory.entries)
+            parts = (build_derivation(table, part, FILES) for part in changes)
         commits = sum(lake.write(table, part).commits for part in parts)
         costs[table.name] = {
             "seconds": round(time.perf_counter() - wall, 4),

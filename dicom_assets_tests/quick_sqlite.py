@@ -11,10 +11,9 @@ from functools import cache, lru_cache
 import pytest
 import sqlalchemy
 from alembic.script import ScriptDirectory
-from dagster._core.storage.event_log.sqlite import sqlite_event_log
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from sqlalchemy.pool import NullPool
+
+from dicom_assets_tests.dagster_private import import_sqlite_storages
 
 _patch = pytest.MonkeyPatch()
 
@@ -34,7 +33,7 @@ def _create_engine(url: str, *, poolclass: type[NullPool], connect_args: dict | 
 def hasten() -> None:
     """Keep engines and migrations for as long as this process lives."""
     # MonkeyPatch fails where a newer Dagster has them elsewhere.
-    for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+    for module in import_sqlite_storages():
         _patch.setattr(module, "create_engine", _create_engine)
     _patch.setattr(ScriptDirectory, "from_config", cache(ScriptDirectory.from_config))
 

@@ -42,6 +42,7 @@ def test_walk_takes_three_files_at_most_and_names_what_is_there(walk):
 
 
 def test_every_file_that_the_page_names_exists():
-    files = set(re.findall(r"`((?:\w+/)+\w+\.py)`", PAGE))
+    prose = re.sub(r"<!-- generated: rooms .*?<!-- end of rooms -->", "", PAGE, flags=re.S)  # begins at a room's folder
+    files = set(re.findall(r"`((?:\w+/)+\w+\.py)`", prose))
     assert files
     assert [file for file in sorted(files) if not (ROOT / "dicom_assets" / file).exists()] == []

@@ -45,6 +45,24 @@ def test_imports_go_downwards_only():
     assert status == 0, output
 
 
+PRIVATE = ("dicom_assets/defs/dagster_private.py", "dicom_assets_tests/dagster_private.py")
+"""The only modules that import what Dagster keeps private, each name with its reason."""
+
+
+def test_private_modules_of_dagster_are_imported_in_one_place():
+    sources = (
+        path
+        for room in ("dicom_assets", "dicom_assets_tests", "bench", "docs")
+        for path in ROOT.glob(f"{room}/**/*.py")
+    )
+    importing = {
+        str(path.relative_to(ROOT))
+        for path in sources
+        if re.search(r"^\s*(from|import) dagster\w*\._", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert importing == set(PRIVATE)
+
+
 BLOCKED = ("azure", "dagster", "deltalake", "httpx", "obstore", "pydantic", "pydicom", "starlette", "typer", "uvicorn")
 IMPORT_WITHOUT = """
 import importlib, pkgutil, sys
@@ -115,7 +133,7 @@ def test_command_line_answers_help_without_dagster():
 
 def test_dagster_loads_the_definitions_without_what_a_run_alone_needs():
     """Each of these takes as long to import as a good part of Dagster, in every process of it."""
-    heavy = {"azure.identity", "httpx", "rich", "tenacity", "polars", "pydicom", "pyspark", "pandas", "starlette"}
+    heavy = {"azure.identity", "httpx", "rich", "polars", "pydicom", "pyspark", "pandas", "starlette"}
     heavy |= {
         "duckdb",
         "urllib.request",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dicom_assets.config.settings import Settings
     from dicom_assets.defs.automation.adoption_plan import AdoptionPlan
 
-_SPANS_SHOWN = 5
+_WINDOWS_SHOWN = 5
 _Hour = Annotated[str | None, typer.Option(help="ISO 8601 time with zone, at a full hour.")]
 
 
@@ -102,7 +102,7 @@ def run_adopt(
     if forgetting and (since or until):
         raise SettingsError("--forget is about every hour: Dagster cannot forget some of them. Leave the range out.")
     window = choose_window(settings, now(), since, until)
-    naming = Naming(settings.service_name)
+    naming = Naming.of_service(settings.service_name)
     console.print(f"Hours of the lake{naming.words}, {window}:")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         plan = plan_adoption(settings, instance, window, now(), forgetting=forgetting)
@@ -155,8 +155,8 @@ def _show_plan(console: "Console", plan: "AdoptionPlan") -> None:
 
 def _describe(hours: Iterable[datetime]) -> str:
     """Return the first ranges of the hours, one a line."""
-    from dicom_assets.defs.history.hour_runs import build_spans
+    from dicom_assets.defs.automation.run_requests import join_hours
 
-    ranges = [str(span.window) for span in build_spans(hours, lambda _: 10**9)]
-    more = len(ranges) - _SPANS_SHOWN
-    return "\n".join([*ranges[:_SPANS_SHOWN], *([f"and {more:,} more ranges"] if more > 0 else [])])
+    ranges = [str(window) for window in join_hours(hours, lambda _: 10**9)]
+    more = len(ranges) - _WINDOWS_SHOWN
+    return "\n".join([*ranges[:_WINDOWS_SHOWN], *([f"and {more:,} more ranges"] if more > 0 else [])])

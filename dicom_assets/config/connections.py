@@ -3,13 +3,14 @@
 Modules that only some functions need are imported inside them, since every Dagster process imports this module.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dicom_assets.config.settings import Settings
 from dicom_assets.core.memory import MemoryLimit
-from dicom_assets.identity.credentials import Credential, Tokens, build_credential
+from dicom_assets.identity.credentials import Credential, build_credential
+from dicom_assets.identity.tokens import Tokens
 from dicom_assets.lake.files.scope import WHOLE_TABLE, Scope
 from dicom_assets.lake.spark.session import Spark
 from dicom_assets.lake.storage.storage import STORAGE_SCOPE, Storage, azure_options
@@ -46,18 +47,26 @@ def build_auth(settings: Settings, scope: str | None = None, *, retry: RetryPoli
         scope: Scope of the tokens; None means the service's.
         retry: Retry policy of token requests; None means the default.
     """
-    credential = build_identity(settings)
-    if credential is None:
+    tokens = build_tokens(settings, scope or settings.token_scope, retry=retry)
+    if tokens is None:
         return None
     from dicom_assets.identity.token_auth import TokenAuth
 
-    return TokenAuth(
-        credential,
-        scope or settings.token_scope,
-        authentication=settings.authentication,
-        host=settings.host,
-        retry=retry,
-    )
+    return TokenAuth(tokens)
+
+
+def build_tokens(settings: Settings, scope: str, *, retry: RetryPolicy | None = None) -> Tokens | None:
+    """Return the tokens of the settings' identity; None where requests carry no token.
+
+    Args:
+        settings: Settings of the identity.
+        scope: Scope of the tokens.
+        retry: Retry policy of token requests; None means the default.
+    """
+    credential = build_identity(settings)
+    if credential is None:
+        return None
+    return Tokens(credential, scope, authentication=settings.authentication, host=settings.host, retry=retry)
 
 
 def open_client(settings: Settings, *, retry: RetryPolicy | None = None) -> "DicomService":
@@ -155,13 +164,7 @@ def build_storage(settings: Settings, url: str) -> Storage:
     account = str(urlsplit(url).hostname).split(".")[0]
     signer = settings.of_lake if account == settings.storage_account else settings
 
-    @cache
-    def tokens() -> Tokens | None:
-        credential = build_identity(signer)
-        if credential is None:
-            return None
-        return Tokens(credential, STORAGE_SCOPE, authentication=signer.authentication, host=signer.host)
-
+    tokens = cache(partial(build_tokens, signer, STORAGE_SCOPE))
     endpoint = key = sas = None
     if account == settings.storage_account:
         endpoint, key, sas = (

@@ -14,7 +14,8 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from dicom_assets.core.columns.schema import TABLES, Column, Grain
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE, PROFILE
-from dicom_assets.identity.credentials import DICOM_SCOPE, is_loopback
+from dicom_assets.identity.credentials import DICOM_SCOPE
+from dicom_assets.network.hosts import is_loopback
 
 ENGINES = ("delta-rs", "spark")
 """Engines that can merge rows into the tables."""

@@ -39,6 +39,8 @@ from dicom_assets.identity.credentials import DICOM_SCOPE, Authentication, Host
 logger = logging.getLogger(__name__)
 
 PREFIX = "DICOM_"
+LAKE_POOL = "dicom_lake"
+"""Dagster pool of every step that writes the tables; a service's name is put before it."""
 FIRST_HOUR_WITHOUT_SERVICE = datetime(2026, 1, 1, tzinfo=UTC)
 """First hour partition where neither a service nor a start time is set, so that the definitions load without them."""
 
@@ -158,7 +160,7 @@ class Settings(BaseModel):
         "then materialised by hand.",
     )
     change_feed_pool: Annotated[str, _check(rules.check_pool_name)] = Field(
-        "dicom_lake",
+        LAKE_POOL,
         description="Dagster pool of the steps that read the service. A separate pool, such as `dicom_service`, lets "
         "several runs read at a time while one merges; see docs/deploy.md.",
     )

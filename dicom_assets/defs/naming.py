@@ -1,45 +1,95 @@
-"""Names of a service's assets, jobs, sensors, resources and pools."""
+"""Names of one service's assets, jobs, sensors, resources and pools, and the tags of runs and steps."""
 
 from dataclasses import dataclass
 
 import dagster as dg
 
+from dicom_assets.config.settings import LAKE_POOL
 from dicom_assets.core.columns.schema import Table
 
 GROUP = "dicom"
 
+REASON_TAG = "dicom_assets/reason"
+"""Tag of a run that a sensor requested: the reason."""
+ATTEMPT_TAG = "dicom_assets/attempt"
+"""Tag of a run that a sensor requested again: the attempt number, from 2 on."""
+HOURS_TAG = "hours"
+"""Tag with a run's range of hours. The UI's list of runs shows a single partition, but not Dagster's own tags of a
+range. The name is short because the list truncates long tags."""
+FIRST_HOUR_TAG = "dagster/asset_partition_range_start"
+LAST_HOUR_TAG = "dagster/asset_partition_range_end"
+"""Dagster's own tags of a run of several partitions."""
+VERSION_TAG = "dicom_assets/version"
+"""Tag of every asset's step: the project's version. Dagster stores it with each run, as the requesting code location
+had it."""
+COLUMNS_TAG = "dicom_assets/columns"
+"""Tag of the step of a table with users' columns: these columns, with their DICOM elements, one a line."""
+
 
 @dataclass(frozen=True)
 class Naming:
-    """Names of one service's parts; plain names where there is only one service."""
+    """Names of one service's parts, under a prefix; plain names where there is only one service."""
 
-    service: str | None = None
+    prefix: tuple[str, ...] = ()
+    """First parts of the asset keys."""
+
+    @classmethod
+    def of_service(cls, service: str | None) -> "Naming":
+        """Return the names of a service; None means the only one."""
+        return cls((service,) if service else ())
 
     @property
     def group(self) -> str:
         """Asset group."""
-        return self.service or GROUP
+        return "_".join(self.prefix) or GROUP
 
     @property
     def words(self) -> str:
         """Words that name the service at the end of a sentence or title; empty where there is only one service."""
-        return f" of {self.service}" if self.service else ""
+        return f" of {'/'.join(self.prefix)}" if self.prefix else ""
+
+    @property
+    def hours_job(self) -> str:
+        """Name of the job that materialises all assets for some hours."""
+        return self.name("hours")
+
+    @property
+    def catch_up_sensor(self) -> str:
+        """Name of the sensor that requests due hours."""
+        return self.name("catch_up")
+
+    @property
+    def feed_sensor(self) -> str:
+        """Name of the sensor that asks the service for new entries."""
+        return self.name("change_feed_sensor")
+
+    @property
+    def io_manager(self) -> str:
+        """Resource key of the IO manager."""
+        return self.name("delta")
+
+    @property
+    def service_resource(self) -> str:
+        """Resource key of the DICOM service."""
+        return self.name("dicom_service")
+
+    @property
+    def pool(self) -> str:
+        """Pool of every step that writes the tables; its limit is the number of steps that write at the same time."""
+        return self.name(LAKE_POOL)
 
     def key(self, table: Table | str) -> dg.AssetKey:
         """Return the key of the asset that keeps a table."""
-        name = table if isinstance(table, str) else table.name
-        return dg.AssetKey([self.service, name] if self.service else name)
+        return dg.AssetKey([*self.prefix, table if isinstance(table, str) else table.name])
 
     def name(self, name: str) -> str:
         """Return the name of a job, step, sensor, resource or pool, joined as Dagster joins an asset key's parts."""
-        return f"{self.service}__{name}" if self.service else name
+        return "__".join((*self.prefix, name))
 
     def owns(self, run: dg.DagsterRun) -> bool:
         """Return whether a run belongs to this service; True for any run where there is only one service."""
-        if self.service is None:
-            return True
         if run.asset_selection:
-            return any(key.path[0] == self.service for key in run.asset_selection)
+            return any(tuple(key.path[: len(self.prefix)]) == self.prefix for key in run.asset_selection)
         return run.job_name.startswith(self.name(""))
 
 

@@ -1,5 +1,6 @@
 """Hours in UTC as partitions, and runs' partitions as windows of the change feed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +10,8 @@ from dicom_assets.core.errors import UnknownHourError
 from dicom_assets.core.tables.change_feed import HOUR, Window
 
 PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
+_SHORTEST_DELAY = timedelta(minutes=5)
+"""Shorter delays count as this one where an hour is late, since a run takes time too."""
 
 
 def build_partitions(
@@ -40,6 +43,11 @@ class Hours:
     delay: timedelta
     """Time between the end of an hour and the time at which it is due; late changes are expected within it."""
 
+    @property
+    def lateness(self) -> timedelta:
+        """Time from the end of an hour until it is late if it is missing: the delay, and two delays more."""
+        return self.delay + 2 * max(self.delay, _SHORTEST_DELAY)
+
     def due_at(self, hour: datetime) -> datetime:
         """Return the time at which an hour is due, that is, expected to be complete."""
         return hour + HOUR + self.delay
@@ -47,6 +55,10 @@ class Hours:
     def due_until(self, now: datetime) -> datetime:
         """Return the end of the last hour that is due; the first hour's start, or earlier, where no hour is due."""
         return self._within(floor_hour(now - self.delay))
+
+    def late_until(self, now: datetime) -> datetime:
+        """Return the end of the last hour that must be there by now; the first hour's start, or earlier, for none."""
+        return self._within(floor_hour(now - self.lateness))
 
     def begun_until(self, now: datetime) -> datetime:
         """Return the end of the hour that is open now, or of the lake's last hour."""
@@ -82,9 +94,9 @@ def check_hours(asked: dg.PartitionKeyRange, partitions: dg.PartitionsDefinition
     )
 
 
-def to_window(span: dg.TimeWindow) -> Window:
+def to_window(time_window: dg.TimeWindow) -> Window:
     """Return a run's partition, or its range of partitions, as a window of the change feed."""
-    return Window(span.start.astimezone(UTC), span.end.astimezone(UTC))
+    return Window(time_window.start.astimezone(UTC), time_window.end.astimezone(UTC))
 
 
 def partition_key(start: datetime) -> str:
@@ -92,10 +104,17 @@ def partition_key(start: datetime) -> str:
     return start.astimezone(UTC).strftime(PARTITION_FORMAT)
 
 
-def parse_key(key: str) -> datetime:
+def parse_key(key: str) -> datetime | None:
     """Return the start of the hour, in UTC, that a partition key names.
 
-    Raises:
-        ValueError: The key does not name an hour.
+    The result is None for a partition of an earlier partitions definition.
     """
-    return datetime.strptime(key, PARTITION_FORMAT).replace(tzinfo=UTC)
+    try:
+        return datetime.strptime(key, PARTITION_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def parse_hours(keys: Iterable[str]) -> set[datetime]:
+    """Return the starts of the hours that partition keys name, without partitions of earlier definitions."""
+    return {hour for key in keys if (hour := parse_key(key)) is not None}

@@ -9,11 +9,9 @@ import json
 import socket
 from typing import Any
 
-from dagster import DagsterRun, DefaultRunLauncher
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
-from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._serdes import deserialize_value
+from dagster import DagsterError, DagsterRun, DefaultRunLauncher
+
+from dicom_assets.defs.dagster_private import GRPC_INFO_TAG, CheckRunHealthResult, WorkerStatus, is_executing
 
 _PATIENCE_SECONDS = 10
 
@@ -23,7 +21,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """True if run monitoring may check the health of a run's worker: always True."""
+        """Permission for run monitoring to check the health of a run's worker."""
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
@@ -40,17 +38,11 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
 def _has(place: dict[str, Any], run_id: str) -> bool:
     """Return whether a code server executes a run; True as long as the server does not answer."""
-    # Imported here since most processes that have a launcher never need it.
-    from dagster._grpc.client import DagsterGrpcClient
-    from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-
-    client = DagsterGrpcClient(host=place["host"], port=place["port"], use_ssl=bool(place.get("use_ssl")))
-    request = CanCancelExecutionRequest(run_id=run_id)
+    host, port, use_ssl = place["host"], place["port"], bool(place.get("use_ssl"))
     try:
-        answer = client.can_cancel_execution(request, timeout=_PATIENCE_SECONDS)
-    except DagsterUserCodeUnreachableError:
+        return is_executing(run_id, host=host, port=port, use_ssl=use_ssl, timeout_seconds=_PATIENCE_SECONDS)
+    except DagsterError:
         return True
-    return deserialize_value(answer, CanCancelExecutionResult).can_cancel
 
 
 def _is_gone(place: dict[str, Any]) -> bool:

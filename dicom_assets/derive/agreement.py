@@ -6,6 +6,7 @@ on the studies that the run touched, and not on the size of the lake.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,7 @@ from dicom_assets.core.tables.comparison import (
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.core.tables.instance import find_newest_entries, is_live
 from dicom_assets.core.tables.merge import Desired, key_ids
+from dicom_assets.derive.feed_window import count_values, holds
 from dicom_assets.lake.files.parquet import ROWS_PER_FILE
 from dicom_assets.lake.table.delta import Lake
 
@@ -115,11 +117,9 @@ def _groups_of_studies(lake: Lake, tables: Sequence[Table]) -> Iterator[pa.Array
         uid = snapshot.table.study
         files = sorted(snapshot.files, key=lambda file: file.written_at)
         for place in range(0, len(files), FILES_AT_ONCE):
-            group = snapshot.read([uid], files=files[place : place + FILES_AT_ONCE])
             sizes: Counter[str] = Counter()
-            for _, rows in group:
-                for study in pc.value_counts(rows[uid]):
-                    sizes[study["values"].as_py()] += study["counts"].as_py()
+            for _, rows in snapshot.read([uid], files=files[place : place + FILES_AT_ONCE]):
+                sizes.update(count_values(rows[uid]))
             yield from _group_by_size({study: size for study, size in sizes.items() if study not in done})
             done |= sizes.keys()
 
@@ -212,10 +212,6 @@ def _read(lake: Lake, table: Table, columns: tuple[str, ...], studies: pa.Array)
     """Yield the rows of some studies, file by file; no rows if the table does not exist."""
     snapshot = lake.open(table)
     if snapshot is not None:
-        files = snapshot.files_of_studies(studies)
-
-        def concerns(rows: pa.Table) -> pa.ChunkedArray:
-            return pc.is_in(rows[table.study], value_set=studies)
-
-        for _, rows in snapshot.read(columns, files=files, where=concerns):
+        of_studies = partial(holds, column=table.study, values=studies)
+        for _, rows in snapshot.read(columns, files=snapshot.files_of_studies(studies), where=of_studies):
             yield rows

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
@@ -15,6 +15,8 @@ from dicom_assets.core.errors import FeedEntryError, ServiceError
 from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.core.tables.change_feed import Entry, Window, build_change_feed
 from dicom_assets.core.tables.instance import find_unreadable_entries
+from dicom_assets.core.tables.merge import Desired
+from dicom_assets.derive.derivation import Fixed
 from dicom_assets.derive.elements import split_metadata
 from dicom_assets.lake.files.parquet import EncodedRows, Spool
 from dicom_assets.lake.table.writing import FixedRows
@@ -47,15 +49,19 @@ class HourRead:
     """Summary of the entries that were read of one hour."""
 
     hour: Window
-    actions: Counter[str]
+    actions: Counter[str] = field(default_factory=Counter)
     """Number of entries by action."""
-    states: Counter[str]
+    states: Counter[str] = field(default_factory=Counter)
     """Number of entries by state."""
-    pages: int
+    pages: int = 0
     unreadable: int = 0
     """Number of entries of live instances without usable metadata."""
     named: tuple[Named, ...] = ()
     """Sequence and time of some entries without usable metadata, at most `NAMED`."""
+    reached: datetime | None = None
+    """Time of the last entry; None before the first page."""
+    is_complete: bool = False
+    """True if the whole hour was read."""
 
     @property
     def entries(self) -> int:
@@ -74,15 +80,16 @@ class HourRead:
         found = find_unreadable_entries(rows)
         first = found.slice(0, NAMED - len(self.named))
         named = zip(first["sequence"].to_pylist(), first["timestamp"].to_pylist(), strict=True)
+        reached = rows["timestamp"][-1].as_py() if len(rows) else self.reached
         return HourRead(
             self.hour, self.actions + actions, self.states + states, self.pages + 1,
-            self.unreadable + len(found), (*self.named, *named),
+            self.unreadable + len(found), (*self.named, *named), reached,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """The entries of a window, as an iterable that reads the feed.
+    """The entries of a window, as an iterable of batches that reads the feed.
 
     It yields at least one batch. A batch has whole hours, or a part of one large hour.
     """
@@ -91,72 +98,56 @@ class Extraction:
     window: Window
     now: Callable[[], datetime]
     """Clock that returns the current time, with a zone."""
-    report: Callable[[HourRead], None]
-    """Callback for every hour that was read."""
     instance: Table | None = None
     """The table `instance` if its attributes are needed next, else None. They are decoded while pages arrive."""
     batch_bytes: int = MemoryLimit().batch_bytes
     """Size of the rows that are held before they are yielded. A batch has whole hours; an hour that is larger than this
     size is yielded in parts, so that memory does not grow with the hour."""
-    advance: Callable[[HourRead, datetime], None] | None = None
-    """Callback for every page, with the summary of its hour so far, and the time of the page's last entry."""
     encoded_rows: int = ENCODED_ROWS
     """Approximate number of entries that are encoded at a time, while pages are read. Fewer entries are not encoded."""
 
-    def __iter__(self) -> "Iterator[FixedRows | EncodedEntries]":
-        """Yield rows of `change_feed` in batches, each sequence once, in the order of the hours.
+    def __iter__(self) -> Iterator[Fixed]:
+        """Yield rows of `change_feed` in batches, each sequence once, in the order of the hours; raise as `steps`."""
+        return (step for step in self.steps() if isinstance(step, Fixed))
+
+    def steps(self) -> Iterator[HourRead | Fixed]:
+        """Yield the batches and, as they are read, a summary of the hour so far after every page and at its end.
 
         Raises:
             FeedEntryError: an entry cannot be stored in the tables.
             ServiceError: the service refused, was not reached, or answered with something other than pages.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
-            yield from self._read(_Held(self.instance, encoder, self.encoded_rows))
+            yield from self._read(_Batch(self.instance, encoder, self.encoded_rows))
 
-    def _read(self, held: "_Held") -> "Iterator[FixedRows | EncodedEntries]":
+    def _read(self, batch: "_Batch") -> Iterator[HourRead | Fixed]:
         for hour in self.window.hours():
-            if held.since and self.now() - held.since >= BATCH_TIME:
-                yield held.take()
+            if batch.since and self.now() - batch.since >= BATCH_TIME:
+                yield batch.take()
             read_at = self.now()
-            read = HourRead(hour, Counter(), Counter(), 0)
-            rows_before, bytes_before = held.rows, held.size_bytes
+            read = HourRead(hour)
+            rows_before, bytes_before = batch.rows, batch.size_bytes
             try:
                 for entries in self.feed.fetch_pages(hour):
                     page = build_change_feed(entries, read_at)
-                    held.add(page)
+                    batch.add(page)
                     read = read.with_page(entries, page)
-                    if self.advance is not None:
-                        self.advance(read, page["timestamp"][-1].as_py())
-                    if held.size_bytes - bytes_before >= self.batch_bytes:
-                        yield held.take()
+                    yield read
+                    if batch.size_bytes - bytes_before >= self.batch_bytes:
+                        yield batch.take()
                         rows_before = bytes_before = 0
             except (ServiceError, FeedEntryError):
-                if held.since:
-                    yield held.take(rows_before)  # the earlier hours are complete, and need not be read again
+                if batch.since:
+                    yield batch.take(rows_before)  # the earlier hours are complete, and need not be read again
                 raise
-            held.since = held.since or read_at
-            self.report(read)
-            if held.size_bytes >= self.batch_bytes:
-                yield held.take()
-        yield held.take()
+            batch.since = batch.since or read_at
+            yield replace(read, is_complete=True)
+            if batch.size_bytes >= self.batch_bytes:
+                yield batch.take()
+        yield batch.take()
 
 
-@dataclass(frozen=True)
-class EncodedEntries:
-    """A derivation without sources: entries of the feed, encoded already as files of `change_feed`."""
-
-    rows: EncodedRows
-
-    def build(self) -> EncodedRows:
-        """Return the entries, each once."""
-        return self.rows
-
-    def is_current(self) -> bool:
-        """Return True: a derivation without sources cannot become outdated."""
-        return True
-
-
-class _Held:
+class _Batch:
     """Entries that wait to be written: the last pages as received, earlier pages encoded.
 
     Of encoded pages only the keys are kept as rows.
@@ -189,29 +180,28 @@ class _Held:
         if self._page_rows >= self._encoded_rows or self._page_bytes >= ENCODED_BYTES:
             self._encode()
 
-    def take(self, rows: int | None = None) -> FixedRows | EncodedEntries:
+    def take(self, rows: int | None = None) -> Fixed:
         """Return the first `rows` rows, by default all rows, and discard the rest."""
-        taken: FixedRows | EncodedEntries
+        desired: Desired | EncodedRows
         if self._keys:
             self._encode()
             attributes = self._build_attributes([part.result() for part in self._elements])
             encoded = EncodedRows(pa.concat_tables(self._keys), self._spool.take(), attributes)
-            if rows is None or rows == self.rows:
-                taken = EncodedEntries(encoded)
-            else:
-                whole = encoded.decode().rows[:rows]
-                taken = FixedRows(whole, CHANGE_FEED, None if attributes is None else attributes[:rows])
+            desired = encoded
+            if rows is not None and rows < self.rows:
+                some = None if attributes is None else attributes[:rows]
+                desired = FixedRows(encoded.decode().rows[:rows], CHANGE_FEED, some).build()
         else:
             whole = pa.concat_tables([CHANGE_FEED.schema.empty_table(), *self._pages])[:rows]
-            taken = FixedRows(whole, CHANGE_FEED, self._build_attributes([_split(whole, self._instance)]))
+            desired = FixedRows(whole, CHANGE_FEED, self._build_attributes([_split(whole, self._instance)])).build()
         self._clear()
-        return taken
+        return Fixed(desired)
 
     def _build_attributes(self, elements: Sequence[pa.Table | None]) -> pa.Table | None:
         found = [part for part in elements if part is not None]
-        return (
-            build_attributes(pa.concat_tables(found), self._instance.attributes) if self._instance and found else None
-        )
+        if self._instance is None or not found:
+            return None
+        return build_attributes(pa.concat_tables(found), self._instance.attributes)
 
     def _encode(self) -> None:
         """Start to encode the pages in the encoder's thread, while further pages are read."""

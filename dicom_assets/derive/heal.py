@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, METADATA_UNREADABLE
 from dicom_assets.core.tables.change_feed import HOUR, Entry, Window, build_change_feed, has_metadata
-from dicom_assets.derive.derivation import HoursOf
 from dicom_assets.derive.extract import Named
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.derive.repair import Repair
 from dicom_assets.lake.table.writing import FixedRows
 
@@ -28,7 +28,7 @@ ASKED = 2_000
 _GONE = ("deleted", "delete")
 
 
-class Feed(Protocol):
+class EntrySource(Protocol):
     """A service from which single entries can be requested."""
 
     def fetch_entries(self, entries: Sequence[Named]) -> list[Entry]:
@@ -62,7 +62,7 @@ def find_unreadable(repair: Repair) -> list[Named]:
 
 
 def heal(
-    repair: Repair, open_service: Callable[[], AbstractContextManager[Feed]], now: Callable[[], datetime]
+    repair: Repair, open_service: Callable[[], AbstractContextManager[EntrySource]], now: Callable[[], datetime]
 ) -> Healed:
     """Request the metadata of instances without usable metadata again, and update all tables.
 
@@ -93,6 +93,6 @@ def _store(repair: Repair, entries: Sequence[Entry], read_at: datetime) -> None:
         return
     rows = build_change_feed(entries, read_at)
     repair.lake.write(CHANGE_FEED, FixedRows(rows, CHANGE_FEED))
-    span, studies = pc.min_max(rows["windowStart"]), pc.unique(rows["studyInstanceUid"])
-    hours = HoursOf(repair.lake, Window(span["min"].as_py(), span["max"].as_py() + HOUR), studies)
-    repair.derive(hours)
+    hours = pc.min_max(rows["windowStart"])
+    window = Window(hours["min"].as_py(), hours["max"].as_py() + HOUR)
+    repair.derive(FeedWindow(repair.lake, window, pc.unique(rows["studyInstanceUid"])))

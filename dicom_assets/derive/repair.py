@@ -22,7 +22,8 @@ from dicom_assets.core.memory import MemoryLimit
 from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.core.tables.comparison import is_padded
 from dicom_assets.core.tables.merge import Desired
-from dicom_assets.derive.derivation import HoursOf, build_derivation
+from dicom_assets.derive.derivation import Fixed, build_derivation
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.lake.table.delta import Lake, trimmed_property
 from dicom_assets.lake.table.foreign import check_can_be_written
 from dicom_assets.lake.table.snapshot import Snapshot
@@ -31,9 +32,9 @@ from dicom_assets.lake.table.writing import FixedRows
 logger = logging.getLogger(__name__)
 
 _ALWAYS = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
-_MAY_BE_PADDED = r'\\u0000|" | "|""|^[^{]'
-"""Pattern of metadata with a NUL, a blank beside a quotation mark, or an empty value; or of a text that is not a JSON
-object."""
+_MAY_BE_PADDED = r'\\u0000|[\[{:,]\s*"[ "]| "\s*[\]}:,]|^[^{]'
+"""Pattern of metadata with a NUL, a string that begins or ends with a blank, or an empty string; or of a text that is
+not a JSON object. Outside of strings, blanks do not match."""
 
 
 def is_due(lake: Lake, table: Table) -> bool:
@@ -102,22 +103,21 @@ class Repair:
             The number of changed rows.
         """
         lake = self.lake
-        names = [*table.key, *([table.fence] if table.fence else [])]
-        padded = lake.open_or_create(table).read_table(names, where=is_padded)
+        padded = lake.open_or_create(table).read_table(table.merge_columns, where=is_padded)
         studies = pc.unique(pa.concat_arrays([studies, trim_padding(padded[table.study].combine_chunks())]))
-        changed = lake.write(table, _Absent(padded, table)).deleted if len(padded) else 0
-        return changed + (self._derive(table, HoursOf(lake, _ALWAYS, studies)) if len(studies) else 0)
+        changed = lake.write(table, Fixed(Desired(padded, table.schema.empty_table()))).deleted if len(padded) else 0
+        return changed + (self._derive(table, FeedWindow(lake, _ALWAYS, studies)) if len(studies) else 0)
 
-    def derive(self, hours: HoursOf) -> None:
-        """Derive the rows of all other existing tables from `change_feed`, for the studies and hours given."""
+    def derive(self, changes: FeedWindow) -> None:
+        """Derive the rows of all other existing tables for the keys of some entries of `change_feed`."""
         for table in self.tables:
             if table.name != CHANGE_FEED.name and self.lake.open(table) is not None:
-                self._derive(table, hours)
+                self._derive(table, changes)
 
-    def _derive(self, table: Table, hours: HoursOf) -> int:
+    def _derive(self, table: Table, changes: FeedWindow) -> int:
         changed = 0
-        for part in build_derivation(table, hours, self.file_system).in_parts(self.entries):
-            written = self.lake.write(table, part)
+        for part in changes.split(self.entries):
+            written = self.lake.write(table, build_derivation(table, part, self.file_system))
             changed += written.inserted + written.updated + written.deleted
         return changed
 
@@ -146,19 +146,3 @@ def _find_studies(lake: Lake) -> pa.Array:
 def _may_differ(rows: pa.Table) -> pa.ChunkedArray:
     # A Delete has no metadata. With padding in its key it may have missed the row of its instance.
     return pc.fill_null(pc.match_substring_regex(rows["metadata"], _MAY_BE_PADDED), True)
-
-
-@dataclass(frozen=True)
-class _Absent:
-    """Derivation without a source: keys that must have no row."""
-
-    keys: pa.Table
-    table: Table
-
-    def build(self) -> Desired:
-        """Return the keys without any row."""
-        return Desired(self.keys, self.table.schema.empty_table())
-
-    def is_current(self) -> bool:
-        """Return True: there is no source that could change."""
-        return True

@@ -6,9 +6,6 @@ from dicom_assets.core.finding import Finding
 from dicom_assets.doctor.findings import green, red, yellow
 from dicom_assets.doctor.surroundings import Surroundings
 
-POOL = "dicom_lake"
-"""Name of the pool, a copy from `defs/assets/assets.py`: importing that module for one name would import Dagster."""
-
 
 def check_home(surroundings: Surroundings) -> Finding:
     """Check that DAGSTER_HOME is set and has a dagster.yaml."""
@@ -50,7 +47,7 @@ def check_pool(surroundings: Surroundings) -> Finding:
     from dicom_assets.defs.naming import Naming
 
     instance = surroundings.instance
-    pool = Naming(surroundings.service_name).name(POOL)
+    pool = Naming.of_service(surroundings.service_name).pool
     config = instance.get_concurrency_config().pool_config
     own = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits() if not pool.from_default}
     limit = own.get(pool, config.default_pool_limit)
@@ -74,7 +71,8 @@ def check_lake(surroundings: Surroundings) -> Finding:
     from dicom_assets.defs.naming import Naming
 
     settings = surroundings.settings
-    require_same_lake(surroundings.instance, surroundings.lake, settings.tables, Naming(settings.service_name))
+    naming = Naming.of_service(settings.service_name)
+    require_same_lake(surroundings.instance, surroundings.lake, settings.tables, naming)
     return green("The tables are those that Dagster's history is of, and not older")
 
 

@@ -10,7 +10,8 @@ from dicom_assets.config.settings import Settings
 from dicom_assets.core.finding import Fact, Finding
 from dicom_assets.doctor.findings import green, red, yellow
 from dicom_assets.doctor.surroundings import Surroundings
-from dicom_assets.identity.credentials import Host, read_claims
+from dicom_assets.identity.credentials import Host
+from dicom_assets.identity.tokens import read_claims
 from dicom_assets.lake.storage.storage import STORAGE_SCOPE
 
 _OF_PEOPLE = (Host.TERMINAL, Host.UNKNOWN)

@@ -18,14 +18,13 @@ from urllib.parse import quote, unquote
 
 import httpx
 import msgspec
-import tenacity
 
 from dicom_assets.config import rules
 from dicom_assets.core.errors import FabricError
 from dicom_assets.fabric.errors import explain, read_answer
 from dicom_assets.fabric.shortcuts import ExistingTarget, Outcome, Shortcut, ShortcutChange, Target, plan_change
 from dicom_assets.network.client import open_http_client
-from dicom_assets.network.retries import RetryPolicy, WorthAnotherTryError, is_worth_another_try, parse_retry_after
+from dicom_assets.network.retries import RetryableError, RetryPolicy, is_retryable, parse_retry_after
 
 logger = getLogger(__name__)
 
@@ -196,16 +195,12 @@ class Lakehouse:
         body: object = None,
         shortcut: Shortcut | None = None,
     ) -> bytes:
-        def log_retry(state: tenacity.RetryCallState) -> None:
-            logger.warning(
-                "Fabric request failed: %s for %s. Try %d of %d follows in %.1f s.",
-                *(state.outcome.exception() if state.outcome else "", self._build_url(path)),
-                *(state.attempt_number + 1, self._retry.tries, state.upcoming_sleep),
-            )
+        def warn(error: RetryableError, next_try: str) -> None:
+            logger.warning("Fabric request failed: %s for %s. %s", error, self._build_url(path), next_try)
 
         try:
-            return self._retry.retrying(log_retry)(self._send_once, method, path, params, body, shortcut)
-        except WorthAnotherTryError as error:
+            return self._retry.call(lambda: self._send_once(method, path, params, body, shortcut), warn)
+        except RetryableError as error:
             raise FabricError(
                 f"Fabric request failed: {error} for {self._build_url(path)}, {self._retry.tries} times. Fabric is "
                 "busy, or cannot be reached: check the network, the proxy and DICOM_FABRIC_URL, or try again later."
@@ -217,11 +212,11 @@ class Lakehouse:
         try:
             response = self._client.request(method, path, params=params, json=body)
         except httpx.RequestError as error:
-            raise WorthAnotherTryError(f"no answer ({type(error).__name__})") from error
+            raise RetryableError(f"no answer ({type(error).__name__})") from error
         answer, status = read_answer(response), response.status_code
         summary = f"{status} ({answer})" if str(answer) else str(status)
-        if is_worth_another_try(response) or (response.is_client_error and answer.is_retriable):
-            raise WorthAnotherTryError(summary, parse_retry_after(response, self._clock))
+        if is_retryable(response) or (response.is_client_error and answer.is_retriable):
+            raise RetryableError(summary, parse_retry_after(response.headers, self._clock))
         if response.is_redirect or "html" in response.headers.get("Content-Type", "").lower():
             raise FabricError(
                 f"Fabric request failed: {status} without JSON for {self._build_url(path)}. Something else than the "

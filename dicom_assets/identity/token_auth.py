@@ -1,18 +1,14 @@
 """Authentication of requests to the DICOM service by a token."""
 
-import base64
-import binascii
-import json
 import logging
 import re
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import httpx
 
 from dicom_assets.core.errors import ServiceRefusedError, SettingsError
-from dicom_assets.identity.credentials import DICOM_SCOPE, Authentication, Credential, Host, Tokens, is_loopback
-from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.identity.tokens import Tokens, decode_object
+from dicom_assets.network.hosts import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -28,25 +24,11 @@ class TokenAuth(httpx.Auth):
     sent once more with a token that comes from no cache. If the identity is refused such a token, the 401 stands.
     """
 
-    def __init__(
-        self,
-        credential: Credential,
-        scope: str = DICOM_SCOPE,
-        *,
-        authentication: Authentication = Authentication.DEFAULT,
-        host: Host = Host.UNKNOWN,
-        retry: RetryPolicy | None = None,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] | None = None,
-    ) -> None:
-        self._scope = scope
-        self._authentication = authentication
-        self._tokens = Tokens(
-            credential, scope, authentication=authentication, host=host, retry=retry, clock=clock, sleep=sleep
-        )
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
 
     def __repr__(self) -> str:
-        return f"TokenAuth(scope={self._scope!r}, authentication={self._authentication.value!r})"
+        return f"TokenAuth({self._tokens!r})"
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Yield the request with a token, and after a 401 once more with a new token.
@@ -67,7 +49,7 @@ class TokenAuth(httpx.Auth):
         if response.status_code != httpx.codes.UNAUTHORIZED:
             return
         try:
-            token = self._tokens.renewed(token, _claims(response))
+            token = self._tokens.renewed(token, _find_claims(response))
         except ServiceRefusedError as error:
             logger.warning("A new token after a 401 could not be had: %s", error)
             return
@@ -75,16 +57,10 @@ class TokenAuth(httpx.Auth):
         yield request
 
 
-def _claims(response: httpx.Response) -> str:
+def _find_claims(response: httpx.Response) -> str:
     """Return the claims that the service requests for a token; empty claims unless it names a JSON object.
 
     Source: claims challenges of Microsoft Entra, base64url without padding in `WWW-Authenticate`.
     """
     match = _CLAIMS.search(response.headers.get("WWW-Authenticate", ""))
-    if match is None:
-        return _NO_CLAIMS
-    try:
-        claims = base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)).decode()
-        return claims if isinstance(json.loads(claims), dict) else _NO_CLAIMS
-    except (binascii.Error, ValueError, RecursionError):
-        return _NO_CLAIMS
+    return (match and decode_object(match[1])) or _NO_CLAIMS

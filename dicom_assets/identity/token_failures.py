@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from dicom_assets.network.retries import read_retry_after
+from dicom_assets.network.retries import RetryableError, parse_retry_after
 
 TRANSIENT_CODES = frozenset(
     {
@@ -54,21 +54,20 @@ _SILENCE_IN_WORDS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Transient:
-    """Failure that passes by itself; of an answer's body its words hold a code at most."""
+class TransientError(RetryableError):
+    """Failure of a token request that passes by itself; of an answer's body its text holds a code at most."""
 
-    reason: str
-    is_answer: bool
-    """True if there was an answer, and not silence."""
-    retry_after_seconds: float | None = None
+    def __init__(self, reason: str, is_answer: bool, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason, retry_after_seconds)
+        self.is_answer = is_answer
+        """True if there was an answer, and not silence."""
 
 
 @dataclass
 class Record:
     """Results of the HTTP requests that one token request sent."""
 
-    transients: list[Transient] = field(default_factory=list)
+    transients: list[TransientError] = field(default_factory=list)
     is_in_azure: bool = False
     """True if the metadata service of a virtual machine in Azure answered."""
 
@@ -93,7 +92,7 @@ def note_silence(error: BaseException) -> None:
         record.transients.append(_silence(error))
 
 
-def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) -> Transient | None:
+def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) -> TransientError | None:
     """Record an answer; return its transient failure, or None.
 
     Args:
@@ -106,14 +105,15 @@ def note_answer(url: str, status: int, text: str, headers: Mapping[str, str]) ->
     is_metadata = url.partition("?")[0].endswith(_METADATA_PATH)
     transient = _judge(status, body, headers, is_metadata=is_metadata)
     if (record := _record.get()) is not None:
-        # Metadata services of other clouds have this address too, but do not answer JSON at this path.
-        record.is_in_azure |= is_metadata and body is not None and not _is_forbidden(status)
+        # Metadata services of other clouds have this address too, but do not answer JSON at this path. A container
+        # platform's proxy may answer 403 in place of a metadata service.
+        record.is_in_azure |= is_metadata and body is not None and status != HTTPStatus.FORBIDDEN
         if transient is not None:
             record.transients.append(transient)
     return transient
 
 
-def find_transient(error: BaseException, record: Record) -> Transient | None:
+def find_transient(error: BaseException, record: Record) -> TransientError | None:
     """Return the transient failure that explains a failed token request; None if a person has to act.
 
     Args:
@@ -123,7 +123,7 @@ def find_transient(error: BaseException, record: Record) -> Transient | None:
     if record.transients:
         longest = max((each.retry_after_seconds or 0.0 for each in record.transients), default=0.0)
         last = record.transients[-1]
-        return Transient(last.reason, last.is_answer, longest or None)
+        return TransientError(str(last), last.is_answer, longest or None)
     text = str(error)
     for cause in _causes(error):
         if (transient := _judge_cause(cause)) is not None:
@@ -143,7 +143,7 @@ def find_code(error: BaseException) -> str | None:
 
 def _judge(
     status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str], *, is_metadata: bool
-) -> Transient | None:
+) -> TransientError | None:
     if status < HTTPStatus.BAD_REQUEST:
         return None
     content = body or {}
@@ -153,11 +153,11 @@ def _judge(
     # A metadata service may also answer 404 while it is updated.
     may_be_updated = is_metadata and status == HTTPStatus.NOT_FOUND and body is not None
     if code or may_be_updated or _is_transient_status(status) or content.get("error") in _TRANSIENT_WORDS:
-        return _answered(f"{status}, {code}" if code else str(status), read_retry_after(headers, time.time))
+        return _answered(f"{status}, {code}" if code else str(status), parse_retry_after(headers, time.time))
     return None
 
 
-def _judge_cause(cause: BaseException) -> Transient | None:
+def _judge_cause(cause: BaseException) -> TransientError | None:
     from azure.core.exceptions import DecodeError, ServiceRequestError, ServiceResponseError
 
     if isinstance(
@@ -170,7 +170,7 @@ def _judge_cause(cause: BaseException) -> Transient | None:
     response = getattr(cause, "response", None)
     status = getattr(response, "status_code", None)
     if isinstance(status, int) and _is_transient_status(status):
-        return _answered(str(status), read_retry_after(getattr(response, "headers", None) or {}, time.time))
+        return _answered(str(status), parse_retry_after(getattr(response, "headers", None) or {}, time.time))
     return None
 
 
@@ -178,17 +178,12 @@ def _is_transient_status(status: int) -> bool:
     return status in _TRANSIENT_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _is_forbidden(status: int) -> bool:
-    """Return whether a container platform's proxy may have answered in place of a metadata service."""
-    return status == HTTPStatus.FORBIDDEN
+def _answered(what: str, retry_after_seconds: float | None = None) -> TransientError:
+    return TransientError(f"whoever hands them out answered {what}", True, retry_after_seconds)
 
 
-def _answered(what: str, retry_after_seconds: float | None = None) -> Transient:
-    return Transient(f"whoever hands them out answered {what}", True, retry_after_seconds)
-
-
-def _silence(error: BaseException) -> Transient:
-    return Transient(f"nobody who hands them out could be reached ({type(error).__name__})", False)
+def _silence(error: BaseException) -> TransientError:
+    return TransientError(f"nobody who hands them out could be reached ({type(error).__name__})", False)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

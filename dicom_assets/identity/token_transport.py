@@ -35,7 +35,7 @@ class TokenTransport(RequestsTransport):  # type: ignore[misc] # azure-core expo
             note_silence(error)
             raise
         if (transient := note_answer(request.url, response.status_code, response.text(), response.headers)) is not None:
-            raise HttpResponseError(transient.reason, response=response)
+            raise HttpResponseError(str(transient), response=response)
         return response
 
 

@@ -94,7 +94,7 @@ class TableChanges:
         """
         if is_newest and not self._removed:
             return
-        present = {name for name, _ in self._new.folder.list_names()}
+        present = self._new.folder.list_names()
         if any(file.name not in present for file in self._added):
             raise VersionGoneError(
                 f"Version {self.version} of {self.table.name} cannot be read any more: files of it were vacuumed. Ask "

@@ -21,7 +21,7 @@ from typing import TypeVar
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from dicom_assets.core.columns.schema import CHANGE_FEED, Table
+from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.errors import LakeRefusedError
 from dicom_assets.lake.files.data_file import JOINED_BYTES, DataFile
 from dicom_assets.lake.files.folder import StoredFile
@@ -136,7 +136,7 @@ def maintain(lake: Lake, table: Table, *, dry_run: bool = False) -> Upkeep | Non
         snapshot.folder.delete([file.name for file in old])
         snapshot.folder.delete_torn(torn)
         if not is_protected:
-            _clean_log(lake, table)
+            _beside_others(lake, table, "clean the log of", DeltaTable.cleanup_metadata)
         snapshot = lake.open_or_create(table)
         log = read_log(snapshot.folder)
         expired = log_before - log.files.keys()
@@ -185,11 +185,17 @@ def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:
     """Return groups of small files; each group is to be joined into one file.
 
     A group has files that follow one another, such as the hours of a day, and the remainders of larger files after
-    deletes. Runs join small files too, where there are many; upkeep joins the rest.
+    deletes. Files follow by the hour of their rows, or by their time of writing where the table has no hour. Runs join
+    small files too, where there are many; upkeep joins the rest.
     """
+
+    def place(file: DataFile) -> tuple[bool, object]:
+        hour, _ = file.ranges.get(snapshot.table.hour or "", (None, None))
+        return (hour is None, hour or file.written_at)
+
     groups: list[list[DataFile]] = [[]]
     filled = (0.0, 0.0, 0.0)
-    for file in sorted(snapshot.files, key=_place):
+    for file in sorted(snapshot.files, key=place):
         if file.rows * SMALL > ROWS_PER_FILE or file.size_bytes * SMALL > JOINED_BYTES:
             continue
         rows, size_bytes = snapshot.folder.read_row_count_and_bytes(file)
@@ -200,12 +206,6 @@ def choose_files(snapshot: Snapshot) -> list[list[DataFile]]:
             filled = share
         groups[-1].append(file)
     return [group for group in groups if len(group) > 1]
-
-
-def _place(file: DataFile) -> tuple[bool, object]:
-    """Return a file's sort key: its hour in `change_feed`, where hours find files; elsewhere its time of writing."""
-    hour, _ = file.ranges.get(CHANGE_FEED.ranged[0], (None, None))
-    return (hour is None, hour or file.written_at)
 
 
 @dataclass
@@ -260,11 +260,6 @@ def _checkpoint(lake: Lake, table: Table) -> None:
     snapshot = lake.open_or_create(table)
     if not snapshot.folder.has(checkpoint_name(snapshot.version)):
         _beside_others(lake, table, "write a checkpoint of", DeltaTable.create_checkpoint)
-
-
-def _clean_log(lake: Lake, table: Table) -> None:
-    """Delete old entries of the log."""
-    _beside_others(lake, table, "clean the log of", DeltaTable.cleanup_metadata)
 
 
 def _old_files(lake: Lake, table: Table) -> list[StoredFile]:

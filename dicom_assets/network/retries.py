@@ -6,13 +6,23 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from time import sleep
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import httpx
-    import tenacity
 
-_WORTH_ANOTHER_TRY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+T = TypeVar("T")
+
+_RETRYABLE = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+
+
+class RetryableError(Exception):
+    """Failure of one try that a retry may overcome; its text holds nothing of a body."""
+
+    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True)
@@ -28,32 +38,34 @@ class RetryPolicy:
     longest_retry_after_seconds: float = 60
     """Upper bound of the wait that the service asks for (`Retry-After`)."""
 
-    def retrying(
+    def call(
         self,
-        before_sleep: "Callable[[tenacity.RetryCallState], None]",
-        sleep: Callable[[float], None] | None = None,
-    ) -> "tenacity.Retrying":
-        """Return a caller that retries on WorthAnotherTryError, and raises that error after the last try.
+        send: Callable[[], T],
+        warn: Callable[[RetryableError, str], None] | None = None,
+        wait: Callable[[float], None] | None = None,
+    ) -> T:
+        """Return the result of `send`, called again after each RetryableError.
 
         Args:
-            before_sleep: called after each failed try except the last.
-            sleep: waits for a number of seconds; None for an ordinary sleep.
+            send: makes one try.
+            warn: called after each failed try except the last, with a sentence about the next try; None to say nothing.
+            wait: waits for a number of seconds; None for an ordinary sleep.
+
+        Raises:
+            RetryableError: the last try failed.
         """
-        import tenacity  # imported late: settings and definitions have a policy and send nothing
-
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(WorthAnotherTryError),
-            stop=tenacity.stop_after_attempt(self.tries),
-            wait=self.wait_seconds,
-            sleep=sleep or tenacity.nap.sleep,
-            before_sleep=before_sleep,
-            reraise=True,
-        )
-
-    def wait_seconds(self, state: "tenacity.RetryCallState") -> float:
-        """Return the seconds to wait before the next try, as `wait_after` does."""
-        error = state.outcome.exception() if state.outcome else None
-        return self.wait_after(state.attempt_number, getattr(error, "retry_after_seconds", None))
+        number = 0
+        while True:
+            number += 1
+            try:
+                return send()
+            except RetryableError as error:
+                if number >= self.tries:
+                    raise
+                seconds = self.wait_after(number, error.retry_after_seconds)
+                if warn is not None:
+                    warn(error, f"Try {number + 1} of {self.tries} follows in {seconds:.1f} s.")
+            (wait or sleep)(seconds)
 
     def wait_after(self, tries: int, retry_after_seconds: float | None = None) -> float:
         """Return the seconds to wait before the next try: what the service asks for, plus a random, growing wait.
@@ -73,31 +85,18 @@ class RetryPolicy:
         return replace(self, longest_wait_seconds=min(self.longest_wait_seconds, longest_wait_seconds))
 
 
-class WorthAnotherTryError(Exception):
-    """Failure of one try that a retry may overcome; its text holds nothing of a body."""
-
-    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after_seconds = retry_after_seconds
-
-
-def is_worth_another_try(response: "httpx.Response") -> bool:
+def is_retryable(response: "httpx.Response") -> bool:
     """Return whether a retry may get another answer: after 408, 429, or a server error."""
-    return response.status_code in _WORTH_ANOTHER_TRY or response.is_server_error
+    return response.status_code in _RETRYABLE or response.is_server_error
 
 
-def parse_retry_after(response: "httpx.Response", clock: Callable[[], float]) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], clock: Callable[[], float]) -> float | None:
     """Return the wait in seconds that `Retry-After` asks for; None where it is absent or not readable.
 
     Args:
-        response: the answer; its header may have a number of seconds or a date.
+        headers: headers of an answer, looked up case-insensitively. The value may be a number of seconds or a date.
         clock: returns the time in seconds since 1970.
     """
-    return read_retry_after(response.headers, clock)
-
-
-def read_retry_after(headers: Mapping[str, str], clock: Callable[[], float]) -> float | None:
-    """Return the wait in seconds that `Retry-After` among the headers asks for, as `parse_retry_after` does."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)

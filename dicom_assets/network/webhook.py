@@ -7,18 +7,14 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import httpx
-import tenacity
 
 from dicom_assets.core.errors import AlertError
+from dicom_assets.network.retries import RetryableError, RetryPolicy, is_retryable
 
 TIMEOUT_SECONDS = 8
-TRIES = 3
-"""Number of tries. Three tries of TIMEOUT_SECONDS, with the waits between them, end before Dagster's time limit for a
+RETRY = RetryPolicy(tries=3, first_wait_seconds=1, longest_wait_seconds=4, longest_retry_after_seconds=0)
+"""Retry policy. Three tries of TIMEOUT_SECONDS, with the waits between them, end before Dagster's time limit for a
 sensor (one minute)."""
-
-
-class _WorthAnotherTryError(Exception):
-    """Failed try that a retry may overcome."""
 
 
 def post_alert(url: str, body: Mapping[str, object]) -> None:
@@ -28,18 +24,13 @@ def post_alert(url: str, body: Mapping[str, object]) -> None:
         AlertError: the receiver refused the alert, or could not be reached by any try.
     """
     host = urlsplit(url).hostname
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_WorthAnotherTryError),
-        stop=tenacity.stop_after_attempt(TRIES),
-        wait=tenacity.wait_random_exponential(multiplier=1, max=4),
-        reraise=True,
-    )
     try:
-        retrying(_post, url, body)
-    except _WorthAnotherTryError as error:
+        RETRY.call(lambda: _post(url, body))
+    except RetryableError as error:
         raise AlertError(
-            f"The alert was not delivered: {error} from the webhook at {host}, {TRIES} times. The receiver is down, or "
-            "the network does not let this machine reach it. Nobody was told of this failure; the next is tried anew."
+            f"The alert was not delivered: {error} from the webhook at {host}, {RETRY.tries} times. The receiver is "
+            "down, or the network does not let this machine reach it. Nobody was notified of this failure; the next "
+            "alert is tried anew."
         ) from None
 
 
@@ -48,9 +39,9 @@ def _post(url: str, body: Mapping[str, object]) -> None:
         with _silence():
             answer = httpx.post(url, json=body, timeout=TIMEOUT_SECONDS)
     except httpx.TransportError as error:
-        raise _WorthAnotherTryError(f"no answer ({type(error).__name__})") from None
-    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
-        raise _WorthAnotherTryError(str(answer.status_code))
+        raise RetryableError(f"no answer ({type(error).__name__})") from None
+    if is_retryable(answer):
+        raise RetryableError(str(answer.status_code))
     if not answer.is_success:
         raise AlertError(
             f"The alert was not delivered: {answer.status_code} from the webhook at {urlsplit(url).hostname}. It has "

@@ -1,4 +1,4 @@
-"""The change feed over HTTP: requests and their retries, pages of a window, entries as rows.
+"""The change feed over HTTP: requests and their retries, and the pages of a window with all their entries.
 
 Never writes a table. Begin with `client.py`, then `pages.py` and `requests.py`.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import count
 from logging import getLogger
 from types import TracebackType
@@ -20,9 +20,10 @@ import httpx
 
 from dicom_assets.core.errors import FeedMovedError
 from dicom_assets.core.memory import MemoryLimit
-from dicom_assets.core.tables.change_feed import Entry, Window, has_metadata, parse_latest
+from dicom_assets.core.tables.change_feed import Amount, CountedWindow, Entry, Window, has_metadata, parse_latest
 from dicom_assets.network.retries import RetryPolicy
-from dicom_assets.service.pages import FeedPages, Page, Piece, format_flag, read_time
+from dicom_assets.service.pages import FeedPages
+from dicom_assets.service.pieces import Page, Piece, format_flag, read_time
 from dicom_assets.service.requests import SMALL_BYTES, Query, ServiceRequests
 from dicom_assets.service.statistics import Statistics
 
@@ -50,8 +51,6 @@ NAMED_ENTRIES = 20
 
 LOOK_TRIES = 2
 """Failures of an entry that is requested again, after which it stays without metadata until it is requested next."""
-
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class DicomService:
@@ -132,7 +131,7 @@ class DicomService:
             if not include_metadata:
                 return self._requests.fetch(without, stop)
             entry = self._pages.ask(self._query_latest(True), [without], stop).value
-        self._count_unreadable([] if entry is None else [entry], without.subject)
+        _warn_of_unreadable([] if entry is None else [entry], without.subject)
         return entry
 
     def has_more_than(self, entries: int, window: Window) -> bool:
@@ -176,26 +175,17 @@ class DicomService:
             for sequence in [sequence for sequence, time_ in seen.items() if time_ < start]:
                 del seen[sequence]
 
-    def holds_exactly(self, entries: int, window: Window) -> bool:
-        """Return whether the window now has exactly `entries` entries, by one request for at most two entries.
-
-        Raises:
-            ServiceError: as `fetch_pages`, except FeedMovedError.
-        """
-        return len(self.fetch_end(entries, window)) == min(entries, 1)
-
-    def fetch_end(self, entries: int, window: Window) -> list[Entry]:
-        """Return the last entry of a window that has `entries` entries, by one small request.
-
-        Returns:
-            One entry if the window has exactly `entries` entries, two entries if it has more, none if it has fewer.
-            For `entries` of 0: the window's first two entries at most, so none if the window is empty.
+    def compare_count(self, entries: int, window: Window) -> CountedWindow:
+        """Return how the window's number of entries compares with `entries`, by one request for at most two entries.
 
         Raises:
             ServiceError: as `fetch_pages`, except FeedMovedError.
         """
         with self._reading() as stop:
-            return self._pages.fetch_few(Piece(window, max(0, entries - 1), 2, include_metadata=False), stop)
+            found = self._pages.fetch_few(Piece(window, max(0, entries - 1), 2, include_metadata=False), stop)
+        if len(found) == min(entries, 1):
+            return CountedWindow(Amount.EQUAL, found[0] if found else None)
+        return CountedWindow(Amount.MORE if found else Amount.FEWER)
 
     def fetch_entries(self, entries: Iterable[tuple[int, datetime]]) -> list[Entry]:
         """Return entries of the feed in their current state, in the given order, with few requests and retries each.
@@ -223,7 +213,7 @@ class DicomService:
 
     def _fetch_at(self, time_: datetime, sequences: set[int], stop: threading.Event) -> list[Entry]:
         """Return the entries of some sequences that share one time."""
-        window = Window(time_, time_ + _MICROSECOND)
+        window = Window.of_moment(time_)
         if len(sequences) == 1:  # mostly, only one entry has this time
             (sequence,) = sequences
             entries, _ = self._pages.fetch_entry(Piece(window, 0, 1), stop, tries=LOOK_TRIES)
@@ -252,11 +242,11 @@ class DicomService:
             end, is_one_answer = window.end, True
             with closing(self._read(window, pace, include_metadata=include_metadata)) as pages:
                 for number, page in enumerate(pages, start=1):
-                    is_one_answer = number == 1 and page.is_one_answer and page.is_last
+                    is_one_answer = number == 1 and page.answers == 1 and page.is_last
                     fresh = {entry.sequence: entry for entry in page.entries if entry.sequence not in seen}
                     seen.update((sequence, read_time(entry)) for sequence, entry in fresh.items())
                     if include_metadata:
-                        self._count_unreadable(fresh.values(), f"window {window}")
+                        _warn_of_unreadable(fresh.values(), f"window {window}")
                     last = read_time(page.entries[-1]) if page.entries else window.start
                     if fresh:
                         yield list(fresh.values())
@@ -295,15 +285,11 @@ class DicomService:
                     piece, job = ahead.popleft()
                     page = job.result()
                     number, pace.pages, pace.page_bytes = number + 1, pace.pages + 1, page.size_bytes
-                    sequences, is_last, came = (
-                        [entry.sequence for entry in page.entries],
-                        page.is_last,
-                        len(page.entries),
-                    )
+                    sequences, is_last = [entry.sequence for entry in page.entries], page.is_last
                     yield page
                     if is_last or sequences == before:
                         return  # a repeated page: as many entries arrived meanwhile, or offsets are ignored
-                    if came < piece.limit:  # the page was too large for memory
+                    if (came := len(sequences)) < piece.limit:  # the page was too large for memory
                         ahead.appendleft(submit(piece.part(came, piece.limit - came)))
                     before = sequences
                     del page, job  # frees the page's metadata
@@ -314,18 +300,6 @@ class DicomService:
         params = {"includeMetadata": format_flag(include_metadata)}
         limit_bytes = self._page_bytes if include_metadata else SMALL_BYTES
         return Query(f"{self._path}/latest", params, parse_latest, "the newest entry", limit_bytes)
-
-    def _count_unreadable(self, entries: Iterable[Entry], subject: str) -> None:
-        """Count entries of live instances without usable metadata, and name them in a warning."""
-        found = [entry.sequence for entry in entries if not has_metadata(entry) and _is_live(entry)]
-        if found:
-            more = f" and {len(found) - NAMED_ENTRIES} more" if len(found) > NAMED_ENTRIES else ""
-            logger.warning(
-                "The service gave no usable metadata of %d entries (%s): sequences %s%s. They are stored without it, "
-                "and asked for again later.",
-                *(len(found), subject, ", ".join(map(str, found[:NAMED_ENTRIES])), more),
-            )
-            self._requests.count(Statistics(unreadable=len(found)))
 
     @contextmanager
     def _reading(self) -> Iterator[threading.Event]:
@@ -347,6 +321,18 @@ class _Pace:
     pages: int = 0
     page_bytes: int = 0
     """Approximate size of the last page."""
+
+
+def _warn_of_unreadable(entries: Iterable[Entry], subject: str) -> None:
+    """Name the entries of live instances without usable metadata in a warning."""
+    found = [entry.sequence for entry in entries if not has_metadata(entry) and _is_live(entry)]
+    if found:
+        more = f" and {len(found) - NAMED_ENTRIES} more" if len(found) > NAMED_ENTRIES else ""
+        logger.warning(
+            "The service gave no usable metadata of %d entries (%s): sequences %s%s. They are stored without it, and "
+            "asked for again later.",
+            *(len(found), subject, ", ".join(map(str, found[:NAMED_ENTRIES])), more),
+        )
 
 
 def _is_live(entry: Entry) -> bool:

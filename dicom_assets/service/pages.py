@@ -14,16 +14,17 @@ costs an entry its metadata.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from itertools import cycle
 from logging import getLogger
 from math import inf
 from typing import Generic, TypeVar
 
-from dicom_assets.core.errors import UnreadablePageError
-from dicom_assets.core.tables.change_feed import Entry, Window, parse_page
-from dicom_assets.service.requests import SMALL_BYTES, FailedTryError, Query, ServiceRequests, Trouble
+from dicom_assets.core.tables.change_feed import Entry
+from dicom_assets.service.answers import FailedTryError, Trouble
+from dicom_assets.service.page_size import PageSize
+from dicom_assets.service.pieces import Page, Piece, build_query
+from dicom_assets.service.requests import Query, ServiceRequests
 
 logger = getLogger(__name__)
 
@@ -43,50 +44,6 @@ LOST_ENTRIES = 8
 """Number of entries taken without metadata in a row, after which each further entry is requested with metadata once."""
 LEAST_SIZE = 8
 """Smallest page size, in entries, after errors that may be chance."""
-FIRST_PATIENCE = 8
-LAST_PATIENCE = 64
-"""Number of smaller pages that must arrive before a larger page is tried: first `FIRST_PATIENCE`, twice as many after
-each larger page that failed, at most `LAST_PATIENCE`."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A range of a window's entries, by their offsets in the window."""
-
-    window: Window
-    offset: int
-    limit: int
-    include_metadata: bool = True
-
-    def __str__(self) -> str:
-        return f"window {self.window}, offset {self.offset}"
-
-    @property
-    def end(self) -> int:
-        """Offset behind the last entry."""
-        return self.offset + self.limit
-
-    def part(self, start: int, limit: int) -> "Piece":
-        """Return the part that begins `start` entries behind the piece's beginning."""
-        return replace(self, offset=self.offset + start, limit=limit)
-
-    def halves(self) -> "list[Piece]":
-        """Return the two halves, the later half first; a piece of one entry gives one half, an empty piece none."""
-        half = (self.limit + 1) // 2
-        return [part for part in (self.part(half, self.limit - half), self.part(0, half)) if part.limit]
-
-
-@dataclass(frozen=True)
-class Page:
-    """Consecutive entries of a window; fewer than requested if the entries are very large."""
-
-    entries: list[Entry]
-    size_bytes: int
-    """Approximate memory of the entries."""
-    is_last: bool
-    """True if no entry followed in the window."""
-    is_one_answer: bool
-    """True if all entries came in one answer, so that they were read at one moment."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +70,7 @@ class FeedPages:
         self._requests = requests
         self._path = path
         self._page_bytes = page_bytes
-        self._sizes = {include_metadata: _PageSize(batch_size) for include_metadata in (True, False)}
+        self._sizes = {include_metadata: PageSize(batch_size) for include_metadata in (True, False)}
         self._lost = 0
 
     def fetch(self, piece: Piece, stop: threading.Event) -> Page:
@@ -123,17 +80,13 @@ class FeedPages:
             ServiceError: the service fails as a whole, or the URL does not lead to a DICOM service.
             CancelledError: `stop` was set.
         """
-        size, came = self._sizes[piece.include_metadata], _Came(piece)
+        size, came = self._sizes[piece.include_metadata], Page(piece)
         while not came.is_last and came.rest.limit > 0 and came.size_bytes < self._page_bytes:
             self._fetch_part(replace(came.rest, limit=min(size.current, came.rest.limit)), size, came, stop)
-        return came.page()
+        return came
 
     def fetch_few(self, piece: Piece, stop: threading.Event) -> list[Entry]:
-        """Return the entries of a small piece, requested as a whole.
-
-        Raises:
-            ServiceError: as `fetch`.
-        """
+        """Return the entries of a small piece, requested as a whole; raise as `fetch`."""
         return self._requests.fetch(self._query(piece), stop)
 
     def fetch_entry(
@@ -215,13 +168,13 @@ class FeedPages:
                         return control
                     if error.is_final and controls:
                         continue  # the control shows whether every query fails
-                tries.failed(error)
+                tries.count_failure(error)
             else:
                 if not is_control or failures >= before:
                     return answer
                 control = answer
 
-    def _fetch_part(self, part: Piece, size: "_PageSize", came: "_Came", stop: threading.Event) -> None:
+    def _fetch_part(self, part: Piece, size: PageSize, came: Page, stop: threading.Event) -> None:
         """Add the part's entries, or some of them, to `came`; add nothing if a smaller part must be requested next."""
         if part.limit == 1:
             entries, _ = self.fetch_entry(part, stop)
@@ -245,15 +198,10 @@ class FeedPages:
             entries = page.value
             self._notice(entries)
         came.add(entries, part.limit)
-        size.came(part.limit)
+        size.count_arrival(part.limit)
 
     def _cut(
-        self,
-        part: Piece,
-        control: Answer[list[Entry]],
-        size: "_PageSize",
-        came: "_Came",
-        stop: threading.Event,
+        self, part: Piece, control: Answer[list[Entry]], size: PageSize, came: Page, stop: threading.Event
     ) -> None:
         """Add the entries of a part that fails as a whole to `came`, half by half.
 
@@ -315,130 +263,15 @@ class FeedPages:
             except FailedTryError as error:
                 if error.trouble is not Trouble.PASSING:
                     return error.trouble
-                tries.failed(error)
+                tries.count_failure(error)
             else:
                 self._notice(entries)
                 return entries
 
     def _query(self, piece: Piece) -> Query[list[Entry]]:
-        params = {
-            "startTime": _utc(piece.window.start),
-            "endTime": _utc(piece.window.end),
-            "offset": str(piece.offset),
-            "limit": str(piece.limit),
-            "includeMetadata": format_flag(piece.include_metadata),
-        }
-
-        def parse(body: bytes | bytearray) -> list[Entry]:
-            entries = parse_page(body)
-            for entry in entries:
-                _check_inside(entry, piece)
-            return entries
-
-        limit_bytes = self._page_bytes if piece.include_metadata else SMALL_BYTES
-        return Query(self._path, params, parse, str(piece), limit_bytes)
+        return build_query(self._path, piece, self._page_bytes)
 
     def _notice(self, entries: list[Entry]) -> None:
         """Reset the count of entries without metadata when an entry with metadata arrives."""
         if self._lost and any(memoryview(entry.metadata).nbytes for entry in entries):
             self._lost = 0
-
-
-@dataclass
-class _Came:
-    """Entries of a piece that have arrived so far."""
-
-    piece: Piece
-    entries: list[Entry] = field(default_factory=list)
-    answers: int = 0
-    size_bytes: int = 0
-    is_last: bool = False
-
-    def add(self, entries: list[Entry], asked: int) -> None:
-        self.entries += entries
-        self.answers += 1
-        self.size_bytes += sum(memoryview(entry.metadata).nbytes for entry in entries) + 1000 * len(entries)
-        self.is_last = len(entries) < asked
-
-    @property
-    def rest(self) -> Piece:
-        return self.piece.part(len(self.entries), self.piece.limit - len(self.entries))
-
-    def page(self) -> Page:
-        return Page(self.entries, self.size_bytes, self.is_last, self.answers == 1)
-
-
-class _PageSize:
-    """Number of entries per request: reduced when larger pages fail, increased again after some success."""
-
-    def __init__(self, greatest: int) -> None:
-        self.current = greatest
-        self._greatest = greatest
-        self._proven = greatest
-        self._came = 0
-        self._patience = FIRST_PATIENCE
-        self._lock = threading.Lock()
-
-    def is_trial(self, limit: int) -> bool:
-        """Return whether this size is a trial, since pages of this size failed before."""
-        return limit == self.current > self._proven
-
-    def came(self, limit: int) -> None:
-        """Count a page that arrived, for which `limit` entries were requested."""
-        if limit != self.current or limit == self._greatest == self._proven:
-            return
-        with self._lock:
-            self._proven = limit
-            self._came += 1
-            if self._came >= self._patience:
-                self.current, self._came = min(2 * limit, self._greatest), 0
-
-    def give_up(self, limit: int) -> None:
-        """Return to the proven size after a trial of a larger size has failed."""
-        with self._lock:
-            if self.is_trial(limit):
-                self.current, self._came = self._proven, 0
-                self._patience = min(2 * self._patience, LAST_PATIENCE)
-
-    def shrink(self, limit: int) -> None:
-        """Reduce the size to `limit` entries from now on."""
-        with self._lock:
-            if limit >= self.current:
-                return
-            self.current = self._proven = limit
-            self._came = 0
-        logger.warning(
-            "Pages of the change feed come with %d entries, not with more: they are asked for in that size for the "
-            "time being. If this happens often, set DICOM_BATCH_SIZE=%d.",
-            *(limit, limit),
-        )
-
-
-def read_time(entry: Entry) -> datetime:
-    """Return the entry's time with its zone; the seventh decimal digit of the seconds is cut."""
-    return datetime.fromisoformat(entry.timestamp)
-
-
-def format_flag(value: bool) -> str:
-    """Return a boolean in the form that the service reads in a query."""
-    return "true" if value else "false"
-
-
-def _check_inside(entry: Entry, piece: Piece) -> None:
-    window = piece.window
-    try:
-        inside = window.start <= read_time(entry) < window.end
-    except (ValueError, TypeError):  # TypeError: without a zone
-        raise UnreadablePageError(
-            f"The timestamp of sequence {entry.sequence} is no time with a zone ({piece}). The service answers in a "
-            "form that the client does not know: check DICOM_API_VERSION."
-        ) from None
-    if not inside:
-        raise UnreadablePageError(
-            f"Sequence {entry.sequence} lies outside of what was asked for ({piece}). Whatever answers ignores "
-            "startTime and endTime: check that DICOM_SERVICE_URL is a DICOM service, and DICOM_API_VERSION."
-        )
-
-
-def _utc(time_: datetime) -> str:
-    return time_.astimezone(UTC).isoformat().replace("+00:00", "Z")

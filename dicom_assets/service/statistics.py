@@ -15,8 +15,6 @@ class Statistics:
     """Size of the bodies on the wire; bodies that did not arrive whole are not counted."""
     waited_seconds: float = 0
     """Time between tries, summed over concurrent requests."""
-    unreadable: int = 0
-    """Number of live instances' entries without usable metadata, although metadata was asked for."""
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))

@@ -14,18 +14,18 @@ from logging.config import dictConfig
 from types import SimpleNamespace
 
 import pytest
-import tenacity
 from starlette.responses import Response
 
 from dicom_assets.config import settings as settings_module
+from dicom_assets.config.connections import open_client
 from dicom_assets.config.services import load_services
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import ServiceError, ServiceRefusedError, ServiceUnreachableError
-from dicom_assets.definitions import open_client
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.identity import token_transport
 from dicom_assets.identity.credentials import DICOM_SCOPE
+from dicom_assets.network import retries
 from dicom_assets_tests.azure.token_server import ASSERTION, CLIENT, HEADER, SECRET, TENANT, TokenServer, Trouble
 
 AUDIENCE = DICOM_SCOPE.removesuffix("/.default")
@@ -79,7 +79,7 @@ def hospital():
 def waits(monkeypatch) -> list[float]:
     """Seconds that would have been waited between two tries."""
     waits: list[float] = []
-    monkeypatch.setattr(tenacity.nap, "sleep", waits.append)
+    monkeypatch.setattr(retries, "sleep", waits.append)
     return waits
 
 

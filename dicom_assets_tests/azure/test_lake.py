@@ -11,10 +11,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import Settings, load_settings
 from dicom_assets.core.columns.schema import STUDY, TABLES
 from dicom_assets.core.tables.merge import Desired
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service

@@ -7,10 +7,10 @@ import pytest
 from deltalake.exceptions import TableNotFoundError
 from obstore.exceptions import BaseError
 
+from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeRefusedError, SettingsError
-from dicom_assets.definitions import build_lake
 from dicom_assets.lake.upkeep import maintain
 from dicom_assets_tests.azure.onelake import ITEM, ITEM_NAME, WORKSPACE, WORKSPACE_NAME, run_onelake
 from dicom_assets_tests.lakes.building import read, store, study

@@ -11,10 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import dagster as dg
 import pytest
 
+from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeUnavailableError
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.checks.failure import heals
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service

@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import freeze_time
 from deltalake import write_deltalake
 from rich.console import Console
 from starlette.responses import Response
@@ -36,6 +35,7 @@ from dicom_assets.doctor.orchestration import check_lake
 from dicom_assets.doctor.surroundings import Surroundings
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.dagster_private import freeze_time
 from dicom_assets_tests.defs.ticks import HOME, QUIET, RANGE, Automation, create_home, key, open_automation
 from dicom_assets_tests.law.world import CHAIN, START, derivation, environment_of, hours
 from dicom_assets_tests.processes import clean_environment, run_command

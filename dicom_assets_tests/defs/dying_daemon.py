@@ -3,9 +3,9 @@
 import os
 import signal
 
-from dagster._daemon import sensor
-from dagster._daemon.cli import main
+from dicom_assets_tests.dagster_private import import_daemon
 
+_, sensor, cli = import_daemon()
 submit = sensor._submit_run_request
 
 
@@ -16,4 +16,4 @@ def submit_and_die(*args, **named) -> None:
 
 if __name__ == "__main__":
     sensor._submit_run_request = submit_and_die
-    main()
+    cli.main()

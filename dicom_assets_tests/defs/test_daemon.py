@@ -14,10 +14,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 
 from dicom_assets.core.tables.change_feed import HOUR
-from dicom_assets.defs.automation.automation import JOB
+from dicom_assets.defs.naming import PLAIN
 from dicom_assets.defs.partitions import floor_hour, partition_key
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
@@ -26,7 +25,7 @@ from dicom_assets_tests.law.world import CHAIN
 
 ROOT = Path(__file__).parents[2]
 COUNT = 2
-HOURS = dg.RunsFilter(job_name=JOB)
+HOURS = dg.RunsFilter(job_name=PLAIN.hours_job)
 """Not the runs of the schedules, one of which may be due at this minute."""
 PATIENCE_SECONDS = 600
 """The daemon takes 10 s to start, and a tick comes every 30 s; on a busy machine it is several times that."""
@@ -82,7 +81,7 @@ def test_daemon_killed_while_it_asks_for_runs_neither_loses_nor_doubles_an_hour(
         with daemon(env, log, "dicom_assets_tests.defs.dying_daemon") as process:
             assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL, log.read_text()
         assert instance.get_runs_count(HOURS) == 1
-        interrupted = next(tick for tick in ticks(instance) if tick.status is TickStatus.STARTED and tick.run_requests)
+        interrupted = next(tick for tick in ticks(instance) if tick.status.name == "STARTED" and tick.run_requests)
         assert interrupted.unsubmitted_run_ids_with_requests
         with daemon(env, log) as process:
             wait_until(process, lambda: ended(instance) == COUNT, log.read_text)
@@ -93,16 +92,16 @@ def test_daemon_killed_while_it_asks_for_runs_neither_loses_nor_doubles_an_hour(
             records = instance.fetch_materializations(dg.AssetKey(name), limit=100).records
             assert Counter(record.partition_key for record in records) == dict.fromkeys(keys, 1)
         assert {tick.instigator_name for tick in ticks(instance)} == {"catch_up", "change_feed_sensor"}
-        assert not [tick for tick in ticks(instance) if tick.status is TickStatus.FAILURE], log.read_text()
+        assert not [tick for tick in ticks(instance) if tick.status.name == "FAILURE"], log.read_text()
 
 
 def ticks(instance) -> list:
     """Of the sensors."""
-    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    states = [state for state in instance.all_instigator_state() if state.instigator_type.name == "SENSOR"]
     return [tick for state in states for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)]
 
 
 def ended(instance) -> int:
     """Runs that ended."""
     statuses = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-    return instance.get_runs_count(dg.RunsFilter(job_name=JOB, statuses=statuses))
+    return instance.get_runs_count(dg.RunsFilter(job_name=PLAIN.hours_job, statuses=statuses))

@@ -7,9 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.launcher.base import WorkerStatus
 
 from dicom_assets.defs import run_launcher
+from dicom_assets.defs.dagster_private import WorkerStatus
 from dicom_assets.defs.run_launcher import WatchedRunLauncher
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import dagster as dg
 import yaml
-from dagster._core.test_utils import freeze_time
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,10 +16,11 @@ from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.automation.automation import JOB
+from dicom_assets.defs.naming import PLAIN
 from dicom_assets.defs.partitions import hours_between, parse_key, partition_key
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.dagster_private import freeze_time
 from dicom_assets_tests.emulator.settable_clock import SettableClock
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, read_tables
@@ -121,7 +121,7 @@ class Automation:
 
     def run(self, request: dg.RunRequest, *, fails: bool = False) -> None:
         """The run of a request, at the clock's time."""
-        job = self.definitions().resolve_job_def(JOB)
+        job = self.definitions().resolve_job_def(PLAIN.hours_job)
         with freeze_time(self.clock()):
             result = job.execute_in_process(
                 instance=self.instance, run_config=QUIET, tags=dict(request.tags), raise_on_error=False,

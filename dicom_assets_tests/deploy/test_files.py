@@ -12,8 +12,6 @@ import dagster as dg
 import kubernetes_validate
 import pytest
 import yaml
-from dagster._core.instance.config import dagster_instance_config
-from dagster._core.instance.ref import InstanceRef
 from dagster_k8s.client import DagsterKubernetesClient
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import construct_dagster_k8s_job
@@ -23,6 +21,7 @@ from packaging.requirements import Requirement
 
 from dicom_assets.config.settings import load_settings
 from dicom_assets.demo.embedded import PROJECT
+from dicom_assets_tests.dagster_private import validate_home
 
 DEPLOY = PROJECT / "deploy"
 KUBERNETES_VERSION = "1.34"
@@ -141,11 +140,11 @@ def test_lock_has_a_hash_and_a_fitting_version_of_every_dependency():
 
 def test_dagster_accepts_the_instance_of_the_compose_file(tmp_path, monkeypatch):
     home = write_home(tmp_path, load("compose/dagster.yaml"))
-    config, _ = dagster_instance_config(home)
-    assert_as_the_project(config)
     for name in ("HOST", "USERNAME", "PASSWORD", "DB"):
         monkeypatch.setenv(f"DAGSTER_PG_{name}", "x")
-    assert InstanceRef.from_dir(home).storage_data.class_name == "DagsterPostgresStorage"
+    config, ref = validate_home(home)
+    assert_as_the_project(config)
+    assert ref.storage_data.class_name == "DagsterPostgresStorage"
 
 
 def test_compose_gives_postgres_password_to_dagster_and_shows_the_ui_to_this_machine_alone():
@@ -159,11 +158,10 @@ def test_compose_gives_postgres_password_to_dagster_and_shows_the_ui_to_this_mac
 
 
 def test_dagster_accepts_the_instance_that_the_values_describe(as_the_chart_says, tmp_path, values):
-    config, _ = dagster_instance_config(write_home(tmp_path, as_the_chart_says))
+    config, ref = validate_home(write_home(tmp_path, as_the_chart_says))
     assert_as_the_project(config)
     assert values["concurrency"]["enabled"] is True
     assert config["concurrency"]["runs"]["max_concurrent_runs"] == 8
-    ref = InstanceRef.from_dir(str(tmp_path))
     assert ref.run_coordinator_data.class_name == "QueuedRunCoordinator", "places are kept by the queue alone"
 
 
@@ -175,15 +173,14 @@ def test_webserver_is_asked_whether_it_is_ready_where_it_listens(values):
 @pytest.mark.deep
 def test_dagster_azure_accepts_where_the_output_of_runs_is_kept(as_the_chart_says, tmp_path):
     blob = pytest.importorskip("dagster_azure.blob", reason="`make cluster` installs it")
-    dagster_instance_config(write_home(tmp_path, as_the_chart_says))
-    kept = InstanceRef.from_dir(str(tmp_path)).compute_logs_data
-    manager = kept.rehydrate(as_type=blob.AzureBlobComputeLogManager)
+    _, ref = validate_home(write_home(tmp_path, as_the_chart_says))
+    manager = ref.compute_logs_data.rehydrate(as_type=blob.AzureBlobComputeLogManager)
     assert isinstance(manager, blob.AzureBlobComputeLogManager)
 
 
 def test_job_of_a_run_is_valid_bound_to_the_identity_and_without_privileges(as_the_chart_says, tmp_path, values):
-    dagster_instance_config(write_home(tmp_path, as_the_chart_says))
-    launcher = InstanceRef.from_dir(str(tmp_path)).run_launcher_data.rehydrate(as_type=K8sRunLauncher)
+    _, ref = validate_home(write_home(tmp_path, as_the_chart_says))
+    launcher = ref.run_launcher_data.rehydrate(as_type=K8sRunLauncher)
     assert isinstance(launcher._api_client, DagsterKubernetesClient)
     context = K8sContainerContext.create_for_run(dg.DagsterRun("hours"), launcher, include_run_tags=False)
     job = construct_dagster_k8s_job(

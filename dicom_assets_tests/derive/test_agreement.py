@@ -8,7 +8,8 @@ from dicom_assets.core.tables.comparison import Agreement
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.derive import agreement
 from dicom_assets.derive.agreement import audit, compare_instances, compare_touched, find_disagreeing
-from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.derive.derivation import InstanceDerivation
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.core.tables.rows import entry
 from dicom_assets_tests.lakes.building import ALL_TABLES, build_lake, store
@@ -50,7 +51,7 @@ def double(lake: Lake, table: Table, count: int = 1) -> None:
 
 
 def touched(lake: Lake, table: Table, hour: int) -> tuple[Agreement, Agreement]:
-    return compare_touched(lake, HoursOf(lake, hours(hour)).changed_keys(table.key), table)
+    return compare_touched(lake, FeedWindow(lake, hours(hour)).changed_keys(table.key), table)
 
 
 @pytest.mark.parametrize(("table", "expected"), [(SERIES, 2), (STUDY, 1), (FILE_INDEX, 3)])
@@ -112,7 +113,7 @@ def test_files_without_a_path_are_not_expected(lake):
 
 
 def test_instances_are_held_against_what_was_derived(lake):
-    derived = InstancesOfWindow(HoursOf(lake, hours(1))).build()
+    derived = InstanceDerivation(FeedWindow(lake, hours(1))).build()
     assert compare_instances(lake, derived) == Agreement(expected=2)
     double(lake, INSTANCE, 4)
     assert compare_instances(lake, derived) == Agreement(expected=2, doubled=2)
@@ -122,7 +123,7 @@ def test_instances_are_held_against_what_was_derived(lake):
 
 def test_instance_that_ought_to_be_gone_is_an_orphan(lake):
     store(lake, change(8, 1, "2.1", sopInstanceUid="2.1.2", action="Delete"), table=CHANGE_FEED)
-    derived = InstancesOfWindow(HoursOf(lake, hours(1))).build()
+    derived = InstanceDerivation(FeedWindow(lake, hours(1))).build()
     assert compare_instances(lake, derived) == Agreement(expected=1, orphans=1)
 
 

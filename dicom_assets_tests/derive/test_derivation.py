@@ -9,8 +9,9 @@ from dicom_assets.core.tables.file_index import build_file_index
 from dicom_assets.core.tables.series import build_series
 from dicom_assets.core.tables.study import build_studies
 from dicom_assets.derive import derivation as derive
-from dicom_assets.derive.derivation import AggregateOfWindow, HoursOf, InstancesOfWindow, read_window
+from dicom_assets.derive.derivation import AggregateDerivation, InstanceDerivation, build_derivation
 from dicom_assets.derive.elements import read_attributes
+from dicom_assets.derive.feed_window import FeedWindow, read_window
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.writing import FixedRows
 from dicom_assets_tests.core.tables.rows import START, build_entries, entry
@@ -38,7 +39,7 @@ def feed(lake: Lake, *rows: dict) -> None:
 
 def instances(lake: Lake, window: Window) -> tuple[dict[str, int], dict[str, int]]:
     """By instance the sequence of its key, and of its row."""
-    desired = InstancesOfWindow(HoursOf(lake, window)).build()
+    desired = InstanceDerivation(FeedWindow(lake, window)).build()
     assert desired.rows.schema.equals(INSTANCE.schema)
     return tuple(
         {row["sopInstanceUid"]: row["sequence"] for row in rows.to_pylist()} for rows in (desired.keys, desired.rows)
@@ -53,8 +54,8 @@ def test_window_holds_its_start_and_not_its_end(lake):
 
 
 def test_nothing_is_wanted_before_there_is_a_feed(lake):
-    of = HoursOf(lake, hours(0))
-    for derivation in (InstancesOfWindow(of), AggregateOfWindow(of, STUDY, build_studies)):
+    of = FeedWindow(lake, hours(0))
+    for derivation in (InstanceDerivation(of), AggregateDerivation(of, STUDY, build_studies)):
         desired = derivation.build()
         assert (len(desired.keys), len(desired.rows)) == (0, 0)
         assert derivation.is_current()
@@ -64,13 +65,13 @@ def test_hour_without_changes_wants_nothing(lake):
     feed(lake, change(0, 1))
     store(lake, instance_of("1"), table=INSTANCE)
     assert instances(lake, hours(1)) == ({}, {})
-    desired = AggregateOfWindow(HoursOf(lake, hours(1)), STUDY, build_studies).build()
+    desired = AggregateDerivation(FeedWindow(lake, hours(1)), STUDY, build_studies).build()
     assert (len(desired.keys), len(desired.rows)) == (0, 0)
 
 
 def test_keys_that_changed_are_given_once(lake):
     feed(lake, change(0, 1, "1"), change(0, 2, "2"), change(0, 3, "2"), change(1, 4, "3"))
-    of = HoursOf(lake, hours(0))
+    of = FeedWindow(lake, hours(0))
     assert sorted(row["sopInstanceUid"] for row in of.changed_keys(INSTANCE.key).to_pylist()) == ["1", "2"]
     assert of.changed_keys(STUDY.key).to_pylist() == [{"partitionName": "Microsoft.Default", "studyInstanceUid": "1"}]
 
@@ -100,7 +101,7 @@ def test_same_uids_in_another_partition_are_left_alone(lake):
 
 def test_values_that_cannot_be_converted_are_counted_anew_at_every_build(lake):
     feed(lake, change(0, 1, "a", metadata="[]"), change(0, 2, "b", metadata={"00200013": {"Value": ["x"]}}))
-    derivation = InstancesOfWindow(HoursOf(lake, hours(0)))
+    derivation = InstanceDerivation(FeedWindow(lake, hours(0)))
     for _ in range(2):
         derivation.build()
         assert derivation.failures == {"metadata": 1, "instanceNumber": 1}
@@ -108,7 +109,7 @@ def test_values_that_cannot_be_converted_are_counted_anew_at_every_build(lake):
 
 def test_new_entries_make_instances_stale(lake):
     feed(lake, change(0, 1))
-    derivation = InstancesOfWindow(HoursOf(lake, hours(0)))
+    derivation = InstanceDerivation(FeedWindow(lake, hours(0)))
     derivation.build()
     assert derivation.is_current()
     feed(lake, change(1, 2))
@@ -117,7 +118,7 @@ def test_new_entries_make_instances_stale(lake):
 
 def test_changed_instances_make_aggregates_stale(lake):
     feed(lake, change(0, 1))
-    derivation = AggregateOfWindow(HoursOf(lake, hours(0)), STUDY, build_studies)
+    derivation = AggregateDerivation(FeedWindow(lake, hours(0)), STUDY, build_studies)
     derivation.build()
     assert derivation.is_current()
     store(lake, instance_of("1"), table=INSTANCE)
@@ -135,7 +136,7 @@ def test_aggregates_are_of_all_instances_of_the_keys_that_changed(lake, table, b
     ]
     store(lake, *rows, instance_of("2", 3), table=INSTANCE)
     feed(lake, change(0, 1, "1"), change(0, 9, "gone", studyInstanceUid="3"), change(1, 3, "2.3", studyInstanceUid="2"))
-    desired = AggregateOfWindow(HoursOf(lake, hours(0)), table, build).build()
+    desired = AggregateDerivation(FeedWindow(lake, hours(0)), table, build).build()
     assert set(desired.keys["studyInstanceUid"].to_pylist()) == {"1", "3"}
     assert desired.rows["studyInstanceUid"].to_pylist() == ["1"]
     if "instanceCount" in table.schema.names:
@@ -164,7 +165,7 @@ def test_metadata_that_was_decoded_before_is_not_read_again(lake, monkeypatch):
     ]
     feed_decoded(lake, *changes)
     forbid_reading(monkeypatch)
-    derivation = InstancesOfWindow(HoursOf(lake, hours(0)))
+    derivation = InstanceDerivation(FeedWindow(lake, hours(0)))
     rows = {row["sopInstanceUid"]: row for row in derivation.build().rows.to_pylist()}
     assert {name: row["modality"] for name, row in rows.items()} == {"2": None, "3": "MR"}
     assert derivation.failures == {"instanceNumber": 1}
@@ -178,13 +179,13 @@ def test_of_entries_that_are_stored_already_the_new_ones_are_known(lake, monkeyp
         forbid_reading(patch)
         with pytest.raises(AssertionError, match="metadata was read"):
             instances(lake, hours(0))
-    rows = InstancesOfWindow(HoursOf(lake, hours(0))).build().rows.to_pylist()
+    rows = InstanceDerivation(FeedWindow(lake, hours(0))).build().rows.to_pylist()
     assert {row["sopInstanceUid"]: row["modality"] for row in rows} == {"1": None, "2": "MR"}
 
 
 def test_another_process_reads_the_metadata(lake, tmp_path):
     feed_decoded(lake, change(0, 1, "1", metadata={"00080060": {"vr": "CS", "Value": ["CT"]}}))
-    rows = InstancesOfWindow(HoursOf(build_lake(tmp_path), hours(0))).build().rows
+    rows = InstanceDerivation(FeedWindow(build_lake(tmp_path), hours(0))).build().rows
     assert rows["modality"].to_pylist() == ["CT"]
 
 
@@ -202,15 +203,15 @@ def feed_of_studies(lake: Lake, studies: int, instances: int) -> None:
 
 
 def test_hours_that_fit_are_one_part(lake):
-    assert list(HoursOf(lake, hours(0)).in_parts(1)) == [HoursOf(lake, hours(0))]
+    assert list(FeedWindow(lake, hours(0)).split(1)) == [FeedWindow(lake, hours(0))]
     feed_of_studies(lake, 3, 2)
-    assert list(HoursOf(lake, hours(0)).in_parts(6)) == [HoursOf(lake, hours(0))]
+    assert list(FeedWindow(lake, hours(0)).split(6)) == [FeedWindow(lake, hours(0))]
 
 
 def test_parts_have_whole_studies_and_about_as_many_entries_as_asked_for(lake):
     feed_of_studies(lake, 5, 3)
     feed(lake, change(1, 99, studyInstanceUid="of another hour"))
-    parts = HoursOf(lake, hours(0)).in_parts(4)
+    parts = FeedWindow(lake, hours(0)).split(4)
     assert [part.studies.to_pylist() for part in parts] == [["0", "1"], ["2", "3"], ["4"]]
 
 
@@ -218,12 +219,9 @@ def test_parts_have_whole_studies_and_about_as_many_entries_as_asked_for(lake):
 def test_parts_make_the_same_tables_as_the_whole(lake, entries):
     feed_of_studies(lake, 5, 3)
     feed(lake, change(1, 20, "2.1", studyInstanceUid="2", action="Delete"))
-    for derivation, table in (
-        (InstancesOfWindow(HoursOf(lake, hours(0))), INSTANCE),
-        (AggregateOfWindow(HoursOf(lake, hours(0)), STUDY, build_studies), STUDY),
-    ):
-        assert sum(lake.write(table, part).commits for part in derivation.in_parts(entries)) == {1: 5, 4: 3}.get(
-            entries, 1
-        )
+    for table in (INSTANCE, STUDY):
+        parts = FeedWindow(lake, hours(0)).split(entries)
+        commits = sum(lake.write(table, build_derivation(table, part, None)).commits for part in parts)
+        assert commits == {1: 5, 4: 3}.get(entries, 1)
     assert len(read(lake, INSTANCE)) == 14
     assert {row["studyInstanceUid"]: row["instanceCount"] for row in read(lake)} == dict.fromkeys("0134", 3) | {"2": 2}

@@ -4,13 +4,14 @@ import json
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, STUDY, TABLES
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.derive.agreement import audit
-from dicom_assets.derive.repair import Repair
+from dicom_assets.derive.repair import Repair, _may_differ
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests import lakes
@@ -131,6 +132,18 @@ def test_the_command_repairs(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert read_tables(build_lake(folder)) == reference.fold(read_entries(folder))
     assert not any(f"Test^{number}" in planned.stdout + done.stdout + done.stderr for number in range(6))
+
+
+PADDED = [{"a": ["x "]}, {"a": [" x"]}, {"a": ["", "y"]}, {"a": {"b": "x "}, "c": 1}, {"a": "x\0"}, ["x"]]
+CLEAN = [{"a": ["x", "y"]}, {"a": {"b": "x y"}, "c": ["z"]}, {"a": 1, "b": None, "c": ['said "x" twice']}]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_only_metadata_with_padding_is_derived_again_however_it_is_laid_out(indent, separators):
+    texts = [json.dumps(metadata, indent=indent, separators=separators) for metadata in (*PADDED, *CLEAN)]
+    found = _may_differ(pa.table({"metadata": texts}))
+    assert found.to_pylist() == [True] * len(PADDED) + [False] * len(CLEAN)
 
 
 def test_new_tables_need_no_repair(tmp_path):

@@ -10,13 +10,8 @@ import pytest
 from dagster import DagsterInstance
 
 from dicom_assets.core.finding import Status
-from dicom_assets.defs.assets.assets import POOL
-from dicom_assets.doctor import orchestration
+from dicom_assets.defs.naming import PLAIN
 from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment
-
-
-def test_pool_is_that_of_the_assets():
-    assert orchestration.POOL == POOL
 
 
 @pytest.mark.parametrize(
@@ -47,7 +42,7 @@ def test_home_without_the_projects_file_lets_any_number_write(ward):
 
 def test_other_limit_of_the_pool_is_yellow(ward):
     with DagsterInstance.from_config(ward.env["DAGSTER_HOME"]) as instance:
-        instance.event_log_storage.set_concurrency_slots(POOL, 3)
+        instance.event_log_storage.set_concurrency_slots(PLAIN.pool, 3)
     finding = ward.examine("dagster.pool")["dagster.pool"]
     assert finding.status is Status.YELLOW
     assert finding.facts == {"limit": 3, "granularity": "op"}

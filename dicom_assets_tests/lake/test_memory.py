@@ -90,12 +90,13 @@ MOST_HELD = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.derive.derivation import InstanceDerivation
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets_tests.lakes.building import build_lake
 from dicom_assets_tests.core.tables.rows import START
-hours = HoursOf(build_lake(Path(sys.argv[1])), Window(START, START + HOUR))
-parts = [len(part.build().rows) for part in InstancesOfWindow(hours).in_parts(int(sys.argv[2]))]
+hours = FeedWindow(build_lake(Path(sys.argv[1])), Window(START, START + HOUR))
+parts = [len(InstanceDerivation(part).build().rows) for part in hours.split(int(sys.argv[2]))]
 print(len(parts), sum(parts), pa.default_memory_pool().max_memory())
 """
 

@@ -18,8 +18,9 @@ from dicom_assets.core.columns.schema import (
 from dicom_assets.core.tables.change_feed import HOUR, Window, parse_page
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.partitions import PARTITION_FORMAT
-from dicom_assets.derive.derivation import HoursOf, build_derivation
+from dicom_assets.derive.derivation import build_derivation
 from dicom_assets.derive.extract import Extraction
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.law import reference
@@ -56,7 +57,7 @@ def environment_of(url: str, count: int) -> dict[str, str]:
 def derivation(lake: Lake, name: str, window: Window, extra=()):
     """What an asset hands to the IO manager, for all but the change feed."""
     tables = {table.name: table for table in (*extend_tables(extra), HEALTHCARE_INSTANCE)}
-    return build_derivation(tables[name], HoursOf(lake, window), "/files")
+    return build_derivation(tables[name], FeedWindow(lake, window), "/files")
 
 
 def read_tables(lake: Lake) -> dict[str, list[dict]]:
@@ -120,11 +121,11 @@ class World:
             base = datetime.now(UTC)
             clock = lambda: base + timedelta(microseconds=next(now))  # noqa: E731
             early = tables["instance"] if self.decodes_early else None
-            for given in Extraction(self, window, clock, lambda read: None, early, encoded_rows=self.encoded_rows):
+            for given in Extraction(self, window, clock, early, encoded_rows=self.encoded_rows):
                 self.lake.write(table, given)
         else:
-            for part in derivation(self.lake, name, window, self.extra).in_parts(self.entries_at_once):
-                self.lake.write(table, part)
+            for part in FeedWindow(self.lake, window).split(self.entries_at_once):
+                self.lake.write(table, build_derivation(table, part, "/files"))
 
     def run_chain(self, window: Window) -> None:
         for name in CHAIN:

@@ -26,8 +26,9 @@ from dicom_assets.core.errors import (
     ServiceUnreachableError,
     UnreadablePageError,
 )
-from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.core.tables.change_feed import Amount, Window
 from dicom_assets.network.retries import RetryPolicy
+from dicom_assets.service import answers
 from dicom_assets.service import client as dicom_service
 from dicom_assets.service import requests as service_requests
 from dicom_assets.service.client import READINGS, DicomService
@@ -178,7 +179,7 @@ def test_body_that_comes_slowly_holds_no_other_back(server):
 @pytest.mark.parametrize(("least", "requests"), [(10**9, 2), (1, 1)])
 def test_body_that_hardly_comes_is_asked_for_again_and_a_long_one_is_waited_for(server, monkeypatch, least, requests):
     monkeypatch.setattr(service_requests, "READS_PER_BODY", 0.1 / 60)
-    monkeypatch.setattr(service_requests, "LEAST_BYTES_PER_SECOND", least)
+    monkeypatch.setattr(answers, "LEAST_BYTES_PER_SECOND", least)
     server.entries = [entry(number) for number in range(5)]
     server.answers.append(Answer(body=json.dumps(server.entries).encode(), halfway=lambda: time.sleep(0.3)))
     with connect(server) as service:
@@ -516,7 +517,11 @@ def test_count_of_a_window_costs_one_small_request(server, present, off_by):
     server.entries = [entry(position + 1) for position in range(present)]
     asked = max(0, present + off_by)
     with connect(server) as client:
-        assert client.holds_exactly(asked, WINDOW) == (asked == present)
+        counted = client.compare_count(asked, WINDOW)
+    signs = {-1: Amount.FEWER, 0: Amount.EQUAL, 1: Amount.MORE}
+    assert counted.amount is signs[(present > asked) - (present < asked)]
+    last = counted.last.sequence if counted.last else None
+    assert last == (server.entries[-1]["sequence"] if present and asked == present else None)
     (request,) = server.requests
     assert request.limit == 2
     assert request.params["includeMetadata"] == "false"

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from itertools import accumulate, chain
 from typing import Annotated
 
@@ -45,6 +46,28 @@ class Window:
         until = f"{end:%H:%M}" if end - start <= timedelta(days=1) else f"{end:%Y-%m-%d %H:%M}"
         return f"{start:%Y-%m-%d %H:%M}–{until}Z"
 
+    @classmethod
+    def of_hours(cls, start: datetime, count: int = 1) -> "Window":
+        """Return the window of `count` hours from `start` on."""
+        return cls(start, start + count * HOUR)
+
+    @classmethod
+    def of_moment(cls, time: datetime) -> "Window":
+        """Return the shortest window that contains a time of the feed, to the microsecond."""
+        return cls(time, time + timedelta(microseconds=1))
+
+    @property
+    def hour_count(self) -> int:
+        """Number of whole hours in the window."""
+        return (self.end - self.start) // HOUR
+
+    def split(self, length: timedelta) -> "Iterator[Window]":
+        """Yield the window in parts of this length, in order; the last part may be shorter."""
+        start = self.start
+        while start < self.end:
+            yield Window(start, min(start + length, self.end))
+            start += length
+
     def hours(self) -> "Iterator[Window]":
         """Yield the hours of the window in order, as windows in UTC; the window's start and end cut the outer hours."""
         start = self.start.astimezone(UTC)
@@ -68,6 +91,23 @@ class Entry(msgspec.Struct, gc=False, rename="camel"):
     file_path: str | None = None
     metadata: msgspec.Raw = msgspec.Raw()
     """DICOM JSON text, byte for byte; empty if the service sent none."""
+
+
+class Amount(Enum):
+    """Number of a service's entries, relative to an expected number."""
+
+    FEWER = auto()
+    EQUAL = auto()
+    MORE = auto()
+
+
+@dataclass(frozen=True)
+class CountedWindow:
+    """A window's number of entries at the service, relative to an expected number."""
+
+    amount: Amount
+    last: Entry | None = None
+    """The window's last entry, where the numbers are equal and not 0."""
 
 
 _OBJECT = ord("{")

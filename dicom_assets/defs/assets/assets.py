@@ -1,20 +1,17 @@
-"""The assets, in the order in which a change reaches them."""
+"""The assets, in the order in which a change reaches them. Each runs its checks in its own step, once it is stored."""
 
-import time
-from collections.abc import Collection, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Collection, Iterator
+from time import monotonic
 from typing import Any
 
 import dagster as dg
 
-from dicom_assets.core.columns.schema import Column, Table
-from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, SERIES, STUDY
+from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
-from dicom_assets.defs.assets.freshness import build_freshness_policy
-from dicom_assets.defs.assets.lineage import build_lineage
+from dicom_assets.defs.assets.metadata import DESCRIPTIONS, describe_table
 from dicom_assets.defs.assets.resources import DicomServiceResource
 from dicom_assets.defs.checks.checks import (
-    build_specs,
     check_agreement,
     check_feed,
     check_instances,
@@ -24,203 +21,130 @@ from dicom_assets.defs.checks.checks import (
 from dicom_assets.defs.checks.failure import retrying
 from dicom_assets.defs.checks.same_lake import require_same_lake
 from dicom_assets.defs.checks.same_version import tag_step
-from dicom_assets.defs.naming import PLAIN, Naming
+from dicom_assets.defs.checks.specs import build_specs
+from dicom_assets.defs.pipeline import Pipeline
 from dicom_assets.defs.runs.observed import Observed, Reading
 from dicom_assets.defs.runs.progress import Progress
 from dicom_assets.defs.runs.resume import find_remaining
-from dicom_assets.derive.derivation import HoursOf, build_derivation
-from dicom_assets.lake.table.delta import Lake
+from dicom_assets.derive.derivation import build_derivation
+from dicom_assets.derive.feed_window import FeedWindow
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 """Results that an asset yields: its rows, then, once the rows are stored, the results of its checks."""
 
 OWNERS = ["team:imaging-data"]
 
-_PROJECT = "https://github.com/dicom-assets/dicom_assets/blob/main"
-_STANDARD = "https://dicom.nema.org/medical/dicom/current/output/chtml"
 
-DOCUMENTS = {
-    "change_feed": {
-        "docs": f"{_PROJECT}/docs/architecture.md#1-the-hour-is-read-change_feed",
-        "docs/service": "https://learn.microsoft.com/azure/healthcare-apis/dicom/change-feed-overview",
-        "docs/dicom_json": f"{_STANDARD}/part18/chapter_F.html",
-    },
-    "instance": {
-        "docs": f"{_PROJECT}/docs/architecture.md#2-the-law-is-applied-instance",
-        "docs/dicom": f"{_STANDARD}/part03/chapter_A.html",
-    },
-    **{
-        name: {"docs": f"{_PROJECT}/docs/architecture.md#3-the-rest-follows-series-study-file_index"}
-        for name in ("series", "study", "file_index")
-    },
-    HEALTHCARE_INSTANCE.name: {"docs": f"{_PROJECT}/docs/healthcare.md"},
-}
-"""Links to documentation, by asset."""
-
-POOL = "dicom_lake"
-"""Pool of every step that writes the tables; its limit is the number of steps that write at the same time."""
-
-
-def build_assets(
-    tables: Mapping[str, Table],
-    partitions: dg.PartitionsDefinition[str],
-    lake: Lake,
-    file_system: str | None,
-    *,
-    delay: timedelta,
-    memory: MemoryLimit,
-    feed_pool: str = POOL,
-    naming: Naming = PLAIN,
-) -> list[dg.AssetsDefinition]:
+def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """Return the assets `change_feed`, `instance`, `series`, `study` and `file_index`, each with its checks.
 
-    `healthcare_instance` follows them if `tables` contains it.
-
-    Args:
-        tables: Tables by name, with the users' columns.
-        partitions: The hours.
-        lake: The lake that holds the tables.
-        file_system: Prefix that makes a `filePath` a full location; None where it is not known.
-        delay: Wait between the end of an hour and its reading.
-        memory: Memory limit for reading the feed.
-        feed_pool: Pool of `change_feed`; a pool other than POOL lets hours be read while others are merged.
-        naming: Names of the service's parts.
+    `healthcare_instance` follows them if the pipeline has the table.
     """
-    service_key = naming.name("dicom_service")
+    return [
+        _build_change_feed(pipeline),
+        _build_instances(pipeline, INSTANCE.name),
+        _build_aggregate(pipeline, SERIES.name),
+        _build_aggregate(pipeline, STUDY.name, after=[SERIES.name]),
+        _build_aggregate(pipeline, FILE_INDEX.name),
+        *([_build_instances(pipeline, name)] if (name := HEALTHCARE_INSTANCE.name) in pipeline.tables else []),
+    ]
 
-    def common(name: str, *inputs: str, kinds: Collection[str] = ()) -> dict[str, Any]:
-        key = naming.key(name)
-        return {
-            "key": key,
-            "ins": {table: dg.AssetIn(naming.key(table)) for table in inputs},
-            "group_name": naming.group,
-            "io_manager_key": naming.name("delta"),
-            "kinds": {"dicom", "deltalake", *kinds},
-            "owners": OWNERS,
-            "partitions_def": partitions,
-            "backfill_policy": dg.BackfillPolicy.single_run(),
-            "freshness_policy": build_freshness_policy(delay),
-            "pool": naming.name(POOL),
-            "check_specs": build_specs(key),
-            "metadata": describe_table(tables[name], lake.uri(tables[name]), naming),
-            "op_tags": tag_step(tables[name]),
-        }
 
-    def observe(name: str, hours: HoursOf) -> Observed:
-        return Observed(build_derivation(tables[name], hours, file_system), hours.window)
+def _build_change_feed(pipeline: Pipeline) -> Any:
+    naming, settings = pipeline.naming, pipeline.settings
+    pool = naming.name(settings.change_feed_pool)  # its own pool lets hours be read while others are merged
+    options = _build_options(pipeline, CHANGE_FEED.name, kinds=["azure"]) | {"pool": pool}
 
-    @dg.asset(
-        **common("change_feed", kinds=["azure"]) | {"pool": naming.name(feed_pool)},
-        required_resource_keys={service_key},
-    )
+    @dg.asset(**options, required_resource_keys={naming.service_resource})
     def change_feed(context: dg.AssetExecutionContext) -> Results:
-        """One row is one entry of the service's change feed, verbatim: its metadata is the DICOM JSON as received.
-
-        Every other table is made from this one, without asking the service again. Reading an hour again replaces its
-        rows with the service's current entries: late entries are added, and none is lost.
-        """
-        selection = context.run.asset_selection  # none or empty: all assets
-        decodes = not selection or naming.key("instance") in selection
-        dicom_service: DicomServiceResource = getattr(context.resources, service_key)
+        service: DicomServiceResource = getattr(context.resources, naming.service_resource)
         with retrying(context.retry_number):
-            require_same_lake(context.instance, lake, [tables["change_feed"]], naming)
-            remaining = find_remaining(context, dicom_service.now())
-            with dicom_service.open_client() as client:
+            require_same_lake(context.instance, pipeline.lake, [CHANGE_FEED], naming)
+            remaining = find_remaining(context, service.now())
+            with service.open_client() as client:
                 reading = Reading(
                     client,
                     remaining,
-                    dicom_service.now,
-                    instance=tables["instance"] if decodes else None,
-                    batch_bytes=memory.batch_bytes,
-                    progress=Progress(remaining.window, context.log.info, time.monotonic),
+                    service.now,
+                    instance=pipeline.tables[INSTANCE.name] if _runs_instance(context, pipeline) else None,
+                    batch_bytes=pipeline.memory.batch_bytes,
+                    progress=Progress(remaining.window, context.log.info, monotonic),
                 )
                 yield dg.MaterializeResult(value=reading)
-                yield check_feed(client, lake, remaining.window, reading.entries)
+                yield check_feed(client, pipeline.lake, remaining.window, reading.entries)
                 yield check_metadata(*reading.unreadable, window=str(remaining.window))
 
-    @dg.asset(**common("instance", "change_feed"))
-    def instance(change_feed: HoursOf) -> Results:
-        """One row is one live SOP instance with its current attributes.
+    return change_feed
 
-        For every instance that changed in the hour it holds the newest entry read so far, of any hour: hours may run
-        in any order, and repeatedly. An instance whose newest entry is a delete has no row. A value that cannot be
-        converted is null, and counted.
-        """
-        derived = observe("instance", change_feed)
+
+def _build_instances(pipeline: Pipeline, name: str) -> Any:
+    """Return the asset of a table of live instances, derived from `change_feed`."""
+
+    @dg.asset(**_build_options(pipeline, name, CHANGE_FEED.name))
+    def instances(change_feed: FeedWindow) -> Results:
+        derived = _derive(pipeline, name, change_feed)
         yield dg.MaterializeResult(value=derived)
-        yield check_instances(lake, change_feed.window, derived)
-        yield check_values(derived, change_feed.window)
+        yield check_instances(pipeline.lake, change_feed.window, derived, pipeline.tables[name])
+        if name == INSTANCE.name:
+            yield check_values(derived, change_feed.window)
 
-    def aggregate(name: str, hours: HoursOf) -> Results:
-        derived = observe(name, hours)
+    return instances
+
+
+def _build_aggregate(pipeline: Pipeline, name: str, after: Collection[str] = ()) -> Any:
+    """Return the asset of a table that is derived from `instance`.
+
+    Args:
+        pipeline: The pipeline of the table.
+        name: Name of the table.
+        after: Tables that a run writes first.
+    """
+    options = _build_options(pipeline, name, INSTANCE.name)
+
+    @dg.asset(**options, deps=[pipeline.naming.key(table) for table in after])
+    def aggregate(instance: FeedWindow) -> Results:
+        derived = _derive(pipeline, name, instance)
         yield dg.MaterializeResult(value=derived)
-        yield check_agreement(lake, hours.window, derived, tables[name])
+        yield check_agreement(pipeline.lake, instance.window, derived, pipeline.tables[name])
 
-    @dg.asset(**common("series", "instance"))
-    def series(instance: HoursOf) -> Results:
-        """One row is one series with at least one live instance, and the attributes of its newest one."""
-        yield from aggregate("series", instance)
-
-    @dg.asset(**common("study", "instance"), deps=[series])
-    def study(instance: HoursOf) -> Results:
-        """One row is one study with at least one live instance, and the attributes of its newest one."""
-        yield from aggregate("study", instance)
-
-    @dg.asset(**common("file_index", "instance"))
-    def file_index(instance: HoursOf) -> Results:
-        """One row is one live instance that has a DICOM file, and where the file lies."""
-        yield from aggregate("file_index", instance)
-
-    assets = [change_feed, instance, series, study, file_index]
-    if HEALTHCARE_INSTANCE.name not in tables:
-        return assets
-
-    @dg.asset(**common(HEALTHCARE_INSTANCE.name, "change_feed"))
-    def healthcare_instance(change_feed: HoursOf) -> Results:
-        """One row is one live SOP instance, in the layout of Fabric's healthcare data solutions.
-
-        It holds the instances that `instance` holds, by the same rules. Every row has the instance's full metadata.
-        """
-        derived = observe(HEALTHCARE_INSTANCE.name, change_feed)
-        yield dg.MaterializeResult(value=derived)
-        yield check_instances(lake, change_feed.window, derived, tables[HEALTHCARE_INSTANCE.name])
-
-    return [*assets, healthcare_instance]
+    return aggregate
 
 
-def describe_table(table: Table, uri: str, naming: Naming = PLAIN) -> dict[str, Any]:
-    """Return a table's metadata that is known before any run: location, columns, lineage, key, links."""
-    lineage = build_lineage(table, naming)
+def _build_options(pipeline: Pipeline, name: str, *inputs: str, kinds: Collection[str] = ()) -> dict[str, Any]:
+    """Return the arguments of `dagster.asset` for the asset of a table.
+
+    Args:
+        pipeline: The pipeline of the table.
+        name: Name of the table.
+        inputs: Tables that the asset is derived from.
+        kinds: Kinds besides the common ones.
+    """
+    naming, table = pipeline.naming, pipeline.tables[name]
+    key = naming.key(name)
     return {
-        "dagster/table_name": table.name,
-        "dagster/uri": uri,
-        "dagster/column_schema": describe_columns(table, lineage),
-        **({} if lineage is None else {"dagster/column_lineage": lineage}),
-        "key": ", ".join(table.key),
-        **{name: dg.MetadataValue.url(url) for name, url in DOCUMENTS[table.name].items()},
+        "key": key,
+        "description": DESCRIPTIONS[name],
+        "ins": {source: dg.AssetIn(naming.key(source)) for source in inputs},
+        "group_name": naming.group,
+        "io_manager_key": naming.io_manager,
+        "kinds": {"dicom", "deltalake", *kinds},
+        "owners": OWNERS,
+        "partitions_def": pipeline.partitions,
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "freshness_policy": dg.FreshnessPolicy.time_window(fail_window=HOUR + pipeline.hours.lateness),
+        "pool": naming.pool,
+        "check_specs": build_specs(name, key),
+        "metadata": describe_table(table, pipeline.lake.uri(table), naming),
+        "op_tags": tag_step(table),
     }
 
 
-def describe_columns(table: Table, lineage: dg.TableColumnLineage | None) -> dg.TableSchema:
-    """Return the table's columns for Dagster: type, meaning, and as tags the DICOM tag and the source column.
+def _derive(pipeline: Pipeline, name: str, changes: FeedWindow) -> Observed:
+    table, file_system = pipeline.tables[name], pipeline.settings.file_url_prefix
+    return Observed(changes, lambda part: build_derivation(table, part, file_system))
 
-    Dagster's open-source UI does not draw column lineage, so the tags show it too.
-    """
-    sources = {} if lineage is None else lineage.deps_by_column
 
-    def tags(column: Column) -> dict[str, str]:
-        source = ", ".join(f"{of.asset_key.to_user_string()}.{of.column_name}" for of in sources.get(column.name, ()))
-        return ({"dicom_tag": column.tag} if column.tag else {}) | ({"from": source} if source else {})
-
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                column.name,
-                column.type_name,
-                description=column.description,
-                constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                tags=tags(column),
-            )
-            for column in table.columns
-        ]
-    )
+def _runs_instance(context: dg.AssetExecutionContext, pipeline: Pipeline) -> bool:
+    """Return whether the run materialises `instance`, too: reading then decodes the attributes at once."""
+    selection = context.run.asset_selection  # none or empty: all assets
+    return not selection or pipeline.naming.key(INSTANCE) in selection

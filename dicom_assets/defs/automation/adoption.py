@@ -6,12 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, DagsterEventType, StepMaterializationData
-from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from dicom_assets.defs.checks.same_lake import TABLE_ID, TABLE_VERSION
+from dicom_assets.defs.dagster_private import report_in_batch
 from dicom_assets.defs.history.hour_log import HourLog
-from dicom_assets.defs.partitions import parse_key, partition_key
+from dicom_assets.defs.partitions import parse_hours, partition_key
 from dicom_assets.defs.runs.observed import ROW_COUNT
 
 HOURS_AT_ONCE = 24
@@ -45,7 +44,7 @@ class Adoption:
 
 def find_known(instance: dg.DagsterInstance, asset: dg.AssetKey) -> set[datetime]:
     """Return the hours for which Dagster has a materialization of the asset."""
-    return {hour for key in instance.get_materialized_partitions(asset) if (hour := _parse(key))}
+    return parse_hours(instance.get_materialized_partitions(asset))
 
 
 def find_busy(instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey], now: datetime) -> set[datetime]:
@@ -65,27 +64,5 @@ def tell(instance: dg.DagsterInstance, adoptions: Sequence[Adoption]) -> Iterato
     for at in range(0, len(hours), HOURS_AT_ONCE):
         group = hours[at : at + HOURS_AT_ONCE]
         events = [each.tell_of(hour) for hour in group for each in adoptions if hour in each.hours]
-        batch = f"adopt {partition_key(group[0])}"
-        for number, event in enumerate(events, start=1):
-            _report(instance, event, DagsterEventBatchMetadata(batch, is_end=number == len(events)))
+        report_in_batch(instance, events, f"adopt {partition_key(group[0])}")
         yield at + len(group)
-
-
-def _report(instance: dg.DagsterInstance, event: dg.AssetMaterialization, batch: DagsterEventBatchMetadata) -> None:
-    """Report one event as part of a batch; `report_runless_asset_event` stores every event separately."""
-    instance.report_dagster_event(
-        DagsterEvent(
-            event_type_value=DagsterEventType.ASSET_MATERIALIZATION.value,
-            event_specific_data=StepMaterializationData(event),
-            job_name=RUNLESS_JOB_NAME,
-        ),
-        RUNLESS_RUN_ID,
-        batch_metadata=batch,
-    )
-
-
-def _parse(key: str) -> datetime | None:
-    try:
-        return parse_key(key)
-    except ValueError:  # a partition of an earlier partitions definition
-        return None

@@ -17,11 +17,11 @@ from dicom_assets.core.errors import CommitConflictError, LakeError, LakeLostErr
 from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.automation.adoption import Adoption, find_busy, find_known
-from dicom_assets.defs.history.hour_runs import build_spans
+from dicom_assets.defs.automation.run_requests import join_hours
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours
 from dicom_assets.derive.agreement import find_disagreeing
-from dicom_assets.derive.coverage import Stored, count_stored, find_complete, find_hours
+from dicom_assets.derive.counts import Stored, count_stored, find_complete, find_hours
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.snapshot import Snapshot
 
@@ -89,7 +89,7 @@ def plan_adoption(
         LakeError: there is no lake, or the lake belongs to another service, or a run is writing the lake.
         ServiceError: the service cannot be asked.
     """
-    lake, naming = build_lake(settings), Naming(settings.service_name)
+    lake, naming = build_lake(settings), Naming.of_service(settings.service_name)
     keys = {table.name: naming.key(table) for table in settings.tables}
     known = {name: set[datetime]() if forgetting else find_known(instance, key) for name, key in keys.items()}
     busy = find_busy(instance, list(keys.values()), now)
@@ -144,8 +144,8 @@ def _find_complete(settings: Settings, stored: Mapping[datetime, Stored], asked:
     with open_client(settings) as service:
         return {
             hour.start
-            for span in build_spans(asked, lambda _: len(asked))
-            for hour in find_complete(service, stored, span.window)
+            for window in join_hours(asked, lambda _: len(asked))
+            for hour in find_complete(service, stored, window)
         }
 
 

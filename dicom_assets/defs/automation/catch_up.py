@@ -1,7 +1,7 @@
 """The sensor that requests every hour once it is due, including hours that were missed while Dagster was down."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -10,13 +10,14 @@ import dagster as dg
 import msgspec
 
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.core.tables.change_feed import HOUR, Window
+from dicom_assets.defs.automation.run_requests import Reason, build_request, join_hours
 from dicom_assets.defs.automation.sensor_cursor import read_cursor, write_cursor
+from dicom_assets.defs.checks.same_lake import require_same_lake
 from dicom_assets.defs.history.hour_log import Attempt, HourLog
-from dicom_assets.defs.history.hour_runs import Reason, Span, build_request, build_spans
 from dicom_assets.defs.partitions import Hours, hours_between
+from dicom_assets.defs.pipeline import Pipeline
 
-NAME = "catch_up"
 INTERVAL_SECONDS = 30
 LOOK_EVERY = timedelta(minutes=10)
 """Longest time between two looks at the event log, while no hour is due, in a run, or waiting for a retry."""
@@ -24,7 +25,7 @@ CHECKED_PER_TICK = 100
 """Most hours whose last runs are looked up in one tick; more than these exist only after the cursor was lost."""
 
 
-class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CatchUpCursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """State that saves the sensor a full look at the event log in every tick.
 
     Without a cursor the sensor requests no other runs, but takes longer.
@@ -36,16 +37,7 @@ class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     look_at: datetime | None = None
     """Time of the next look; None: at once. The event log grows with the years, so not every tick reads it."""
     told: str = ""
-    """Skip reason that the last look found."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the requested runs."""
-
-    hours_per_run: int
-    runs: int
-    """Most runs that are queued or in progress at the same time."""
+    """Skip reason of the last look."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +51,19 @@ class Situation:
     backfilled: set[datetime]
     """Hours of a person's unfinished backfill; the sensor waits for the backfill."""
 
-    def spans(self, limits: Limits) -> list[Span]:
-        """Return the spans to request, newest first.
+    def windows(self, hours_per_run: int) -> list[Window]:
+        """Return the windows to request, newest first, each of at most `hours_per_run` hours.
 
-        The hours of a failed run are requested in spans of half that run, so that one bad hour is soon in a run of
+        The hours of a failed run are requested in windows of half that run, so that one bad hour is soon in a run of
         its own and no longer blocks the others.
         """
         origins = {hour: self.unfinished[hour].run_id for hour in self.wanted if hour in self.unfinished}
         sizes = Counter(origins.values())
 
         def limit(run_id: Any) -> int:
-            return limits.hours_per_run if run_id is None else max(1, min(limits.hours_per_run, sizes[run_id] // 2))
+            return hours_per_run if run_id is None else max(1, min(hours_per_run, sizes[run_id] // 2))
 
-        return build_spans(self.wanted, limit, origins.get)
+        return join_hours(self.wanted, limit, origins.get)
 
     def runs_in_flight(self) -> int:
         """Return the number of this sensor's runs that are queued or in progress."""
@@ -85,10 +77,10 @@ class Situation:
         unfinished = self.unfinished.values()
         return min([now + LOOK_EVERY, *(now if each.in_flight else each.retry_at for each in unfinished)])
 
-    def attempt(self, span: Span) -> int:
-        """Return the attempt number for a run of the span, from 1 on."""
-        attempt = self.unfinished.get(span.start)
-        return 1 if attempt is None else attempt.number + 1
+    def request(self, window: Window) -> dg.RunRequest:
+        """Return the request for a run of the window, with its attempt number."""
+        last = self.unfinished.get(window.start)
+        return build_request(window, Reason.DUE, 1 if last is None else last.number + 1)
 
     def describe(self, now: datetime) -> str:
         """Return in words why some hours are not requested; an empty text if there are none."""
@@ -96,103 +88,89 @@ class Situation:
         failed = [attempt for attempt in self.unfinished.values() if not attempt.in_flight and attempt.retry_at > now]
         parts = []
         if flying:
-            parts.append(f"{_count(flying)} in runs that wait or run")
+            parts.append(f"{_count(flying)} in runs that are queued or in progress")
         if self.backfilled:
             parts.append(f"{_count(len(self.backfilled))} in a backfill")
         if failed:
             parts.append(
-                f"{_count(len(failed))} in runs that did not succeed, asked for again from "
+                f"{_count(len(failed))} in runs that did not succeed, requested again from "
                 f"{min(attempt.retry_at for attempt in failed):%Y-%m-%d %H:%MZ} on (see these runs for the reason)"
             )
         return "; ".join(parts)
 
 
-def build_catch_up(
-    job: Any,
-    assets: list[dg.AssetKey],
-    *,
-    hours: Hours,
-    limits: Limits,
-    ask_service: Callable[[], object],
-    check_lake: Callable[[dg.DagsterInstance], None],
-    now: Callable[[], datetime],
-    running: bool,
-    name: str = NAME,
-) -> dg.SensorDefinition:
+def build_catch_up(pipeline: Pipeline, job: Any) -> dg.SensorDefinition:
     """Return the catch-up sensor.
 
     Args:
-        job: The job that the sensor runs.
-        assets: Assets that must all be materialised for an hour to be done.
-        hours: The hours of the lake, and when each is due.
-        limits: Limits of the requested runs.
-        ask_service: Sends one cheap request; raises an error if the service cannot be read.
-        check_lake: Raises an error if the lake cannot be written.
-        now: Returns the current time, with a zone.
-        running: Whether the sensor is on by default.
-        name: Name of the sensor.
+        pipeline: The pipeline whose hours the sensor requests.
+        job: The job that materialises all assets of the pipeline.
     """
+    hours, settings = pipeline.hours, pipeline.settings
 
     @dg.sensor(
-        name=name,
+        name=pipeline.naming.catch_up_sensor,
         job=job,
         minimum_interval_seconds=INTERVAL_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
-        description="Asks for every hour once it is due (closed for DICOM_WINDOW_DELAY_MINUTES), also for those that "
-        "were missed, or whose run failed.",
+        default_status=pipeline.sensor_status,
+        description="Requests every hour once it is due, DICOM_WINDOW_DELAY_MINUTES after its end, and also hours that "
+        "were missed or whose run failed.",
     )
     def catch_up(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        moment = now()
-        cursor = read_cursor(context.cursor, Cursor, context.log.warning)
-        until = hours.due_until(moment)
+        now = pipeline.now()
+        cursor = read_cursor(context.cursor, CatchUpCursor, context.log.warning)
+        until = hours.due_until(now)
         if until <= hours.first:
-            due = hours.due_at(hours.first)
-            return dg.SensorResult(
-                skip_reason=f"No hour is due yet: the first, {hours.first:%Y-%m-%d %H:%MZ} (DICOM_START_TIME), is "
-                f"read at {due:%Y-%m-%d %H:%MZ}.",
-                cursor=context.cursor,
+            told = (
+                f"No hour is due yet: the first, {hours.first:%Y-%m-%d %H:%MZ} (DICOM_START_TIME), is read at "
+                f"{hours.due_at(hours.first):%Y-%m-%d %H:%MZ}."
             )
-        if cursor.look_at is not None and moment < cursor.look_at <= moment + LOOK_EVERY:
+            return dg.SensorResult(skip_reason=told, cursor=context.cursor)
+        if cursor.look_at is not None and now < cursor.look_at <= now + LOOK_EVERY:
             return dg.SensorResult(skip_reason=cursor.told, cursor=context.cursor)
-        situation, cursor = _look(context, HourLog(context.instance, assets), hours, cursor, moment)
+        situation, checked = _look(context, HourLog(context.instance, pipeline.keys), hours, cursor, now)
+        windows = situation.windows(settings.catch_up_hours_per_run)
         in_flight = situation.runs_in_flight()
-        spans = situation.spans(limits)
-        taken = spans[: max(0, limits.runs - in_flight)]
-        told = situation.describe(moment)
-        if spans and not taken:
+        taken = windows[: max(0, settings.catch_up_runs - in_flight)]
+        told = situation.describe(now)
+        obstacle = _find_obstacle(pipeline, context.instance) if taken else None
+        if obstacle:
+            taken, told = [], f"{_count_waiting(len(situation.wanted))} for {obstacle}"
+        elif windows and not taken:
             told = f"{_count_waiting(len(situation.wanted))} until one of {in_flight} runs has ended; {told}"
-        if taken:
-            waited_for = "the lake"
-            try:
-                check_lake(context.instance)
-                waited_for = "the DICOM service"
-                ask_service()
-            except DicomAssetsError as error:
-                taken, told = [], f"{_count_waiting(len(situation.wanted))} for {waited_for}. {error}"
-        if not (taken or told):
+        elif not (taken or told):
             told = f"Every hour up to {until:%Y-%m-%d %H:%MZ} is in the tables."
-        look_at = (
-            moment if spans or cursor.checked != until else min(hours.due_at(until), situation.next_change(moment))
-        )
-        cursor = msgspec.structs.replace(cursor, look_at=look_at, told=told)
+        is_unsettled = windows or checked != until
+        look_at = now if is_unsettled else min(hours.due_at(until), situation.next_change(now))
+        cursor = CatchUpCursor(checked=checked, look_at=look_at, told=told)
         if not taken:
             return dg.SensorResult(skip_reason=told, cursor=write_cursor(cursor))
-        context.log.info("Asking for %s.", ", ".join(str(span.window) for span in taken))
-        return dg.SensorResult(
-            run_requests=[build_request(span, Reason.DUE, situation.attempt(span)) for span in taken],
-            cursor=write_cursor(cursor),
-        )
+        context.log.info("Requesting %s.", ", ".join(map(str, taken)))
+        return dg.SensorResult(run_requests=[*map(situation.request, taken)], cursor=write_cursor(cursor))
 
     return catch_up
 
 
+def _find_obstacle(pipeline: Pipeline, instance: dg.DagsterInstance) -> str | None:
+    """Return what runs would fail of now, the lake or the service, and why; None where both can be used."""
+    waited_for = "the lake"
+    try:
+        require_same_lake(instance, pipeline.lake, pipeline.tables.values(), pipeline.naming)
+        waited_for = "the DICOM service"
+        with pipeline.open_impatient_client() as service:
+            service.fetch_latest()
+    except DicomAssetsError as error:
+        return f"{waited_for}. {error}"
+    return None
+
+
 def _look(
-    context: dg.SensorEvaluationContext, log: HourLog, hours: Hours, cursor: Cursor, now: datetime
-) -> tuple[Situation, Cursor]:
-    """Return the state of the due hours, and the next cursor."""
+    context: dg.SensorEvaluationContext, log: HourLog, hours: Hours, cursor: CatchUpCursor, now: datetime
+) -> tuple[Situation, datetime]:
+    """Return the state of the due hours, and the end of the hours that were not read too early."""
     until = hours.due_until(now)
     seen = log.look(now)
-    backfilled = log.backfilled(context.repository_def.asset_graph) if context.repository_def else set()
+    backfilled = log.backfilled(context.repository_def) if context.repository_def else set()
     due = set(hours_between(hours.first, until))
     done = (due & seen.materialized) - seen.unfinished.keys()
     unfinished = {hour: attempt for hour, attempt in seen.unfinished.items() if hour in due}
@@ -201,10 +179,7 @@ def _look(
     wanted = (due - done - unfinished.keys() | early | ready) - backfilled
     # A run that began before an hour was due may still materialise the hour too early.
     may_be_early = [hour for hour, attempt in unfinished.items() if _began_early(attempt, hours.due_at(hour))]
-    return (
-        Situation(wanted, unfinished, backfilled & due),
-        Cursor(checked=min([checked, *early, *may_be_early])),
-    )
+    return Situation(wanted, unfinished, backfilled & due), min([checked, *early, *may_be_early])
 
 
 def _find_early(

@@ -6,25 +6,30 @@ counted one, shows whether it does. The cost does not depend on the number of ne
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 import msgspec
 
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
+from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.defs.automation.run_requests import Reason, build_request, join_hours
 from dicom_assets.defs.automation.sensor_cursor import read_cursor, write_cursor
+from dicom_assets.defs.checks.same_lake import require_same_lake
 from dicom_assets.defs.history.hour_log import HourLog
-from dicom_assets.defs.history.hour_runs import Reason, build_request, build_spans
 from dicom_assets.defs.partitions import Hours, floor_hour, hours_between
+from dicom_assets.defs.pipeline import Pipeline
 from dicom_assets.derive.extract import Named
 from dicom_assets.derive.heal import has_news
 
-NAME = "change_feed_sensor"
+if TYPE_CHECKING:
+    from dicom_assets.service.client import DicomService
+
+Newest = tuple[str, int]
+"""Timestamp and sequence of the newest entry of the feed."""
 SWEEP_EVERY = timedelta(minutes=10)
 """Time between two sweeps. The newest entry does not show late entries, so hours are checked even if it is old."""
 SETTLING = timedelta(minutes=10)
@@ -33,24 +38,6 @@ QUESTIONS_PER_TICK = 50
 """Most requests about hours and entries in one tick."""
 PATIENCE_SECONDS = 20
 """Most seconds that a tick spends on these requests; Dagster gives a tick a minute."""
-
-
-class Service(Protocol):
-    """Requests that the sensor sends; the client of the DICOM service implements them."""
-
-    def fetch_latest(self) -> Entry | None:
-        """Return the newest entry; None where the feed is empty."""
-        ...
-
-    def has_more_than(self, entries: int, window: Window) -> bool:
-        """Return whether the window holds more than `entries` entries."""
-        ...
-
-    def fetch_entries(self, entries: Sequence[Named]) -> list[Entry]:
-        """Return entries as the service returns them now, with their metadata where the service can read it."""
-        ...
-
-
 UNREADABLE_PER_HOUR = 5
 """Most entries without usable metadata that a tick requests again for one hour; the nightly audit requests all."""
 
@@ -64,12 +51,12 @@ class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Oldest hour of the next sweep, so that it includes the hours that this sweep had to skip."""
 
 
-class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FeedCursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """State of the sensor. Without a cursor the sensor checks every hour."""
 
     version: Literal[1] = 1
-    latest: tuple[str, int] | None = None
-    """Timestamp and sequence of the newest entry when the open hours were last found up to date."""
+    latest: Newest | None = None
+    """The newest entry when the open hours were last found up to date."""
     sweep_at: datetime | None = None
     """Time at which the next sweep begins; None: at once."""
     since: datetime | None = None
@@ -82,10 +69,8 @@ class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Look:
     """Comparison of hours with the service, within the number of requests and seconds that one tick has."""
 
-    service: Service
+    service: "DicomService"
     log: HourLog
-    feed: dg.AssetKey
-    """Asset that records the number of an hour's entries."""
     now: datetime
     questions: int = field(default_factory=lambda: QUESTIONS_PER_TICK)
     give_up_at: float = field(default_factory=lambda: time.monotonic() + PATIENCE_SECONDS)
@@ -95,106 +80,77 @@ class Look:
         """True if the tick may send no more requests."""
         return self.questions <= 0 or time.monotonic() > self.give_up_at
 
-    def behind(self, hour: datetime) -> bool:
+    def is_outdated(self, hour: datetime) -> bool:
         """Return whether the service has unread entries of the hour, or metadata that it could not give before."""
         self.questions -= 1
-        rows, unreadable = self.log.last_read(self.feed, hour)
-        return self.service.has_more_than(rows, Window(hour, hour + HOUR)) or self._heals(unreadable)
+        rows, unreadable = self.log.last_read(hour)
+        return self.service.has_more_than(rows, Window.of_hours(hour)) or self._has_gained_metadata(unreadable)
 
-    def _heals(self, unreadable: list[Named]) -> bool:
+    def _has_gained_metadata(self, unreadable: list[Named]) -> bool:
         """Return whether an entry that was read without usable metadata has metadata now, or is deleted."""
         asked = unreadable[:UNREADABLE_PER_HOUR]
         self.questions -= len(asked)
         return any(has_news(entry) for entry in self.service.fetch_entries(asked)) if asked else False
 
 
-def build_feed_sensor(
-    job: Any,
-    assets: list[dg.AssetKey],
-    feed: dg.AssetKey,
-    *,
-    hours: Hours,
-    open_service: Callable[[], AbstractContextManager[Service]],
-    check_lake: Callable[[dg.DagsterInstance], None],
-    now: Callable[[], datetime],
-    interval_seconds: int,
-    look_back: timedelta,
-    hours_per_run: int,
-    running: bool,
-    name: str = NAME,
-) -> dg.SensorDefinition:
+def build_feed_sensor(pipeline: Pipeline, job: Any) -> dg.SensorDefinition:
     """Return the change feed sensor.
 
     Args:
-        job: The job that the sensor runs.
-        assets: Assets that a run materialises together.
-        feed: The asset among them that records the number of an hour's entries.
-        hours: The hours of the lake, and when each is due.
-        open_service: Opens a client with short timeouts and few retries.
-        check_lake: Raises an error if the lake cannot be written.
-        now: Returns the current time, with a zone.
-        interval_seconds: Least number of seconds between two ticks.
-        look_back: Time for which an hour is checked for late entries after it was due.
-        hours_per_run: Most hours of a run.
-        running: Whether the sensor is on by default.
-        name: Name of the sensor.
+        pipeline: The pipeline whose hours the sensor requests.
+        job: The job that materialises all assets of the pipeline.
     """
+    hours, settings = pipeline.hours, pipeline.settings
 
     @dg.sensor(
-        name=name,
+        name=pipeline.naming.feed_sensor,
         job=job,
-        minimum_interval_seconds=interval_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
-        description="Asks the DICOM service what is new: runs the open hour when it has new entries, and an earlier "
-        "hour when entries turned up late in it.",
+        minimum_interval_seconds=settings.sensor_interval_seconds,
+        default_status=pipeline.sensor_status,
+        description="Asks the DICOM service for new entries, and requests the open hour if it has any, and an earlier "
+        "hour if entries were added to it late.",
     )
     def change_feed_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        moment = now()
-        cursor = read_cursor(context.cursor, Cursor, context.log.warning)
-        if hours.begun_until(moment) <= hours.first:
-            return dg.SensorResult(
-                skip_reason=f"No hour has begun yet: the first is {hours.first:%Y-%m-%d %H:%MZ} (DICOM_START_TIME).",
-                cursor=context.cursor,
-            )
+        now = pipeline.now()
+        cursor = read_cursor(context.cursor, FeedCursor, context.log.warning)
+        if hours.begun_until(now) <= hours.first:
+            told = f"No hour has begun yet: the first is {hours.first:%Y-%m-%d %H:%MZ} (DICOM_START_TIME)."
+            return dg.SensorResult(skip_reason=told, cursor=context.cursor)
+        new: dict[datetime, int] = {}
+        late: set[datetime] = set()
         try:
-            with open_service() as service:
+            with pipeline.open_impatient_client() as service:
                 entry = service.fetch_latest()
                 latest = None if entry is None else (entry.timestamp, entry.sequence)
                 moved = latest != cursor.latest
-                sweeping = cursor.sweep is not None or _is_time(cursor.sweep_at, moment)
-                if not (moved or sweeping):
-                    return dg.SensorResult(skip_reason=_describe(latest), cursor=context.cursor)
-                look = Look(service, HourLog(context.instance, assets), feed, moment)
-                new: dict[datetime, int] = {}
-                late: set[datetime] = set()
+                sweeping = cursor.sweep is not None or _is_time(cursor.sweep_at, now)
+                look = Look(service, HourLog(context.instance, pipeline.keys), now)
                 if moved:
                     new, cursor = _look_at_open_hours(look, hours, cursor, latest)
                 if sweeping:
-                    late, cursor = _sweep(look, hours, cursor, look_back)
+                    late, cursor = _sweep(look, hours, cursor, timedelta(hours=settings.look_back_hours))
             if new or late:
-                check_lake(context.instance)
+                require_same_lake(context.instance, pipeline.lake, pipeline.tables.values(), pipeline.naming)
         except DicomAssetsError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        asked_for = [(Reason.NEW, new), (Reason.LATE, dict.fromkeys(late - new.keys(), 1))]
-        requests = [
-            build_request(span, reason, wanted[span.start])
-            for reason, wanted in asked_for
-            for span in build_spans(wanted, lambda _: hours_per_run, wanted.get)
-        ]
-        if not requests:
+        if not (moved or sweeping):
+            return dg.SensorResult(skip_reason=_describe(latest), cursor=context.cursor)
+        if not (new or late):
             waiting = moved and cursor.latest != latest
             return dg.SensorResult(skip_reason=_describe(latest, waiting=waiting), cursor=write_cursor(cursor))
-        for reason, wanted in asked_for:
-            for hour in sorted(wanted):
-                context.log.info("%s: %s", reason.capitalize(), Window(hour, hour + HOUR))
+        requests = []
+        for reason, attempts in ((Reason.NEW, new), (Reason.LATE, dict.fromkeys(late - new.keys(), 1))):
+            for window in join_hours(attempts, lambda _: settings.catch_up_hours_per_run, attempts.get):
+                context.log.info("%s: %s", reason.capitalize(), window)
+                requests.append(build_request(window, reason, attempts[window.start]))
         return dg.SensorResult(run_requests=requests, cursor=write_cursor(cursor))
 
     return change_feed_sensor
 
 
 def _look_at_open_hours(
-    look: Look, hours: Hours, cursor: Cursor, latest: tuple[str, int] | None
-) -> tuple[dict[datetime, int], Cursor]:
+    look: Look, hours: Hours, cursor: FeedCursor, latest: Newest | None
+) -> tuple[dict[datetime, int], FeedCursor]:
     """Return the hours with new entries that are not due yet, with their attempt numbers, and the next cursor.
 
     The look begins at the hour of the newest entry that was seen before.
@@ -208,13 +164,13 @@ def _look_at_open_hours(
     busy = {hour for hour, each in unfinished.items() if each.in_flight or each.retry_at > look.now}
     free = [hour for hour in candidates if hour not in busy]
     attempts = {hour: unfinished[hour].number + 1 if hour in unfinished else 1 for hour in free}
-    new = {hour: number for hour, number in attempts.items() if number > 1 or look.behind(hour)}
+    new = {hour: number for hour, number in attempts.items() if number > 1 or look.is_outdated(hour)}
     if free == candidates and not new:  # else the next tick checks again, until a run has stored the new entries
         cursor = msgspec.structs.replace(cursor, latest=latest)
     return new, cursor
 
 
-def _sweep(look: Look, hours: Hours, cursor: Cursor, look_back: timedelta) -> tuple[set[datetime], Cursor]:
+def _sweep(look: Look, hours: Hours, cursor: FeedCursor, look_back: timedelta) -> tuple[set[datetime], FeedCursor]:
     """Return the read hours that have late entries, as far as this tick may check, and the next cursor."""
     settled = hours.due_until(look.now - SETTLING)
     sweep = cursor.sweep or Sweep(until=settled, next_since=settled - look_back)
@@ -222,13 +178,13 @@ def _sweep(look: Look, hours: Hours, cursor: Cursor, look_back: timedelta) -> tu
     seen = look.log.look(look.now)
     late: set[datetime] = set()
     until, next_since = sweep.until, sweep.next_since
-    for hour in _newest_first(seen.materialized, since, sweep.until):
+    for hour in sorted((hour for hour in seen.materialized if since <= hour < sweep.until), reverse=True):
         if look.is_over:
             sweep = Sweep(until=until, next_since=next_since)
             return late, msgspec.structs.replace(cursor, since=since, sweep=sweep)
         if hour in seen.unfinished:  # in a run, or requested by the catch-up sensor
             next_since = min(next_since, hour)
-        elif look.behind(hour):
+        elif look.is_outdated(hour):
             late.add(hour)
         until = hour
     return late, msgspec.structs.replace(cursor, since=next_since, sweep=None, sweep_at=look.now + SWEEP_EVERY)
@@ -239,16 +195,12 @@ def _is_time(sweep_at: datetime | None, now: datetime) -> bool:
     return sweep_at is None or not now < sweep_at <= now + SWEEP_EVERY
 
 
-def _newest_first(hours: Iterable[datetime], since: datetime, until: datetime) -> list[datetime]:
-    return sorted((hour for hour in hours if since <= hour < until), reverse=True)
-
-
-def _describe(latest: tuple[str, int] | None, *, waiting: bool = False) -> str:
+def _describe(latest: Newest | None, *, waiting: bool = False) -> str:
     if latest is None:
         return "The change feed is empty."
     if waiting:
         return (
-            f"The newest entry is sequence {latest[1]}, of {latest[0]}. Its hour is in a run that waits or runs, or "
-            "one that failed a short while ago: it is looked at again."
+            f"The newest entry is sequence {latest[1]}, of {latest[0]}. A run of its hour is queued or in progress, or "
+            "failed a short while ago: the hour is checked again."
         )
-    return f"Nothing to do: the newest entry is sequence {latest[1]}, of {latest[0]}, and no late one was found."
+    return f"Nothing to do: the newest entry is sequence {latest[1]}, of {latest[0]}, and no late entry was found."

@@ -23,8 +23,8 @@ def read_cursor(text: str | None, kind: type[T], warn: Callable[[str], None]) ->
             return msgspec.json.decode(text, type=kind)
         except (msgspec.DecodeError, UnicodeEncodeError):
             warn(
-                "What this sensor remembered cannot be read: another version wrote it, or somebody changed it. The "
-                "sensor starts over: it looks at every hour again, which takes some ticks and loses nothing."
+                "The cursor of this sensor cannot be read: another version wrote it, or somebody changed it. It "
+                "starts anew and checks every hour again, which takes some ticks and loses nothing."
             )
     return kind()
 

@@ -1,9 +1,9 @@
 """Checks of the rows that a run wrote, executed in the step that wrote them.
 
 The checks of an asset therefore run whichever other assets run with it, and the pool keeps other writers out until the
-checks are done. A check reads only what the run touched, so its cost does not grow with the lake; `watch.py` checks the
-whole lake. Rows of other hours may be out of date, since assets may be run one by one and in any order: that is a
-warning, which blocks nothing.
+checks are done. A check reads only what the run touched, so its cost does not grow with the lake; the whole lake is
+checked by `jobs/audit_lake.py`. Rows of other hours may be out of date, since assets may be run one by one and in any
+order: that is a warning, which blocks nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,91 +11,27 @@ from typing import Any
 
 import dagster as dg
 
-from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, Table
+from dicom_assets.core.columns.schema import CHANGE_FEED, Table
 from dicom_assets.core.tables.change_feed import Window
 from dicom_assets.core.tables.comparison import Agreement
-from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.checks.specs import (
+    AGREES_WITH_CHANGE_FEED,
+    AGREES_WITH_INSTANCE,
+    DEMANDED,
+    FEED_COMPLETE,
+    METADATA_READABLE,
+    TOLERATED_SHARE,
+    VALUES_CONVERTED,
+)
 from dicom_assets.defs.runs.observed import Observed
 from dicom_assets.derive.agreement import compare_instances, compare_touched
-from dicom_assets.derive.recount import CountedFeed, recount
+from dicom_assets.derive.counts import CountedFeed, recount
 from dicom_assets.lake.table.delta import Lake
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 NAMED_SEQUENCES = 20
 """Most sequences that a check lists."""
-
-METADATA_READABLE = "metadata_readable"
-"""Name of the check that warns of entries without usable metadata."""
-
-TOLERATED_SHARE = 0.05
-"""Share of a run's rows in which a column's value may fail to convert, or be absent where DICOM requires it."""
-
-DEMANDED = ("sopClassUid", "modality")
-"""Columns of elements that every instance must have (Type 1 in DICOM PS3.3)."""
-
-SPECS = {
-    "change_feed": [
-        dg.AssetCheckSpec(
-            "feed_complete",
-            asset="change_feed",
-            description="Every entry of the run's hours that the service has is stored, once. Blocks what follows if "
-            "an entry that was read is not there, or there twice, or is unknown to the service; warns of entries that "
-            "arrived since.",
-            blocking=True,
-        ),
-        dg.AssetCheckSpec(
-            METADATA_READABLE,
-            asset="change_feed",
-            description="The service gave the metadata of every live instance of the run's hours. Warns with the "
-            "sequences of entries that are stored without it: their instances have no attributes, until a later "
-            "reading or the nightly audit gets them.",
-        ),
-    ],
-    "instance": [
-        dg.AssetCheckSpec(
-            "agrees_with_change_feed",
-            asset="instance",
-            description="Every instance that changed in the run's hours has the row that its newest entry says, or "
-            "none, and no second one. Blocks the tables that are made from it.",
-            blocking=True,
-        ),
-        dg.AssetCheckSpec(
-            "values_converted",
-            asset="instance",
-            description=f"Of the run's rows at most {TOLERATED_SHARE:.0%} have a value that could not be converted to "
-            f"its column's type, or none in {' and '.join(DEMANDED)}.",
-        ),
-    ],
-    **{
-        name: [
-            dg.AssetCheckSpec(
-                "agrees_with_instance",
-                asset=name,
-                description="In the studies that changed in the run's hours: no row without its instances, no instance "
-                "without its row, right counts, no key twice. Warns of rows that belong to other hours.",
-            )
-        ]
-        for name in ("series", "study", "file_index")
-    },
-    HEALTHCARE_INSTANCE.name: [
-        dg.AssetCheckSpec(
-            "agrees_with_change_feed",
-            asset=HEALTHCARE_INSTANCE.name,
-            description="Every instance that changed in the run's hours has a row, or none if it was deleted, and no "
-            "second one.",
-        )
-    ],
-}
-"""Check specs by table, with the table's name as asset key."""
-
-
-def build_specs(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-    """Return the check specs of the asset with this key; the last part of the key is the table's name."""
-    return [
-        dg.AssetCheckSpec(spec.name, asset=key, description=spec.description, blocking=spec.blocking)
-        for spec in SPECS[key.path[-1]]
-    ]
 
 
 def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any, int]) -> dg.AssetCheckResult:
@@ -112,7 +48,7 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
     broken = found.doubled or found.lost or found.vanished
     said = [
         (found.lost, f"{found.lost} entries were read and are not stored: materialise these hours again."),
-        (found.doubled, f"{found.doubled} rows are of entries that have another row: something else wrote this table."),
+        (found.doubled, f"{found.doubled} entries have more than one row: another program wrote this table."),
         (
             found.vanished,
             f"{len(found.vanished)} stored entries are unknown to the service: is DICOM_SERVICE_URL that of another "
@@ -122,11 +58,11 @@ def check_feed(feed: CountedFeed, lake: Lake, window: Window, read: Mapping[Any,
             found.missing and not found.lost,
             f"{len(found.missing)} entries arrived after the hours were read: materialise these hours again.",
         ),
-        (found.error, f"The service could not be asked for its count. {found.error}"),
+        (found.error, f"The service did not return its count. {found.error}"),
     ]
     description = " ".join(text for is_so, text in said if is_so)
     return dg.AssetCheckResult(
-        check_name="feed_complete",
+        check_name=FEED_COMPLETE,
         passed=not description,
         severity=ERROR if broken else WARN,
         description=description or "Every entry is stored, once.",
@@ -162,29 +98,29 @@ def check_metadata(unreadable: int, sequences: Sequence[int], **facts: Any) -> d
 
 
 def describe_unreadable(unreadable: int) -> str:
-    """Return in words what entries without usable metadata mean, and what to do about them.
+    """Describe entries without usable metadata: what they mean, and what to do about them.
 
     Args:
         unreadable: Number of entries without usable metadata.
     """
     if not unreadable:
-        return "The metadata of every live instance could be had."
+        return "The service returned the metadata of every live instance."
     return (
-        f"The service could not give the metadata of {unreadable} entries, or gave no DICOM JSON. They are stored "
-        "without it, so their instances have no attributes; all others are as they should be. They are asked for again "
-        "at later readings and by audit_lake. If that does not help, give the service's operator the sequences."
+        f"The service returned no metadata, or no DICOM JSON, for {unreadable} entries. They are stored without it, so "
+        "their instances have no attributes; all others are complete. Later readings and audit_lake request the "
+        "metadata again. If that does not help, give the sequences to the service's operator."
     )
 
 
-def check_instances(lake: Lake, window: Window, written: Observed, table: Table = INSTANCE) -> dg.AssetCheckResult:
+def check_instances(lake: Lake, window: Window, written: Observed, table: Table) -> dg.AssetCheckResult:
     """Check a table of live instances against the rows that were derived for the instances changed in the window."""
     found = sum((compare_instances(lake, desired, table) for desired in written.take_kept()), Agreement())
-    description, settled = "Every instance that changed has the row that its newest entry says.", True
+    description, settled = "Every instance that changed has the row of its newest entry.", True
     if not found.is_complete:
         settled = written.is_current()
-        description = f"What this run wrote to {table.name} does not agree with change_feed: {_what_to_do(settled)}"
+        description = f"Rows of {table.name} that this run wrote do not agree with change_feed: {_what_to_do(settled)}"
     return dg.AssetCheckResult(
-        check_name="agrees_with_change_feed",
+        check_name=AGREES_WITH_CHANGE_FEED,
         passed=found.is_complete,
         severity=ERROR if settled or found.doubled else WARN,
         description=description,
@@ -205,10 +141,10 @@ def check_values(observed: Observed, window: Window) -> dg.AssetCheckResult:
     ]
     description = " ".join(text for is_so, text in said if is_so)
     return dg.AssetCheckResult(
-        check_name="values_converted",
+        check_name=VALUES_CONVERTED,
         passed=not description,
         severity=WARN,
-        description=description or "Values became what their columns hold.",
+        description=description or "Values could be converted to the types of their columns.",
         metadata={
             "window": str(window),
             "rows": observed.rows,
@@ -227,16 +163,16 @@ def check_agreement(lake: Lake, window: Window, written: Observed, table: Table)
         own, whole = own + of_own, whole + of_all
     settled = own.is_complete or written.is_current()
     if not own.is_complete:
-        description = f"What this run wrote to {table.name} does not agree with instance: {_what_to_do(settled)}"
+        description = f"Rows of {table.name} that this run wrote do not agree with instance: {_what_to_do(settled)}"
     elif not whole.is_complete:
         description = (
             f"Rows of {table.name} in the same studies do not agree with instance. They belong to other hours: "
             f"materialise {table.name} for the hours for which instance was materialised."
         )
     else:
-        description = "What the studies of these hours hold agrees with instance."
+        description = "The rows of the studies of these hours agree with instance."
     return dg.AssetCheckResult(
-        check_name="agrees_with_instance",
+        check_name=AGREES_WITH_INSTANCE,
         passed=whole.is_complete,
         severity=ERROR if (not own.is_complete and settled) or whole.doubled else WARN,
         description=description,
@@ -274,4 +210,4 @@ def _name_sequences(name: str, sequences: Sequence[int], total: int) -> dict[str
 def _what_to_do(settled: bool) -> str:
     if settled:
         return "materialise these hours again; if that does not help, restore the table to an earlier version."
-    return "what it is made from was written meanwhile, and the run that did so will write here next."
+    return "another run wrote their source meanwhile, and will write this table next."

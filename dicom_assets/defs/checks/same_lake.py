@@ -5,7 +5,6 @@ lake, such hours would stay missing for ever, while new hours arrive as usual.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
@@ -15,7 +14,7 @@ from dicom_assets.core.errors import LakeLostError
 from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.defs.history.hour_log import HourLog
 from dicom_assets.defs.naming import PLAIN, Naming
-from dicom_assets.derive.coverage import count_stored
+from dicom_assets.derive.counts import count_stored
 from dicom_assets.lake.table.delta import Lake
 
 TABLE_VERSION = "table_version"
@@ -32,14 +31,6 @@ REMEDY = (
     "DICOM_CONTAINER_NAME and the tables' paths, or bring the tables back. If they are gone for good, run "
     "`dicom-assets adopt --forget`: Dagster then knows what the lake holds, and the other hours are read anew."
 )
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """Version and id of a table as last recorded in Dagster's history."""
-
-    version: int | None
-    table_id: str | None
 
 
 def require_same_lake(
@@ -62,7 +53,7 @@ def find_lost_hours(instance: dg.DagsterInstance, lake: Lake, naming: Naming = P
     Entries never leave `change_feed`, so they were lost. The function counts every hour: it is meant for a nightly
     audit.
     """
-    counts = HourLog(instance, []).row_counts(naming.key(CHANGE_FEED))
+    counts = HourLog(instance, [naming.key(CHANGE_FEED)]).row_counts()
     feed = lake.open(CHANGE_FEED)
     if feed is None or not counts:
         return sorted(hour for hour, count in counts.items() if count)
@@ -77,15 +68,16 @@ def _find_problem(instance: dg.DagsterInstance, lake: Lake, table: Table, naming
     snapshot = lake.open(table)
     if snapshot is None:
         return f"{table.name} is not at {lake.uri(table)}"
-    if recorded.table_id and recorded.table_id != snapshot.table_id:
+    version, table_id = recorded
+    if table_id and table_id != snapshot.table_id:
         return f"{table.name} at {lake.uri(table)} is another table of that name"
-    if recorded.version is not None and recorded.version > snapshot.version:
-        return f"{table.name} is at version {snapshot.version}, and was at {recorded.version} when it was last written"
+    if version is not None and version > snapshot.version:
+        return f"{table.name} is at version {snapshot.version}, and was at {version} when it was last written"
     return None
 
 
-def _find_recorded(instance: dg.DagsterInstance, asset: dg.AssetKey) -> _Recorded | None:
-    """Return the table version last recorded for an asset; None where the asset was never materialised."""
+def _find_recorded(instance: dg.DagsterInstance, asset: dg.AssetKey) -> tuple[int | None, str | None] | None:
+    """Return the table's version and id as last recorded for an asset; None where it was never materialised."""
     records: list[dg.EventLogRecord] = []
     for limit in (1, _LOOKED_THROUGH):  # the newest materialization nearly always has a version
         records = list(instance.fetch_materializations(asset, limit=limit).records)
@@ -93,5 +85,5 @@ def _find_recorded(instance: dg.DagsterInstance, asset: dg.AssetKey) -> _Recorde
             metadata = record.asset_materialization.metadata if record.asset_materialization else {}
             version, table_id = (metadata.get(name) for name in (TABLE_VERSION, TABLE_ID))
             if isinstance(version, dg.IntMetadataValue):
-                return _Recorded(version.value, table_id.value if isinstance(table_id, dg.TextMetadataValue) else None)
-    return _Recorded(None, None) if records else None
+                return version.value, table_id.value if isinstance(table_id, dg.TextMetadataValue) else None
+    return (None, None) if records else None

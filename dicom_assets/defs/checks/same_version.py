@@ -13,13 +13,10 @@ import dagster as dg
 
 from dicom_assets.core.columns.schema import TABLES, Table
 from dicom_assets.core.errors import OutdatedError
+from dicom_assets.defs.dagster_private import get_step_tags
+from dicom_assets.defs.naming import COLUMNS_TAG, VERSION_TAG
 
 VERSION = version("dicom-assets")
-VERSION_TAG = "dicom_assets/version"
-"""Tag of every asset's step: the project's version. Dagster stores it with each run, as the requesting code location
-had it."""
-COLUMNS_TAG = "dicom_assets/columns"
-"""Tag of the step of a table with users' columns: these columns, with their DICOM elements, one a line."""
 
 
 def tag_step(table: Table) -> dict[str, str]:
@@ -50,7 +47,8 @@ def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Ite
     Raises:
         OutdatedError: The code location has a newer version, or columns that this process lacks.
     """
-    asked = next(iter(_find_tags(instance, run, VERSION_TAG)), None)
+    tags = get_step_tags(instance, run)
+    asked = next((str(of_step[VERSION_TAG]) for of_step in tags if VERSION_TAG in of_step), None)
     if asked and _order(asked) > _order(VERSION):
         raise OutdatedError(
             f"dicom_assets {asked} asked for this run, and the process that executes it, on {socket.gethostname()}, "
@@ -58,21 +56,13 @@ def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Ite
             f"worker there (pip install 'dicom-assets=={asked}', with its extras), start it anew, and run the hours "
             "again."
         )
-    columns = [each for tag in _find_tags(instance, run, COLUMNS_TAG) for each in tag.splitlines()]
+    columns = [column for of_step in tags for column in str(of_step.get(COLUMNS_TAG, "")).splitlines()]
     if missing := sorted(set(columns) - set(find_users_columns(tables))):
         raise OutdatedError(
             f"This run was asked for with columns of DICOM_EXTRA_COLUMNS that the process which executes it, on "
             f"{socket.gethostname()}, does not have: {', '.join(missing)}. Rows would lack their values, so nothing "
             "was written. Give that worker the file of the code location, start it anew, and run the hours again."
         )
-
-
-def _find_tags(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> list[str]:
-    """Return the values of one tag over all steps of the run's job, as the requesting code location had them."""
-    if run.job_snapshot_id is None:
-        return []
-    steps = instance.get_job_snapshot(run.job_snapshot_id).node_defs_snapshot.op_def_snaps
-    return [str(step.tags[name]) for step in steps if name in step.tags]
 
 
 def _order(text: str) -> list[int]:

@@ -1,21 +1,16 @@
 """State of the hours in Dagster's event log: materialised hours, and hours whose last run has not materialised them."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._core.errors import DagsterDefinitionChangedDeserializationError
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from dicom_assets.defs.history.hour_runs import REASON_TAG, attempt_of
-from dicom_assets.defs.partitions import parse_key, partition_key
-from dicom_assets.defs.runs.observed import UNREADABLE_ENTRIES, parse_named
+from dicom_assets.defs.dagster_private import find_newest_events, find_planned_runs, get_unfinished_backfills
+from dicom_assets.defs.naming import ATTEMPT_TAG, REASON_TAG
+from dicom_assets.defs.partitions import parse_hours, parse_key, partition_key
+from dicom_assets.defs.runs.observed import ROW_COUNT, UNREADABLE_ENTRIES, parse_named
 from dicom_assets.derive.extract import Named
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 FIRST_WAIT = timedelta(minutes=5)
 """Wait between the end of an unsuccessful run and the next run of its hours; it doubles with each attempt."""
@@ -61,9 +56,13 @@ class HourLog:
 
     instance: dg.DagsterInstance
     assets: Sequence[dg.AssetKey]
+    """The assets; `change_feed`, which records the number of an hour's entries, comes first."""
 
     def look(self, now: datetime, hours: Collection[datetime] | None = None) -> Seen:
         """Return the state of some hours; None means all hours.
+
+        The event log may grow between the queries. An hour that a run materialises meanwhile counts as materialised,
+        not as missing.
 
         Args:
             now: The current time, with a zone.
@@ -73,19 +72,21 @@ class HourLog:
         materialized: list[set[str]] = []
         newest: dict[str, tuple[int, str]] = {}
         for asset in self.assets:
-            stored = self._latest(asset, dg.DagsterEventType.ASSET_MATERIALIZATION, keys)
-            planned = self._latest(asset, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, keys)
-            materialized.append(set(stored))
+            stored = find_newest_events(self.instance, asset, dg.DagsterEventType.ASSET_MATERIALIZATION, keys)
+            planned = find_newest_events(self.instance, asset, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, keys)
             pending = {key: event for key, event in planned.items() if event > stored.get(key, 0)}
-            for key, (run_id, event) in self._planned(asset, pending).items():
+            runs = find_planned_runs(self.instance, asset, min(pending.values())) if pending else {}
+            for key in pending.keys() & runs.keys():
+                run_id, event = runs[key]
                 newest[key] = max(newest.get(key, (0, "")), (event, run_id))
+            materialized.append(stored.keys() | (pending.keys() - runs.keys()))
         attempts = self._attempts({run_id for _, run_id in newest.values()}, now)
         unfinished = {
             hour: attempts[run_id]
             for key, (_, run_id) in newest.items()
-            if run_id in attempts and (hour := _parse(key)) is not None  # a deleted run does not count
+            if run_id in attempts and (hour := parse_key(key)) is not None  # a deleted run does not count
         }
-        return Seen(_hours(set.intersection(*materialized)), unfinished)
+        return Seen(parse_hours(set.intersection(*materialized)), unfinished)
 
     def read_since(self, hour: datetime) -> datetime:
         """Return the earliest start among the runs that last materialised the hour, one run for each asset.
@@ -94,61 +95,42 @@ class HourLog:
         """
         return min(self._last_run_began(asset, hour) for asset in self.assets)
 
-    def last_read(self, asset: dg.AssetKey, hour: datetime) -> tuple[int, list[Named]]:
+    def last_read(self, hour: datetime) -> tuple[int, list[Named]]:
         """Return an hour's row count at its last materialization, and some of its entries without usable metadata.
 
-        The result is 0 and an empty list where the hour has no materialization.
+        The numbers are those of the first asset, `change_feed`. The result is 0 and an empty list where the hour has
+        no materialization.
         """
-        record = self._last_materialization(asset, hour)
+        record = self._last_materialization(self.assets[0], hour)
         return _row_count(record), _unreadable(record)
 
-    def row_counts(self, asset: dg.AssetKey) -> dict[datetime, int]:
-        """Return the row count of every materialised hour at its last materialization, by the hour's start."""
-        latest = self._latest(asset, dg.DagsterEventType.ASSET_MATERIALIZATION, None)
+    def row_counts(self) -> dict[datetime, int]:
+        """Return the row count of every materialised hour of the first asset, `change_feed`, by the hour's start."""
+        asset = self.assets[0]
+        latest = find_newest_events(self.instance, asset, dg.DagsterEventType.ASSET_MATERIALIZATION, None)
         ordered = sorted(latest.values())
         counts: dict[datetime, int] = {}
         for at in range(0, len(ordered), _EVENTS_PER_QUERY):
             chunk = ordered[at : at + _EVENTS_PER_QUERY]
             wanted = dg.AssetRecordsFilter(asset, storage_ids=chunk)
             for record in self.instance.fetch_materializations(wanted, limit=len(chunk)).records:
-                if record.partition_key and (hour := _parse(record.partition_key)) is not None:
+                if record.partition_key and (hour := parse_key(record.partition_key)) is not None:
                     counts[hour] = _row_count(record)
         return counts
 
-    def backfilled(self, graph: "BaseAssetGraph[Any]") -> set[datetime]:
+    def backfilled(self, repository: dg.RepositoryDefinition) -> set[datetime]:
         """Return the hours of unfinished backfills, whose runs may not exist yet."""
-        # This import loads about half of Dagster, which a run does not need.
-        from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
-
-        unfinished = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
         hours: set[datetime] = set()
-        for backfill in self.instance.get_backfills(filters=BulkActionsFilter(statuses=unfinished)):
+        for backfill in get_unfinished_backfills(self.instance):
             if not backfill.is_asset_backfill:
                 continue
             try:
-                target = backfill.get_asset_backfill_data(graph).target_subset
-            except DagsterDefinitionChangedDeserializationError:  # a backfill of an earlier partitions definition
+                target = backfill.get_asset_backfill_data(repository.asset_graph).target_subset
+            except dg.DagsterError:  # a backfill of an earlier partitions definition
                 continue
             for asset in set(self.assets) & set(target.asset_keys):
-                hours |= _hours(target.get_partitions_subset(asset).get_partition_keys())
+                hours |= parse_hours(target.get_partitions_subset(asset).get_partition_keys())
         return hours
-
-    def _latest(self, asset: dg.AssetKey, kind: dg.DagsterEventType, keys: Collection[str] | None) -> Mapping[str, int]:
-        """Return the storage id of the newest event of a kind, by partition; newer events have greater ids."""
-        if keys is not None and not keys:
-            return {}
-        partitions = None if keys is None else set(keys)
-        return self.instance.event_log_storage.get_latest_storage_id_by_partition(asset, kind, partitions)
-
-    def _planned(self, asset: dg.AssetKey, pending: Mapping[str, int]) -> dict[str, tuple[str, int]]:
-        """Return the run id and the storage id of each pending planned event, by partition."""
-        if not pending:
-            return {}
-        storage = self.instance.event_log_storage
-        found = storage.get_latest_asset_partition_materialization_attempts_without_materializations(
-            asset, after_storage_id=min(pending.values()) - 1
-        )
-        return {key: found[key] for key in pending if key in found}
 
     def _attempts(self, run_ids: set[str], now: datetime) -> dict[str, Attempt]:
         ordered = sorted(run_ids)
@@ -175,21 +157,27 @@ def _attempt(record: dg.RunRecord, now: datetime) -> Attempt:
     run = record.dagster_run
     created = record.create_timestamp
     abandoned = run.status is dg.DagsterRunStatus.NOT_STARTED and now - created > ABANDONED_AFTER
-    number = attempt_of(run)
+    number = _attempt_number(run)
     ended = created if record.end_time is None else _time(record.end_time)
     return Attempt(
         run_id=run.run_id,
         reason=run.tags.get(REASON_TAG),
-        in_flight=not abandoned and run.status not in FINISHED_STATUSES,
+        in_flight=not (abandoned or run.is_finished),
         began=None if record.start_time is None else _time(record.start_time),
         number=number,
         retry_at=ended + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(number - 1, 10)),
     )
 
 
+def _attempt_number(run: dg.DagsterRun) -> int:
+    """Return the attempt number of a run; 1 for a run that no sensor requested."""
+    text = run.tags.get(ATTEMPT_TAG, "")
+    return int(text) if text.isdecimal() else 1
+
+
 def _row_count(record: dg.EventLogRecord | None) -> int:
     metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
-    value = metadata.get("dagster/partition_row_count")
+    value = metadata.get(ROW_COUNT)
     return value.value or 0 if isinstance(value, dg.IntMetadataValue) else 0
 
 
@@ -197,17 +185,6 @@ def _unreadable(record: dg.EventLogRecord | None) -> list[Named]:
     metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
     value = metadata.get(UNREADABLE_ENTRIES)
     return parse_named(value.value or "") if isinstance(value, dg.TextMetadataValue) else []
-
-
-def _hours(keys: Iterable[str]) -> set[datetime]:
-    return {hour for key in keys if (hour := _parse(key)) is not None}
-
-
-def _parse(key: str) -> datetime | None:
-    try:
-        return parse_key(key)
-    except ValueError:  # a partition of an earlier partitions definition
-        return None
 
 
 def _time(seconds: float) -> datetime:

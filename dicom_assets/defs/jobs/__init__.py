@@ -1,4 +1,4 @@
-"""Jobs beside the hourly assets: audit, upkeep, doctor, Fabric's shortcuts, alerts.
+"""Jobs beside the hourly assets, a module for each: audit, freshness, upkeep, doctor, Fabric's shortcuts; and alerts.
 
-Never writes rows of its own. Begin with `watch.py`.
+Never writes rows of its own. Begin with `schedules.py`.
 """

@@ -4,14 +4,13 @@ Only the texts of the project's own errors leave Dagster: they never hold patien
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from dicom_assets.core import errors
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.defs.history.hour_runs import REASON_TAG
+from dicom_assets.defs.naming import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG
 
 Send = Callable[[Mapping[str, object]], None]
 """A function that delivers the body of an alert, and raises if it cannot."""
@@ -22,27 +21,15 @@ _OUR_ERRORS = {
     if isinstance(kind, type) and issubclass(kind, DicomAssetsError)
 }
 _WITHOUT_A_STEP = (
-    "The run's process ended without a word: it was killed, ran out of memory, or its machine stopped or restarted. "
-    "Look at the machine's or container's own log, and at its memory."
+    "The run's process ended without an error message: it was killed, ran out of memory, or its machine stopped or "
+    "restarted. Look at the log and the memory of the machine or container."
 )
 _BY_HAND = "Then open the run in Dagster and choose Re-execute, From failure."
-_ASKED_AGAIN = (
-    "The hours are asked for again by themselves, after 5 minutes and then less and less often; to have them at once, "
+_REQUESTED_AGAIN = (
+    "The hours are requested again automatically, after 5 minutes and then less and less often; to have them at once, "
     "open the run in Dagster and choose Re-execute, From failure."
 )
 _FAILED_CHECK = "DagsterAssetCheckFailedError"
-
-
-@dataclass(frozen=True)
-class FailedRun:
-    """Dagster's records of one failed run."""
-
-    run: dg.DagsterRun
-    failures: Sequence[dg.DagsterEvent]
-    """Failure events of the steps; empty where the process died."""
-    failed_checks: Sequence[str]
-    attempts: int
-    """Attempts of the first failed step."""
 
 
 def build_alert_sensor(send: Send, dagster_url: str | None) -> dg.SensorDefinition:
@@ -56,31 +43,34 @@ def build_alert_sensor(send: Send, dagster_url: str | None) -> dg.SensorDefiniti
     @dg.run_failure_sensor(
         name="alert_on_failure",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Posts to DICOM_ALERT_WEBHOOK_URL when a run has failed: what, which hours, why, and what to do.",
+        description="Posts an alert about each failed run to DICOM_ALERT_WEBHOOK_URL: step, hours, cause and remedy.",
     )
     def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
-        send(build_alert(_look_at(context), dagster_url))
+        send(build_alert(context, dagster_url))
 
     return alert_on_failure
 
 
-def build_alert(failed: FailedRun, dagster_url: str | None) -> dict[str, object]:
-    """Return the body of an alert: `text` for people, and separate fields for programs."""
-    run, steps = failed.run, [event.step_key for event in failed.failures if event.step_key]
-    errors_of_steps = [_find_cause(event) for event in failed.failures]
-    kind, why = errors_of_steps[0] if errors_of_steps else ("", _WITHOUT_A_STEP)
-    if failed.failed_checks:
-        why = f"A check found the tables wrong, so nothing more was built on them: {', '.join(failed.failed_checks)}."
-    if failed.attempts > 1:
-        why += f" (after {failed.attempts} attempts)"
+def build_alert(context: dg.RunFailureSensorContext, dagster_url: str | None) -> dict[str, object]:
+    """Return the body of an alert about a failed run: `text` for people, and separate fields for programs."""
+    run, failures = context.dagster_run, context.get_step_failure_events()  # none where the process died
+    steps = [event.step_key for event in failures if event.step_key]
+    kind, why = _find_cause(failures[0]) if failures else ("", _WITHOUT_A_STEP)
+    failed_checks = _find_failed_checks(context, failures)
+    if failed_checks:
+        why = f"A check found a fault, which blocks the tables that follow: {', '.join(failed_checks)}."
+    retries = context.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_RESTARTED)
+    attempts = 1 + sum(entry.step_key == failures[0].step_key for entry in retries) if failures else 1
+    if attempts > 1:
+        why += f" (after {attempts} attempts)"
     hours = _describe_hours(run.tags)
     what = f"{' and '.join(steps) or 'A run'} failed" + (f" for {hours}" if hours else "")
     link = f"{dagster_url}/runs/{run.run_id}" if dagster_url else None
     lines = [
         f"DICOM lake: {what}.",
         f"Why: {why}",
-        "Nothing is lost: the service keeps its change feed, and the tables are whole, as of the hours read before.",
-        f"What to do: mend the cause named above. {_ASKED_AGAIN if REASON_TAG in run.tags else _BY_HAND} "
+        "No data is lost: the service keeps its change feed, and the tables hold all hours that were read before.",
+        f"What to do: fix the cause named above. {_REQUESTED_AGAIN if REASON_TAG in run.tags else _BY_HAND} "
         "Hours that are in the lake are not read again.",
         f"Run: {link or run.run_id}",
     ]
@@ -90,38 +80,27 @@ def build_alert(failed: FailedRun, dagster_url: str | None) -> dict[str, object]
         "steps": steps,
         "hours": hours,
         "error": kind,
-        "failed_checks": list(failed.failed_checks),
+        "failed_checks": failed_checks,
         "run_id": run.run_id,
         "run_url": link,
     }
 
 
-def _look_at(context: dg.RunFailureSensorContext) -> FailedRun:
-    run, instance = context.dagster_run, context.instance
-    failures = context.get_step_failure_events()
-    checks = [
-        entry.dagster_event.asset_check_evaluation_data
-        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-        if entry.dagster_event
-    ]
-    step = failures[0].step_key if failures else None
-    retries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_RESTARTED)
-    return FailedRun(
-        run=run,
-        failures=failures,
-        failed_checks=[
-            f"{check.check_name} of {check.asset_key.to_user_string()}"
-            for check in checks
-            if not check.passed and any(_is(event, _FAILED_CHECK) for event in failures)
-        ],
-        attempts=1 + sum(entry.step_key == step for entry in retries),
+def _find_failed_checks(context: dg.RunFailureSensorContext, failures: Sequence[dg.DagsterEvent]) -> list[str]:
+    """Return the failed checks of a run that a check stopped; an empty list for other runs."""
+    if not any(info.cls_name == _FAILED_CHECK for event in failures for info in _chain(event)):
+        return []
+    evaluations = context.instance.all_logs(
+        context.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
     )
+    checks = [entry.dagster_event.asset_check_evaluation_data for entry in evaluations if entry.dagster_event]
+    return [f"{check.check_name} of {check.asset_key.to_user_string()}" for check in checks if not check.passed]
 
 
 def _describe_hours(tags: Mapping[str, str]) -> str:
     """Return the run's hours in words; an empty text where the run has no partitions."""
-    first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
-    last = tags.get("dagster/asset_partition_range_end") or first
+    first = tags.get(FIRST_HOUR_TAG) or tags.get("dagster/partition")
+    last = tags.get(LAST_HOUR_TAG) or first
     if first is None:
         return ""
     return f"the hour {first} UTC" if first == last else f"the hours {first} to {last} UTC"
@@ -136,13 +115,9 @@ def _find_cause(event: dg.DagsterEvent) -> tuple[str, str]:
             return _OUR_ERRORS[qualified], text.strip()
     kind = str(infos[-1].cls_name) if infos else "unknown"
     return kind, (
-        f"An error that the project does not know ({kind}). Its text stays in Dagster, since it could tell of a "
-        "patient: open the run, and look at the failed step."
+        f"An error that is not one of the project's own ({kind}). Its text stays in Dagster, since it may hold patient "
+        "data: open the run, and look at the failed step."
     )
-
-
-def _is(event: dg.DagsterEvent, class_name: str) -> bool:
-    return any(info.cls_name == class_name for info in _chain(event))
 
 
 def _chain(event: dg.DagsterEvent) -> Iterator[Any]:

@@ -21,11 +21,11 @@ def build_doctor_job(
         examine: Runs the checks, and returns one finding for each.
         naming: Names of the service's parts.
     """
-    outputs = {_output(name): dg.Out(dg.Nothing, description=f"What the check {name} found.") for name in checks}
+    outputs = {_output(name): dg.Out(dg.Nothing, description=f"Finding of the check {name}.") for name in checks}
 
     @dg.op(name=naming.name("examine_surroundings"), out=outputs)
     def examine_surroundings(context: dg.OpExecutionContext) -> Any:
-        """Check that settings, tokens, the service, the lake, the files and Dagster are as runs need them."""
+        """Check settings, tokens, the service, the lake, the files and Dagster for everything that runs need."""
         red = []
         for finding in examine(context.instance):
             getattr(context.log, _LEVELS[finding.status])("%s: %s", finding.check, finding.found)
@@ -39,9 +39,7 @@ def build_doctor_job(
                 allow_retries=False,
             )
 
-    @dg.job(
-        name=naming.name("doctor"), description="Checks everything that runs need: what `dicom-assets doctor` does."
-    )
+    @dg.job(name=naming.name("doctor"), description="Checks everything that runs need, as `dicom-assets doctor` does.")
     def doctor() -> None:
         examine_surroundings()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +18,10 @@ from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.tables.change_feed import Entry, Window
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.defs.runs.progress import Progress
+from dicom_assets.derive.derivation import WindowDerivation
 from dicom_assets.derive.extract import Extraction, HourRead, Named
-from dicom_assets.lake.files.parquet import decode
+from dicom_assets.derive.feed_window import FeedWindow, count_values
+from dicom_assets.lake.files.parquet import EncodedRows
 from dicom_assets.lake.table.writing import Derivation
 from dicom_assets.service.statistics import Statistics
 
@@ -34,12 +36,12 @@ KEPT_KEYS = 250_000
 ROW_COUNT = "dagster/partition_row_count"
 UNREADABLE = "unreadable"
 """Metadata entry with the number of entries without usable metadata."""
-UNREADABLE_ENTRIES = "find_unreadable_entries"
+UNREADABLE_ENTRIES = "unreadable_entries"
 """Metadata entry with a text that lists sequence and time of some of them."""
 
 
 @runtime_checkable
-class Told(Protocol):
+class Described(Protocol):
     """An output that has numbers and a sample once it was stored."""
 
     @property
@@ -53,14 +55,6 @@ class Told(Protocol):
 
     def describe_run(self) -> dict[str, Any]:
         """Return the numbers of the run as a whole."""
-        ...
-
-
-class Divisible(Protocol):
-    """A derivation that can be split into parts."""
-
-    def in_parts(self, entries: int) -> Iterator[Derivation]:
-        """Return the parts, each of about `entries` entries of the feed."""
         ...
 
 
@@ -97,15 +91,14 @@ class Reading:
             progress: Receives every page and hour that was read.
         """
         self._client = client
-        self._extraction = Extraction(
-            self, remaining.window, now, self._report, instance, batch_bytes, progress.advance_within
-        )
+        self._feed = _TimedFeed(client)
+        self._extraction = Extraction(self._feed, remaining.window, now, instance, batch_bytes)
         self._progress = progress
         self._costs = client.statistics
         self._earlier = remaining.earlier
         self._hours: dict[datetime, tuple[HourRead, Statistics]] = {}
         self._stored: list[datetime] = []
-        self._seconds_reading = self._seconds_waiting = 0.0
+        self._seconds_reading = 0.0
         self.sample: pa.Table | None = None
 
     @property
@@ -122,32 +115,24 @@ class Reading:
         return {start: read.entries for start, (read, _) in self._hours.items()}
 
     def __iter__(self) -> Iterator[Derivation]:
-        batches = iter(self._extraction)
+        steps = self._extraction.steps()
         while True:
             began = time.perf_counter()
-            batch = next(batches, None)
+            step = next(steps, None)
             self._seconds_reading += time.perf_counter() - began
-            if batch is None:
+            if step is None:
                 return
+            if isinstance(step, HourRead):
+                self._count(step)
+                continue
             if self.sample is None:
-                self.sample = _first_rows(batch.rows)
-            yield batch
+                self.sample = _first_rows(step.desired)
+            yield step
             self._stored = list(self._hours)  # the IO manager requests the next batch once this one is stored
 
     def close(self) -> None:
         """Close the client's connections."""
         self._client.close()
-
-    def fetch_pages(self, window: Window) -> Iterator[list[Entry]]:
-        """Yield the window's pages, and count the time until each arrives as waiting."""
-        with closing(self._client.fetch_pages(window)) as pages:
-            while True:
-                began = time.perf_counter()
-                page = next(pages, None)
-                self._seconds_waiting += time.perf_counter() - began
-                if page is None:
-                    return
-                yield page
 
     def describe_hours(self) -> dict[datetime, dict[str, Any]]:
         """Return, by the hour's start, the hour's entries by action and state, and its pages, retries and bytes."""
@@ -168,34 +153,53 @@ class Reading:
             "pages": sum(read.pages for read, _ in self._hours.values()),
             "retries": costs.retries,
             "bytes_received": costs.bytes,
-            "seconds/download": round(self._seconds_waiting, 3),
-            "seconds/parse": round(self._seconds_reading - self._seconds_waiting, 3),
+            "seconds/download": round(self._feed.seconds, 3),
+            "seconds/parse": round(self._seconds_reading - self._feed.seconds, 3),
         }
 
-    def _report(self, read: HourRead) -> None:
-        costs, self._costs = self._client.statistics - self._costs, self._client.statistics
-        self._hours[read.hour.start] = (read, costs)
+    def _count(self, read: HourRead) -> None:
+        if read.is_complete:
+            costs, self._costs = self._client.statistics - self._costs, self._client.statistics
+            self._hours[read.hour.start] = (read, costs)
         self._progress.advance(read)
 
 
-class Observed:
-    """A derivation in parts that records its results: numbers, a few rows, and a bounded number of keys."""
+class _TimedFeed:
+    """The service's feed, with the seconds spent on waiting for pages."""
 
-    def __init__(self, derivation: Divisible, window: Window) -> None:
-        """Wrap a derivation.
+    def __init__(self, client: "DicomService") -> None:
+        self._client = client
+        self.seconds = 0.0
+
+    def fetch_pages(self, window: Window) -> Iterator[list[Entry]]:
+        with closing(self._client.fetch_pages(window)) as pages:
+            while True:
+                began = time.perf_counter()
+                page = next(pages, None)
+                self.seconds += time.perf_counter() - began
+                if page is None:
+                    return
+                yield page
+
+
+class Observed:
+    """A table's derivation in parts that records its results: numbers, a few rows, and a bounded number of keys."""
+
+    def __init__(self, changes: FeedWindow, derive: Callable[[FeedWindow], WindowDerivation]) -> None:
+        """Create the derivation of a run.
 
         Args:
-            derivation: Derivation that does the work.
-            window: The run's hours.
+            changes: Entries of the run's hours.
+            derive: Returns the derivation for some of these entries.
         """
-        self._derivation = derivation
-        self._window = window
-        self._parts: list[_Part] = []
+        self._changes = changes
+        self._derive = derive
+        self._parts: list[ObservedPart] = []
 
-    def in_parts(self, entries: int) -> Iterator[Derivation]:
+    def in_parts(self, entries: int) -> "list[ObservedPart]":
         """Return the derivation's parts, each of about `entries` entries of the feed."""
-        self._parts = [_Part(part, self._may_keep) for part in self._derivation.in_parts(entries)]
-        return iter(self._parts)
+        self._parts = [ObservedPart(self._derive(part), self._may_keep) for part in self._changes.split(entries)]
+        return self._parts
 
     @property
     def rows(self) -> int:
@@ -210,7 +214,7 @@ class Observed:
     @property
     def failures(self) -> Counter[str]:
         """Number of values that could not be converted, by column."""
-        return sum((part.failures for part in self._parts), Counter())
+        return sum((part.derivation.failures or Counter() for part in self._parts), Counter())
 
     @property
     def sample(self) -> pa.Table | None:
@@ -223,9 +227,9 @@ class Observed:
         Each part is yielded once and released: Dagster holds an asset's outputs until some time after the run.
         """
         for part in self._parts:
-            desired, part.desired = part.desired, None
-            if desired is not None:
-                yield desired
+            kept, part.kept = part.kept, None
+            if kept is not None:
+                yield kept
 
     @property
     def rows_not_kept(self) -> int:
@@ -239,12 +243,12 @@ class Observed:
     def describe_hours(self) -> dict[datetime, dict[str, Any]]:
         """Return, by the hour's start, the number of rows whose newest change lies in the hour."""
         rows = sum((part.rows_by_hour for part in self._parts), Counter())
-        return {hour.start: {ROW_COUNT: rows[hour.start]} for hour in self._window.hours()}
+        return {hour.start: {ROW_COUNT: rows[hour.start]} for hour in self._changes.window.hours()}
 
     def describe_run(self) -> dict[str, Any]:
         """Return the number of derived rows, and the number of values that could not be converted, by column."""
         numbers: dict[str, Any] = {"rows_derived": self.rows}
-        if hasattr(self._derivation, "failures"):
+        if self._derive(self._changes).failures is not None:
             numbers["conversion_failures"] = self.failures.total()
             numbers |= {f"conversion_failures/{name}": count for name, count in self.failures.items()}
         return numbers
@@ -253,45 +257,44 @@ class Observed:
         return keys + sum(part.keys for part in self._parts if part.is_kept) <= KEPT_KEYS
 
 
-class _Part:
+class ObservedPart:
     """One part of an observed derivation."""
 
-    def __init__(self, derivation: Derivation, may_keep: Callable[[int], bool]) -> None:
-        self._derivation = derivation
+    def __init__(self, derivation: WindowDerivation, may_keep: Callable[[int], bool]) -> None:
+        self.derivation = derivation
         self._may_keep = may_keep
         self.rows_by_hour: Counter[datetime] = Counter()
         self.rows = self.keys = 0
         self.nulls: Counter[str] = Counter()
         self.sample: pa.Table | None = None
         self.is_kept = False
-        self.desired: Desired | None = None
-
-    @property
-    def failures(self) -> Counter[str]:
-        return cast("Counter[str]", getattr(self._derivation, "failures", Counter()))
+        self.kept: Desired | None = None
 
     def build(self) -> Desired:
-        self.is_kept, self.desired = False, None
-        desired = decode(self._derivation.build())
+        """Return the desired rows, and record numbers of these rows."""
+        self.is_kept, self.kept = False, None
+        desired = self.derivation.build()
         rows = desired.rows
-        hours = pc.value_counts(pc.floor_temporal(rows["lastModifiedTimestamp"], unit="hour"))
-        self.rows_by_hour = Counter({hour["values"]: hour["counts"] for hour in hours.to_pylist()})
+        self.rows_by_hour = count_values(pc.floor_temporal(rows["lastModifiedTimestamp"], unit="hour"))
         self.rows = len(rows)
         self.nulls = Counter({name: rows[name].null_count for name in rows.column_names})
-        self.sample = _first_rows(rows)
+        self.sample = _first_rows(desired)
         self.keys = len(desired.keys)
         self.is_kept = self._may_keep(self.keys)
         if self.is_kept:
-            self.desired = Desired(desired.keys, rows.select(desired.keys.column_names))
+            self.kept = Desired(desired.keys, rows.select(desired.keys.column_names))
         return desired
 
     def is_current(self) -> bool:
-        return self._derivation.is_current()
+        """Return whether the source is unchanged since the last `build`."""
+        return self.derivation.is_current()
 
 
-def _first_rows(rows: pa.Table) -> pa.Table:
+def _first_rows(desired: Desired | EncodedRows) -> pa.Table:
     """Return a copy of the first rows; a slice would keep all rows in memory."""
-    first = rows.slice(0, SAMPLE_ROWS)
+    if isinstance(desired, EncodedRows):
+        return desired.read_first(SAMPLE_ROWS)
+    first = desired.rows.slice(0, SAMPLE_ROWS)
     return first.take(pa.array(range(len(first)), pa.int64()))
 
 

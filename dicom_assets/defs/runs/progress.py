@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.derive.extract import HourRead
@@ -22,49 +22,43 @@ class Progress:
     """
 
     window: Window
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     """Logs a line."""
     clock: Callable[[], float]
     """Returns seconds from an arbitrary start."""
     _hours: int = 0
     _entries: int = 0
     _started: float = field(init=False)
-    _told: float = field(init=False)
+    _logged_at: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._started = self._told = self.clock()
+        self._started = self._logged_at = self.clock()
 
     def advance(self, read: HourRead) -> None:
-        """Count an hour that was read."""
-        self._hours += 1
-        self._entries += read.entries
-        self._tell(f"{self._hours:,} of {self._total:,} hours", self._entries, self._hours / self._total)
-
-    def advance_within(self, read: HourRead, reached: datetime) -> None:
-        """Report an hour that is being read.
-
-        Args:
-            read: Counts of the hour so far.
-            reached: Timestamp of the last entry that was read.
-        """
+        """Count an hour that was read, or report an hour that is being read."""
+        entries = self._entries + read.entries
+        if read.is_complete:
+            self._hours, self._entries = self._hours + 1, entries
+            self._log(f"{self._hours:,} of {self._total:,} hours", entries, self._hours / self._total)
+            return
         pages = f"{read.pages:,} pages of the hour"
         if self._total > 1:
             pages = f"{self._hours:,} of {self._total:,} hours and {read.pages:,} pages of the next"
-        share = (reached - self.window.start) / (self.window.end - self.window.start)
-        self._tell(pages, self._entries + read.entries, share)
+        reached = read.reached or self.window.start
+        self._log(pages, entries, (reached - self.window.start) / (self.window.end - self.window.start))
 
     @property
     def _total(self) -> int:
         return -((self.window.start - self.window.end) // HOUR)
 
-    def _tell(self, what: str, entries: int, share: float) -> None:
+    def _log(self, what: str, entries: int, share: float) -> None:
         now = self.clock()
-        if now - self._told < PACE_SECONDS:
+        if now - self._logged_at < PACE_SECONDS:
             return
-        self._told = now
+        self._logged_at = now
         seconds = now - self._started
         left = f"; about {_duration(seconds / share * (1 - share))} left" if share > 0 else ""
-        self.tell(f"Read {what}, {entries:,} entries, {entries / seconds:,.0f} a second{left}.")
+        self.log(f"Read {what}, {entries:,} entries, {entries / seconds:,.0f} a second{left}.")
 
 
 @dataclass
@@ -75,7 +69,7 @@ class Writing:
     """Name of the table."""
     parts: int | None
     """Number of parts; None where it is not known before the end, and each part is timed separately."""
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     """Logs a line; called in a separate thread."""
     clock: Callable[[], float] = time.monotonic
     """Returns seconds from an arbitrary start."""
@@ -95,11 +89,11 @@ class Writing:
             self._started = self.clock()
         ended = threading.Event()
 
-        def tell() -> None:
+        def log() -> None:
             while not ended.wait(self.pace_seconds):
-                self.tell(self.describe())
+                self.log(self.describe())
 
-        thread = threading.Thread(target=tell, name="progress", daemon=True)
+        thread = threading.Thread(target=log, name="progress", daemon=True)
         thread.start()
         try:
             yield

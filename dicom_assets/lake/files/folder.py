@@ -213,7 +213,10 @@ class Files:
         return footer.num_rows, sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
 
     def count_rows(self, files: Sequence[DataFile]) -> Sequence[DataFile]:
-        """Return the files, with the number of rows taken from the footer where the log has none."""
+        """Return the files, with the number of rows taken from the footer where the log has none.
+
+        Each footer is read once: it takes several requests of an account, and later versions have most of the files.
+        """
         uncounted = [file for file in files if file.rows == UNCOUNTED and file.name not in self._counted]
         if uncounted:
             with ThreadPoolExecutor() as pool:
@@ -267,15 +270,10 @@ class Files:
                 return None
         return found["e_tag"], found["last_modified"], found["size"]
 
-    def list_names(self, below: str | None = None) -> Iterator[tuple[str, datetime]]:
-        """Yield name and time of storing of every file in the table's folder, whether the table has it or not.
-
-        Args:
-            below: subfolder to list instead.
-        """
-        with self._storage.explained(self._path, "list"):
-            for entries in obstore.list(self._store, below):
-                yield from ((entry["path"], entry["last_modified"]) for entry in entries)
+    def list_names(self) -> set[str]:
+        """Return the names of all files in the table's folder and below, whether the table has them or not."""
+        with self.explained("list"):
+            return {entry["path"] for entries in obstore.list(self._store) for entry in entries}
 
     def read_aside(self, name: str) -> bytes | None:
         """Return the content of a file beside the table's data files; None where no file is there."""

@@ -80,6 +80,11 @@ class EncodedRows:
         rows = pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in self.contents])
         return Desired(self.keys, rows, self.attributes)
 
+    def read_first(self, count: int) -> pa.Table:
+        """Return the first `count` rows of the first file."""
+        with pq.ParquetFile(pa.BufferReader(self.contents[0])) as parquet:
+            return pa.Table.from_batches([next(parquet.iter_batches(count))])
+
 
 def decode(desired: Desired | EncodedRows) -> Desired:
     """Return the desired rows as an Arrow table, also if they are encoded."""

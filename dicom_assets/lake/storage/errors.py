@@ -186,15 +186,15 @@ def explain_refusal(text: str, signing: Signing, place: Place, *, has_expired: b
         may_heal = advice == _BEING_DELETED or (advice is _EXPIRED and signing is Signing.IDENTITY)
         is_final = status in _FINAL_STATUSES and not may_heal
         reason = " ".join(filter(None, (status, code)))
-        told = advice if isinstance(advice, str) else advice[signing]
-        return Refusal(reason, told.format(**place._asdict()), is_final)
+        template = advice if isinstance(advice, str) else advice[signing]
+        return Refusal(reason, template.format(**place._asdict()), is_final)
     words = next((words for words in _BY_WORDS if words in text), None)
-    told = _BY_WORDS.get(words or "", _OTHERWISE)
-    return Refusal(_innermost(text), told.format(**place._asdict()), words in _FINAL_WORDS)
+    template = _BY_WORDS.get(words or "", _OTHERWISE)
+    return Refusal(_innermost(text), template.format(**place._asdict()), words in _FINAL_WORDS)
 
 
 def _innermost(text: str) -> str:
     """Return the last lines of the chain of causes, which say most, without URLs: their queries may be signed."""
-    told = _COLOURS.sub("", text).partition("Debug source:")[0]
-    lines = [line.strip(_ARROWS) for line in told.splitlines() if line.strip(_ARROWS)]
+    plain = _COLOURS.sub("", text).partition("Debug source:")[0]
+    lines = [line.strip(_ARROWS) for line in plain.splitlines() if line.strip(_ARROWS)]
     return _URLS.sub("…", ": ".join(lines[-2:]))[:_SHOWN_CHARACTERS].rstrip(". ")

@@ -1,6 +1,5 @@
 """Storage of the lake: a local folder or a file system of Azure Data Lake Storage."""
 
-import io
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
-import obstore
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.exceptions import BaseError
@@ -24,8 +22,9 @@ from dicom_assets.core.errors import (
     ServiceRefusedError,
     SettingsError,
 )
-from dicom_assets.identity.credentials import REFRESH_BEFORE_EXPIRY_SECONDS, Tokens, read_claims
+from dicom_assets.identity.tokens import REFRESH_BEFORE_EXPIRY_SECONDS, Tokens, read_claims
 from dicom_assets.lake.storage.errors import LAKE, Place, Refusal, Signing, explain_refusal
+from dicom_assets.lake.storage.range_file import RangeFile
 
 if TYPE_CHECKING:
     from obstore.store import AzureCredential
@@ -92,42 +91,6 @@ def azure_options(
         raise kind(f"The lake in the storage account {account} cannot be reached. {error}") from error
 
 
-class RangeFile(io.RawIOBase):
-    """Object of a store as a file that is read range by range."""
-
-    def __init__(self, store: ObjectStore, name: str, size_bytes: int) -> None:
-        self._store = store
-        self._name = name
-        self._size = size_bytes
-        self._place = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, and return it in bytes from the beginning."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
-
-    def tell(self) -> int:
-        """Return the position in bytes from the beginning."""
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with one request; return the number of bytes read, 0 at the end."""
-        length = min(len(buffer), self._size - self._place)
-        if length <= 0:
-            return 0
-        buffer[:length] = obstore.get_range(self._store, self._name, start=self._place, length=length).to_bytes()
-        self._place += length
-        return length
-
-
 @dataclass(frozen=True)
 class Storage:
     """Folder of tables, and the credential to reach it."""
@@ -187,7 +150,7 @@ class Storage:
                 credential_provider=self._credential if _signing(options) else None,
             )
 
-    def open_file(self, store: ObjectStore, path: str, name: str, size_bytes: int) -> "RangeFile | str":
+    def open_file(self, store: ObjectStore, path: str, name: str, size_bytes: int) -> RangeFile | str:
         """Return a table's file for pyarrow: the path of a local file, else a file object that reads ranges."""
         return f"{self.uri(path)}/{name}" if self.is_local else RangeFile(store, name, size_bytes)
 

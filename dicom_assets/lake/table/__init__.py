@@ -1,4 +1,4 @@
-"""One Delta table: its state, the plan of a merge, its Parquet files, and the commit.
+"""One Delta table: the state of its versions, the plan of a merge, and the commit.
 
 Never derives a row. Begin with `Lake.write` in `delta.py`; `plan.py` picks the files of a merge.
 """

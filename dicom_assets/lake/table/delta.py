@@ -355,7 +355,8 @@ class Lake:
         If only the answer to a commit got lost, the commit looks lost although it was made.
         """
         snapshot = self.open_or_create(table)
-        snapshot.folder.delete([action.path for action in adds if action.path not in snapshot.names])
+        live = snapshot.names
+        snapshot.folder.delete([action.path for action in adds if action.path not in live])
 
     def _create(self, table: Table) -> None:
         action = describe_table(

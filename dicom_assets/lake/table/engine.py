@@ -14,7 +14,7 @@ class MergeEngine(Protocol):
     """One attempt to merge the rows of a derivation into a table."""
 
     def merge(self, lake: "Lake", snapshot: Snapshot, derivation: Derivation, seconds: Stopwatch) -> Effect:
-        """Merge all desired rows in one commit; commit nothing where the table has them already.
+        """Merge all desired rows in one commit; commit nothing where the table has these rows already.
 
         Args:
             lake: lake of the table.

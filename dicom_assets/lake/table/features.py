@@ -191,7 +191,7 @@ def _of_properties(protocol: Protocol, alter: str) -> Iterator[Obstacle]:
         key = name.lower()
         if not key.startswith("delta.") or key in _HARMLESS:
             continue
-        told = f"{name}={value}"
+        setting = f"{name}={value}"
         if key.startswith(_CONSTRAINT):
             constraint = name[len(_CONSTRAINT) :]
             found = f"it has the CHECK constraint {constraint}, which is not looked at here ({name})"
@@ -199,11 +199,13 @@ def _of_properties(protocol: Protocol, alter: str) -> Iterator[Obstacle]:
         elif key in _HARMLESS_VALUES:
             harmless, found = _HARMLESS_VALUES[key]
             if value.lower() != harmless:
-                yield Obstacle(f"{found} ({told})", (f"{alter} SET TBLPROPERTIES ('{name}' = '{harmless}')",))
+                yield Obstacle(f"{found} ({setting})", (f"{alter} SET TBLPROPERTIES ('{name}' = '{harmless}')",))
         elif key in _BY_FEATURE:
             harmless, feature, found = _BY_FEATURE[key]
             if value.lower() != harmless and (feature in _USED_ELSEWHERE or feature not in protocol.features):
-                yield Obstacle(f"{found} ({told})", (f"{alter} DROP FEATURE `{feature}`",), feature == "columnMapping")
+                yield Obstacle(
+                    f"{found} ({setting})", (f"{alter} DROP FEATURE `{feature}`",), feature == "columnMapping"
+                )
         else:
             found = f"it has a property that is not known here ({name})"
             yield Obstacle(found, (f"{alter} UNSET TBLPROPERTIES ('{name}')",))

@@ -113,7 +113,7 @@ class Snapshot:
         """Return whether this is the earlier version itself, or a later one of its table with equal files."""
         return self.table_id == before.table_id and self.version >= before.version and self.names == before.names
 
-    @cached_property
+    @property
     def names(self) -> frozenset[str]:
         """Names of the live files."""
         return read_names(self.actions)
@@ -122,7 +122,7 @@ class Snapshot:
     def files(self) -> Sequence[DataFile]:
         """Live files, with their numbers of rows.
 
-        Kept with the snapshot, which many calls share: one write asks for them five times, and 1,000 files take 3 ms.
+        Kept with the snapshot, which many calls share: 1,000 files take 6.6 ms, and one write asks for them five times.
         """
         ranges = [name for name in self.table.ranged if f"min.{name}" in self.actions.column_names]
         columns = ["path", "size_bytes", "num_records", "modification_time"]

@@ -9,7 +9,6 @@ import io
 import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
@@ -17,6 +16,7 @@ from obstore.store import ObjectStore
 
 from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError, LakeUnavailableError
 from dicom_assets.lake.storage.errors import FILES
+from dicom_assets.lake.storage.range_file import RangeFile
 from dicom_assets.lake.storage.storage import Storage
 
 FIRST_BYTES = 16 * 2**10
@@ -58,7 +58,7 @@ class FileSystem:
         try:
             if self._storage.is_local:
                 return io.FileIO(Path(self._storage.url) / path)
-            return RangedFile(self._store(), path, lambda error: self._refused(path, error))
+            return DicomFile(self._store(), path, lambda error: self._refused(path, error))
         except FileNotFoundError:
             raise
         except (OSError, BaseError) as error:
@@ -83,8 +83,8 @@ class FileSystem:
         return kind(f"{doing}: {refusal.reason}. {refusal.advice}")
 
 
-class RangedFile(io.RawIOBase):
-    """A file of a store. All bytes that are read belong to the version that was opened.
+class DicomFile(RangeFile):
+    """A DICOM file of a store, read ahead. All bytes that are read belong to the version that was opened.
 
     Args:
         store: the file's store.
@@ -97,79 +97,49 @@ class RangedFile(io.RawIOBase):
     """
 
     def __init__(self, store: ObjectStore, path: str, explain: Callable[[Exception], LakeUnavailableError]) -> None:
-        super().__init__()
-        self._store = store
-        self._path = path
         self._explain = explain
         self.name = path
         """Name of the file, as other file objects have it; pydicom reads this attribute."""
-        self._place = self._start = 0
+        self._start = 0
         self._piece_bytes = LEAST_BYTES
         self.requests = 1
         """Number of requests sent so far."""
         try:
             answer = obstore.get(store, path, options={"range": (0, FIRST_BYTES)})
-            self._size, self._etag = answer.meta["size"], answer.meta["e_tag"]
+            size_bytes, self._etag = answer.meta["size"], answer.meta["e_tag"]
             self._bytes = memoryview(answer.bytes().to_bytes())
         except (FileNotFoundError, PermissionDeniedError, UnauthenticatedError):
             raise  # this error has the reason, which the answer to a HEAD lacks
         except BaseError:
             if obstore.head(store, path)["size"]:  # storage refuses a range of an empty file
                 raise
-            self._size, self._etag, self._bytes = 0, None, memoryview(b"")
+            size_bytes, self._etag, self._bytes = 0, None, memoryview(b"")
+        super().__init__(store, path, size_bytes)
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, as in any file, and return the new position in bytes from the start."""
-        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        if place < 0:
-            raise ValueError(f"negative seek position {place}")
-        self._place = place
-        return place
-
-    def tell(self) -> int:
-        """Return the current position in bytes from the start."""
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with the next bytes that are in memory; if there are none, fetch more with one request.
-
-        Returns:
-            The number of bytes read, which may be less than the buffer's size; 0 at the end of the file.
+    def fetch(self, wanted: int) -> memoryview:
+        """Return the next bytes that are in memory; if there are none, get more with one request.
 
         Raises:
             InstanceFileGoneError: the file was replaced or deleted since it was opened.
             LakeUnavailableError: storage refuses.
         """
-        wanted = min(len(buffer), self._size - self._place)
-        if wanted <= 0:
-            return 0
-        if not self._start <= self._place < self._start + len(self._bytes):
-            self._fetch(wanted)
-        offset = self._place - self._start
-        part = self._bytes[offset : offset + wanted]
-        buffer[: len(part)] = part
-        self._place += len(part)
-        return len(part)
+        if not self._start <= self._position < self._start + len(self._bytes):
+            self._read_ahead(wanted)
+        offset = self._position - self._start
+        return self._bytes[offset : offset + wanted]
 
-    def _fetch(self, wanted: int) -> None:
-        end = min(self._size, self._place + max(wanted, self._piece_bytes))
+    def _read_ahead(self, wanted: int) -> None:
+        start = self._position
+        end = min(self._size, start + max(wanted, self._piece_bytes))
         self._piece_bytes = min(2 * self._piece_bytes, MOST_BYTES)
         self.requests += 1
         try:
-            answer = obstore.get(self._store, self._path, options={"range": (self._place, end), "if_match": self._etag})
-            self._bytes, self._start = memoryview(answer.bytes().to_bytes()), self._place
+            answer = obstore.get(self._store, self._path, options={"range": (start, end), "if_match": self._etag})
+            self._bytes, self._start = memoryview(answer.bytes().to_bytes()), start
         except (FileNotFoundError, PreconditionError):
             raise InstanceFileGoneError(
-                f"The file {self._path} was replaced or deleted while it was read, at byte {self._place:,}: the "
-                "service keeps an instance's newest version alone. Open the instance again."
+                f"The file {self._path} was replaced or deleted while it was read, at byte {start:,}: the service "
+                "keeps an instance's newest version alone. Open the instance again."
             ) from None
         except (OSError, BaseError) as error:
             raise self._explain(error) from None

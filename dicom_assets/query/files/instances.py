@@ -12,7 +12,6 @@ from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 READ_AHEAD = 32
 """Default number of files that are opened ahead of the caller."""
 _ROWS_PER_LOOKUP = 2000
-_MICROSECOND = timedelta(microseconds=1)
 _RETRY = RetryPolicy(tries=3)  # few, because a caller waits
 _Row = Mapping[str, Any]
 
@@ -196,8 +194,7 @@ class Archive:
         """
         if self._settings.service_url is None:
             raise _gone(row, "DICOM_SERVICE_URL is not set, so the service could not be asked where it is now")
-        changed_at = row["lastModifiedTimestamp"]
-        window = Window(changed_at, changed_at + _MICROSECOND)
+        window = Window.of_moment(row["lastModifiedTimestamp"])
         try:
             pages = self._open_client().fetch_pages(window, include_metadata=False)
             entry = next((entry for page in pages for entry in page if entry.sequence == row["sequence"]), None)

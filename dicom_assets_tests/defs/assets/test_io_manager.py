@@ -13,7 +13,7 @@ from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.defs.assets.io_manager import DeltaIOManager
 from dicom_assets.defs.partitions import PARTITION_FORMAT, build_partitions
 from dicom_assets.defs.runs.observed import Observed
-from dicom_assets.derive.derivation import HoursOf
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.core.tables.rows import START, build_rows, entry
 from dicom_assets_tests.lakes.building import Wanted, build_lake, read, store, study
@@ -100,10 +100,8 @@ def test_values_that_could_not_be_converted_are_told(lake):
     class Failing(Wanted):
         failures: ClassVar = Counter(rows=2, metadata=1)
 
-        def in_parts(self, entries: int):
-            yield self
-
-    metadata = metadata_of(run(lake, output(lambda: Observed(Failing([study("1")]), Window(START, START + HOUR)))))
+    changes = FeedWindow(lake, Window(START, START + HOUR))
+    metadata = metadata_of(run(lake, output(lambda: Observed(changes, lambda part: Failing([study("1")])))))
     assert {key: value for key, value in metadata.items() if key.startswith("conversion")} == {
         "conversion_failures": 3,
         "conversion_failures/rows": 2,
@@ -195,8 +193,8 @@ def test_delta_table_is_loaded_whole(filled):
 
 
 def test_hours_are_given_and_nothing_is_read(lake):
-    of = load(lake, HoursOf, (1, 2))
-    assert of == HoursOf(lake, Window(START + HOUR, START + 3 * HOUR))
+    of = load(lake, FeedWindow, (1, 2))
+    assert of == FeedWindow(lake, Window(START + HOUR, START + 3 * HOUR))
     assert lake.open(CHANGE_FEED) is None
 
 
@@ -216,5 +214,5 @@ def test_table_that_does_not_exist_yet_is_empty(lake, annotation):
 
 
 def test_hours_of_an_asset_without_hours_are_an_error(filled):
-    with pytest.raises(dg.DagsterInvariantViolationError, match="HoursOf change_feed needs an asset with hourly"):
-        load(filled, HoursOf)
+    with pytest.raises(dg.DagsterInvariantViolationError, match="FeedWindow change_feed needs an asset with hourly"):
+        load(filled, FeedWindow)

@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
-from dagster._serdes import serialize_value
 
 from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import Settings, load_settings
@@ -278,7 +277,9 @@ def test_events_of_a_range_stay_small(settings, instance):
     sizes = {}
     for event in instance.all_logs(result.run_id):
         if event.is_dagster_event and event.dagster_event.is_step_materialization:
-            sizes[event.dagster_event.asset_key.path[-1], event.dagster_event.partition] = len(serialize_value(event))
+            sizes[event.dagster_event.asset_key.path[-1], event.dagster_event.partition] = len(
+                dg.serialize_value(event)
+            )
     assert len(sizes) == len(CHAIN) * HOURS
     assert max(size for (_, key), size in sizes.items() if key != KEYS[-1]) < EVENT_BYTES
     assert max(sizes.values()) < 2 * EVENT_BYTES

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import freeze_time
 from starlette.responses import Response
 from typer.testing import CliRunner
 
@@ -23,6 +22,7 @@ from dicom_assets.definitions import build_definitions
 from dicom_assets.defs.naming import Naming
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
+from dicom_assets_tests.dagster_private import freeze_time
 from dicom_assets_tests.defs.ticks import HOME, QUIET, create_home, key
 from dicom_assets_tests.emulator.settable_clock import SettableClock
 from dicom_assets_tests.law import reference
@@ -231,11 +231,11 @@ def test_upkeep_and_audit_of_a_service_are_of_its_own_tables(sites):
 
 
 def test_runs_of_another_service_are_not_this_one_s():
-    north = Naming("north")
+    north = Naming.of_service("north")
     run = dg.DagsterRun(job_name="north__hours")
     other = dg.DagsterRun(job_name="__ASSET_JOB", asset_selection=frozenset({dg.AssetKey(["south", "study"])}))
     assert north.owns(run)
-    assert not Naming("north_west").owns(run)
+    assert not Naming.of_service("north_west").owns(run)
     assert not north.owns(other)
     assert Naming().owns(other)
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import Settings, load_settings
 from dicom_assets.core.columns.schema import INSTANCE, SERIES, STUDY, TABLES
 from dicom_assets.core.errors import ForeignTableError
-from dicom_assets.definitions import build_definitions, build_lake
+from dicom_assets.definitions import build_definitions
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.lakes.building import read

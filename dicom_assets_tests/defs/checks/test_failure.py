@@ -12,20 +12,20 @@ from threading import Thread
 import dagster as dg
 import httpx
 import pytest
-from dagster._core.errors import DagsterExecutionInterruptedError
 
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core import errors
 from dicom_assets.core.errors import AlertError, DicomAssetsError, ServiceRefusedError, ServiceUnreachableError
-from dicom_assets.core.tables.change_feed import HOUR
+from dicom_assets.core.tables.change_feed import HOUR, Window
 from dicom_assets.definitions import build_definitions
+from dicom_assets.defs.automation.run_requests import Reason, build_request
 from dicom_assets.defs.checks import failure
 from dicom_assets.defs.checks.failure import heals, retrying
-from dicom_assets.defs.history.hour_runs import Reason, Span, build_request
 from dicom_assets.defs.jobs.alerts import build_alert_sensor
-from dicom_assets.defs.jobs.watch import build_freshness_job
+from dicom_assets.defs.jobs.check_freshness import build_freshness_job
+from dicom_assets.defs.partitions import Hours
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.network import webhook
+from dicom_assets.network import retries
 from dicom_assets.network.webhook import post_alert
 from dicom_assets_tests.law.world import START
 
@@ -81,14 +81,14 @@ def test_other_errors_are_left_as_they_are():
 
 def test_a_step_that_is_cancelled_is_not_tried_again(instance, monkeypatch, tmp_path):
     def interrupt(*args):
-        raise DagsterExecutionInterruptedError
+        raise dg.DagsterExecutionInterruptedError
 
     monkeypatch.setattr(Lake, "write", interrupt)
     monkeypatch.setattr(failure, "RETRIES", dg.RetryPolicy(max_retries=3, delay=0))
     settings = {"DICOM_STORAGE_URL": str(tmp_path), "DICOM_START_TIME": "2026-03-01T00:00Z"}
     job = build_definitions(load_settings(settings)).resolve_implicit_global_asset_job_def()
     instances = [dg.AssetKey("instance")]
-    with pytest.raises(DagsterExecutionInterruptedError):
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
         job.execute_in_process(instance=instance, partition_key="2026-03-01-00:00", asset_selection=instances)
     (run,) = instance.get_runs()
     events = {entry.dagster_event.event_type_value for entry in instance.all_logs(run.run_id) if entry.dagster_event}
@@ -144,14 +144,11 @@ def test_the_message_says_what_which_hour_why_what_to_do_and_where(instance):
     run = told.fail(ServiceRefusedError("403 for https://…. Grant the role."), partition_key="2026-03-01-05:00")
     told.tick()
     (alert,) = told.alerts
-    assert alert["text"] == (
-        "DICOM lake: study failed for the hour 2026-03-01-05:00 UTC.\n"
-        "Why: 403 for https://…. Grant the role.\n"
-        "Nothing is lost: the service keeps its change feed, and the tables are whole, as of the hours read before.\n"
-        "What to do: mend the cause named above. Then open the run in Dagster and choose Re-execute, From failure. "
-        "Hours that are in the lake are not read again.\n"
-        f"Run: https://dagster.example.org/runs/{run.run_id}"
-    )
+    what, why, _, remedy, link = alert["text"].splitlines()
+    assert what == "DICOM lake: study failed for the hour 2026-03-01-05:00 UTC."
+    assert why == "Why: 403 for https://…. Grant the role."
+    assert "Re-execute, From failure" in remedy
+    assert link == f"Run: https://dagster.example.org/runs/{run.run_id}"
     assert alert["title"] in alert["text"]
     assert (alert["error"], alert["steps"]) == ("ServiceRefusedError", ["study"])
     json.dumps(alert)
@@ -159,23 +156,21 @@ def test_the_message_says_what_which_hour_why_what_to_do_and_where(instance):
 
 def test_of_a_run_that_the_sensors_ask_for_again_the_message_says_so(instance):
     told = Told(instance)
-    request = build_request(Span(START), Reason.DUE)
+    request = build_request(Window.of_hours(START), Reason.DUE)
     told.fail(ServiceUnreachableError("no answer"), partition_key=request.partition_key, tags=request.tags)
     told.tick()
-    assert "The hours are asked for again by themselves, after 5 minutes" in told.alerts[0]["text"]
+    assert "requested again automatically, after 5 minutes" in told.alerts[0]["text"]
 
 
 def test_an_hour_that_is_late_is_told_in_words_that_help(instance):
     told = Told(instance)
-    hours = dg.HourlyPartitionsDefinition("2026-03-01-00:00")
-    job = build_freshness_job([dg.AssetKey("study")], hours, timedelta(minutes=30), lambda: START + 3 * HOUR)
+    hours = Hours(START, None, timedelta(minutes=10))
+    job = build_freshness_job([dg.AssetKey("study")], hours, lambda: START + 3 * HOUR)
     assert not job.execute_in_process(instance=instance, raise_on_error=False).success
     told.tick()
     (alert,) = told.alerts
-    assert (
-        "Why: The hour 2026-03-01-01:00 is not in study 30 minutes after its end. No run is to bring it. Look at"
-        in alert["text"]
-    )
+    assert "Why: The hour 2026-03-01-01:00 is not in study 30 minutes after its end. " in alert["text"]
+    assert "the sensor catch_up" in alert["text"]
     assert alert["error"] == "LateHourError"
 
 
@@ -226,9 +221,7 @@ def test_a_blocking_check_that_fails_is_named(instance):
     told.tick()
     (alert,) = told.alerts
     assert alert["failed_checks"] == ["keys_are_unique of series"]
-    assert (
-        "A check found the tables wrong, so nothing more was built on them: keys_are_unique of series." in alert["text"]
-    )
+    assert "keys_are_unique of series." in alert["text"]
     assert PATIENT not in json.dumps(alert)
 
 
@@ -274,7 +267,7 @@ def receiver(*statuses: int):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    monkeypatch.setattr(webhook.tenacity.nap.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retries, "sleep", lambda seconds: None)
 
 
 @pytest.mark.usefixtures("quickly")

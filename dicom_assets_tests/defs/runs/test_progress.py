@@ -19,9 +19,10 @@ class Clock:
         return self.now
 
 
-def read(hour: Window, pages: int) -> HourRead:
-    """An hour of which so many pages of 200 entries were read."""
-    return HourRead(hour, Counter(Create=200 * pages), Counter(Current=200 * pages), pages)
+def read(hour: Window, pages: int, reached: datetime | None = None) -> HourRead:
+    """An hour of which so many pages of 200 entries were read: all pages, or the pages up to a time."""
+    counts = Counter(Create=200 * pages), Counter(Current=200 * pages), pages
+    return HourRead(hour, *counts, reached=reached, is_complete=reached is None)
 
 
 def read_hours(count: int, seconds_each: float) -> list[str]:
@@ -58,7 +59,7 @@ def read_huge_hour(hours: int) -> list[str]:
         progress.advance(read(hour, 0))
     for page in range(1, 6401):
         clock.now += 1 / 64
-        progress.advance_within(read(huge, page), huge.start + HOUR * (page / 6400))
+        progress.advance(read(huge, page, huge.start + HOUR * (page / 6400)))
     progress.advance(read(huge, 6400))
     return told
 
@@ -80,7 +81,7 @@ def test_time_left_is_not_told_where_nothing_is_known_of_it():
     clock = Clock()
     progress = Progress(Window(START, START + HOUR), told.append, clock)
     clock.now += 25
-    progress.advance_within(read(Window(START, START + HOUR), 10), START)
+    progress.advance(read(Window(START, START + HOUR), 10, START))
     assert told == ["Read 10 pages of the hour, 2,000 entries, 80 a second."]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dicom_assets.core.columns.schema import TIMESTAMP
 from dicom_assets.core.errors import LakeUnavailableError
-from dicom_assets.lake.files import data_file, parquet
+from dicom_assets.lake.files import data_file, folder, parquet
 from dicom_assets.lake.files.data_file import DataFile
 from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.files.parquet import Spool
@@ -327,8 +327,8 @@ def test_files_of_an_account_are_read_side_by_side_and_given_in_their_order(far,
 def test_files_are_not_read_ahead_where_they_take_much_memory(far, monkeypatch, column, ahead):
     schema = pa.schema([(column, pa.string())])
     written = [file for _ in range(9) for file in write(far, pa.table([["a"]], schema=schema))]
-    monkeypatch.setattr(parquet, "FILES_AHEAD", 4)
-    monkeypatch.setattr(parquet, "BYTES_AHEAD", written[0].size_bytes)
+    monkeypatch.setattr(folder, "FILES_AHEAD", 4)
+    monkeypatch.setattr(folder, "BYTES_AHEAD", written[0].size_bytes)
     read, begun = Files.read, []
 
     def note_and_read(files, file, schema) -> pa.Table:

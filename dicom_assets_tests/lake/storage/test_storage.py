@@ -18,7 +18,8 @@ from obstore.store import AzureStore, LocalStore
 
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.errors import LakeRefusedError, LakeUnavailableError, SettingsError
-from dicom_assets.identity.credentials import Authentication, Tokens
+from dicom_assets.identity.credentials import Authentication
+from dicom_assets.identity.tokens import Tokens
 from dicom_assets.lake.storage import storage as module
 from dicom_assets.lake.storage.storage import STORAGE_SCOPE, Storage, azure_options
 from dicom_assets.lake.upkeep import maintain

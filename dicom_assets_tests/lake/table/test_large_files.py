@@ -13,7 +13,8 @@ import pytest
 from dicom_assets.core.columns.schema import CHANGE_FEED, FILE_INDEX, INSTANCE, STUDY
 from dicom_assets.derive import agreement
 from dicom_assets.derive.agreement import audit
-from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.derive.derivation import InstanceDerivation
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.lake.files import data_file, parquet
 from dicom_assets.lake.files.folder import Files
 from dicom_assets.lake.table.delta import Lake
@@ -99,7 +100,7 @@ def test_instances_are_derived_from_a_large_file_in_parts(lake, largest):
     store(lake, *entries, table=CHANGE_FEED)
     compact(lake, CHANGE_FEED)
     lake = build_lake(Path(lake.storage.url))
-    desired = InstancesOfWindow(HoursOf(lake, hours(0, 24))).build()
+    desired = InstanceDerivation(FeedWindow(lake, hours(0, 24))).build()
     assert sorted(desired.rows["patientId"].to_pylist()) == sorted(str(number) for number in range(75))
     assert max(largest) <= PART
 
@@ -136,7 +137,8 @@ def test_large_file_that_is_written_anew_is_read_in_parts(lake, largest):
 MEMORY = """
 import sys
 import pyarrow as pa
-from dicom_assets.derive.derivation import HoursOf, InstancesOfWindow
+from dicom_assets.derive.derivation import InstanceDerivation
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.core.columns.schema import CHANGE_FEED
 from dicom_assets_tests.lakes.building import Wanted, build_lake
 from dicom_assets_tests.core.tables.rows import entry, moment

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from dicom_assets.core.errors import InstanceFileGoneError, LakeRefusedError, LakeUnavailableError
 from dicom_assets.emulator.metadata.data_set import build_dataset, encode
 from dicom_assets.lake.storage.storage import Storage
-from dicom_assets.query.files.dicom_files import FIRST_BYTES, LEAST_BYTES, FileSystem, RangedFile
+from dicom_assets.query.files.dicom_files import FIRST_BYTES, LEAST_BYTES, DicomFile, FileSystem
 from dicom_assets_tests.emulator.conftest import metadata_of
 
 AZURE = "abfss://files@account.dfs.core.windows.net"
@@ -24,8 +24,8 @@ def store(tmp_path):
     return LocalStore(tmp_path)
 
 
-def ranged(store, path="a.dcm") -> RangedFile:
-    return RangedFile(store, path, LakeUnavailableError)
+def ranged(store, path="a.dcm") -> DicomFile:
+    return DicomFile(store, path, LakeUnavailableError)
 
 
 def test_header_within_the_first_bytes_takes_one_request(store):

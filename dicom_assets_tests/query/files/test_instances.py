@@ -25,7 +25,8 @@ from dicom_assets.core.errors import (
     SettingsError,
 )
 from dicom_assets.core.tables.file_index import build_file_index
-from dicom_assets.derive.derivation import AggregateOfWindow, HoursOf
+from dicom_assets.derive.derivation import AggregateDerivation
+from dicom_assets.derive.feed_window import FeedWindow
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.lake.table.delta import Lake
@@ -54,7 +55,7 @@ class Archive:
         """Brings the first hour into the lake."""
         World(self.service, self.lake).run_chain(hours(0))
         build = partial(build_file_index, file_system=str(file_system) if file_system else None)
-        self.lake.write(FILE_INDEX, AggregateOfWindow(HoursOf(self.lake, hours(0)), FILE_INDEX, build))
+        self.lake.write(FILE_INDEX, AggregateDerivation(FeedWindow(self.lake, hours(0)), FILE_INDEX, build))
 
     def open(self, uid: str = UIDS[0], **narrower: str) -> instances.InstanceFile:
         return open_instance(uid, settings=self.settings, **narrower)

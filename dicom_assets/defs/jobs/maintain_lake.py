@@ -1,4 +1,4 @@
-"""The job that keeps the tables small: scheduled daily, and a dry run when launched by hand."""
+"""The job that keeps the tables small: scheduled daily, and a dry run if a person launches it."""
 
 from typing import Any
 
@@ -6,23 +6,20 @@ import dagster as dg
 from pydantic import Field
 
 from dicom_assets.core.columns.schema import Table
-from dicom_assets.defs.assets.assets import POOL
 from dicom_assets.defs.checks.failure import retrying
 from dicom_assets.defs.naming import PLAIN, Naming
 from dicom_assets.derive.repair import Repair
 from dicom_assets.lake.upkeep import Upkeep, maintain
 
-UPKEEP_AT = "10 4 * * *"
-
 
 class UpkeepConfig(dg.Config):
     """Options of the job."""
 
-    dry_run: bool = Field(True, description="Whether to tell only what would be done, and change nothing.")
+    dry_run: bool = Field(True, description="True to report the steps without doing them.")
 
 
-def build_upkeep(repair: Repair, naming: Naming = PLAIN) -> dg.ScheduleDefinition:
-    """Return the schedule of the job `maintain_lake`. The job has a step per table, so that runs can write between."""
+def build_upkeep_job(repair: Repair, naming: Naming = PLAIN) -> dg.JobDefinition:
+    """Return the job `maintain_lake`. The job has a step per table, so that runs can write between."""
     ops = [_build_op(repair, table, naming) for table in repair.tables]
 
     @dg.config_mapping
@@ -31,23 +28,16 @@ def build_upkeep(repair: Repair, naming: Naming = PLAIN) -> dg.ScheduleDefinitio
 
     @dg.job(
         name=naming.name("maintain_lake"),
-        description="Joins small files, writes files anew whose dates Spark 3.5 refuses, deletes files and log entries "
-        "that are older than DICOM_RETENTION_HOURS, and tells what there is. Launched by hand it is a dry run, unless "
-        "told otherwise.",
+        description="Joins small files, rewrites files with dates that Spark 3.5 refuses, deletes files and log "
+        "entries that are older than DICOM_RETENTION_HOURS, and reports the size of the tables. A dry run by default; "
+        "its schedule sets `dry_run` to false.",
         config=for_every_step,
     )
     def maintain_lake() -> None:
         for op in ops:
             op()
 
-    return dg.ScheduleDefinition(
-        job=maintain_lake,
-        cron_schedule=UPKEEP_AT,
-        execution_timezone="UTC",
-        run_config={"dry_run": False},
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=maintain_lake.description,
-    )
+    return maintain_lake
 
 
 def _build_op(repair: Repair, table: Table, naming: Naming) -> dg.OpDefinition:
@@ -55,7 +45,7 @@ def _build_op(repair: Repair, table: Table, naming: Naming) -> dg.OpDefinition:
     @dg.op(
         name=naming.name(f"maintain_{table.name}"),
         out=dg.Out(dg.Nothing),
-        pool=naming.name(POOL),
+        pool=naming.pool,
         tags={"dagster/compute_kind": "deltalake"},
     )
     def maintain_table(context: dg.OpExecutionContext, config: UpkeepConfig) -> dg.Output[None]:
@@ -72,7 +62,7 @@ def _build_op(repair: Repair, table: Table, naming: Naming) -> dg.OpDefinition:
             context.log.info("Rows of earlier versions were repaired: %s", dict(repaired))
         context.log.info("%s: %s", table.name, metadata["summary"])
         if not done.is_complete:
-            context.log.warning("Writers were quicker: what is left of %s is done the next time.", table.name)
+            context.log.warning("Other writers committed first: the rest of %s is left to the next run.", table.name)
         if not config.dry_run:
             context.log_event(dg.AssetObservation(naming.key(table), metadata=metadata))
         return dg.Output(None, metadata={"dry_run": config.dry_run, **metadata})

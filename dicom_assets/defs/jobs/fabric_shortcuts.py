@@ -6,6 +6,7 @@ Run it after a change of table names, paths or storage.
 from typing import Protocol
 
 import dagster as dg
+from pydantic import Field
 
 from dicom_assets.core.errors import FabricError
 from dicom_assets.defs.checks.failure import fail
@@ -24,18 +25,18 @@ class BringShortcuts(Protocol):
 class ShortcutsConfig(dg.Config):
     """Options of the job."""
 
-    replace: bool = False
-    """True to change shortcuts that point elsewhere; the data behind them stays."""
-    dry_run: bool = False
-    """True to report the steps without doing them."""
+    replace: bool = Field(
+        False, description="True to change shortcuts that point elsewhere; the data behind them stays."
+    )
+    dry_run: bool = Field(False, description="True to report the steps without doing them.")
 
 
-def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.JobDefinition]:
-    """Return the job `fabric_shortcuts`, in a list."""
+def build_fabric_job(bring: BringShortcuts, naming: Naming = PLAIN) -> dg.JobDefinition:
+    """Return the job `fabric_shortcuts`."""
 
     @dg.op(name=naming.name("bring_shortcuts"), tags={"dagster/compute_kind": "fabric"})
     def bring_op(context: dg.OpExecutionContext, config: ShortcutsConfig) -> None:
-        """Compare the lakehouse's shortcuts with the configured ones, and write the ones that differ."""
+        """Compare the lakehouse's shortcuts with the settings, and create or correct shortcuts that differ."""
         outcomes = bring(replace=config.replace, dry_run=config.dry_run)
         for outcome in outcomes:
             context.log.info("%s: %s", outcome.shortcut.path, outcome.describe(dry_run=config.dry_run))
@@ -45,9 +46,9 @@ def build_fabric_jobs(bring: BringShortcuts, naming: Naming = PLAIN) -> list[dg.
 
     @dg.job(
         name=naming.name("fabric_shortcuts"),
-        description="Shortcuts to the tables in a Fabric lakehouse, created or corrected.",
+        description="Creates or corrects the shortcuts to the tables in a Fabric lakehouse.",
     )
-    def job() -> None:
+    def fabric_shortcuts() -> None:
         bring_op()
 
-    return [job]
+    return fabric_shortcuts

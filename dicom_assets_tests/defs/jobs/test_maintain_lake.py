@@ -8,7 +8,7 @@ import pytest
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.columns.schema import STUDY, TABLES
 from dicom_assets.definitions import build_definitions
-from dicom_assets.defs.jobs.upkeep import build_upkeep
+from dicom_assets.defs.jobs.maintain_lake import build_upkeep_job
 from dicom_assets.derive.repair import Repair
 from dicom_assets.lake import upkeep as adapter
 from dicom_assets.lake.table.delta import Lake
@@ -34,7 +34,7 @@ def lake(tmp_path) -> Lake:
 
 
 def run(lake: Lake, instance: dg.DagsterInstance, config=None) -> dg.ExecuteInProcessResult:
-    return build_upkeep(Repair(lake, TABLES, None)).job.execute_in_process(
+    return build_upkeep_job(Repair(lake, TABLES, None)).execute_in_process(
         instance=instance, run_config=config, raise_on_error=False
     )
 
@@ -119,11 +119,12 @@ def test_what_writers_left_no_time_for_is_told(lake, instance, monkeypatch):
     result = run(lake, instance, REAL)
     assert result.success
     assert observations(instance)[0]["is_complete"] is False
-    assert any("Writers were quicker" in entry.user_message for entry in instance.all_logs(result.run_id))
+    assert any("is left to the next run" in entry.user_message for entry in instance.all_logs(result.run_id))
 
 
-def test_it_runs_daily_for_real_and_takes_its_turn_among_the_writers(lake):
-    schedule = build_upkeep(Repair(lake, TABLES, None))
+def test_it_runs_daily_for_real_and_takes_its_turn_among_the_writers(tmp_path):
+    settings = load_settings({"DICOM_STORAGE_URL": str(tmp_path), "DICOM_AUTHENTICATION": "none"})
+    schedule = build_definitions(settings).resolve_schedule_def("maintain_lake_schedule")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("10 4 * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     with dg.DagsterInstance.ephemeral() as instance, dg.build_schedule_context(instance) as context:

@@ -4,8 +4,8 @@ import pytest
 
 from dicom_assets.core.columns.schema import CHANGE_FEED
 from dicom_assets.core.errors import ServiceUnreachableError
-from dicom_assets.core.tables.change_feed import HOUR, Entry, Window
-from dicom_assets.derive.recount import Recount, recount
+from dicom_assets.core.tables.change_feed import HOUR, Amount, CountedWindow, Entry, Window
+from dicom_assets.derive.counts import Recount, recount
 from dicom_assets_tests.core.tables.rows import START, entry
 from dicom_assets_tests.lakes.building import build_lake, store
 
@@ -25,11 +25,14 @@ class Feed:
     def within(self, window: Window) -> list[int]:
         return [sequence for sequence, hour in self.hours.items() if window.start <= START + hour * HOUR < window.end]
 
-    def holds_exactly(self, entries: int, window: Window) -> bool:
+    def compare_count(self, entries: int, window: Window) -> CountedWindow:
         self.counted.append(window)
         if len(self.counted) > self.down_from:
             raise ServiceUnreachableError("nobody answers")
-        return len(self.within(window)) == entries
+        count = len(self.within(window))
+        if count == entries:
+            return CountedWindow(Amount.EQUAL)
+        return CountedWindow(Amount.MORE if count > entries else Amount.FEWER)
 
     def fetch_pages(self, window: Window, *, include_metadata: bool):
         assert not include_metadata
