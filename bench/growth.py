@@ -22,7 +22,8 @@ from bench.server import serving
 _WRITERS = (
     "bench/feed.py",
     "bench/history.py",
-    "dicom_assets/lake/table/parquet.py",
+    "dicom_assets/lake/files/folder.py",
+    "dicom_assets/lake/files/parquet.py",
     "dicom_assets/core/columns/schema.py",
 )
 """What decides about the files of a lake in the cache."""
