@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Check:
+class DoctorCheck:
     """Check, and the checks that must be green before it."""
 
     name: str
@@ -31,32 +31,32 @@ def check_settings(surroundings: Surroundings) -> Finding:
 
 
 CHECKS = (
-    Check("settings", check_settings),
-    Check("token.service", tokens.check_service_token, ("settings",)),
-    Check("token.storage", tokens.check_storage_token, ("settings",)),
-    Check("service.reachable", service.check_reachable, ("settings",)),
-    Check("service.clock", service.check_clock, ("service.reachable",)),
-    Check("service.feed", service.check_feed, ("service.reachable", "token.service")),
-    Check("lake.reach", lake.check_reach, ("token.storage",)),
-    Check("lake.dates", lake.check_dates, ("lake.reach",)),
-    Check("lake.write", lake.check_write, ("lake.reach",)),
-    Check("lake.list", lake.check_list, ("lake.write",)),
-    Check("lake.delete", lake.check_delete, ("lake.list",)),
-    Check("lake.appends", lake.check_appends, ("lake.write",)),
-    Check("lake.writers", lake.check_writers, ("lake.write",)),
-    Check("engine.merge", engine.check_merge, ("lake.write",)),
-    Check("lake.clean", lake.check_clean, ("lake.reach",)),
-    Check("files.read", files.check_files, ("lake.reach",)),
-    Check("dagster.home", orchestration.check_home),
-    Check("dagster.storage", orchestration.check_storage, ("dagster.home",)),
-    Check("dagster.pool", orchestration.check_pool, ("dagster.storage",)),
-    Check("dagster.lake", orchestration.check_lake, ("lake.reach", "dagster.storage")),
-    Check("dagster.daemons", orchestration.check_daemons, ("dagster.storage",)),
+    DoctorCheck("settings", check_settings),
+    DoctorCheck("token.service", tokens.check_service_token, ("settings",)),
+    DoctorCheck("token.storage", tokens.check_storage_token, ("settings",)),
+    DoctorCheck("service.reachable", service.check_reachable, ("settings",)),
+    DoctorCheck("service.clock", service.check_clock, ("service.reachable",)),
+    DoctorCheck("service.feed", service.check_feed, ("service.reachable", "token.service")),
+    DoctorCheck("lake.reach", lake.check_reach, ("token.storage",)),
+    DoctorCheck("lake.dates", lake.check_dates, ("lake.reach",)),
+    DoctorCheck("lake.write", lake.check_write, ("lake.reach",)),
+    DoctorCheck("lake.list", lake.check_list, ("lake.write",)),
+    DoctorCheck("lake.delete", lake.check_delete, ("lake.list",)),
+    DoctorCheck("lake.appends", lake.check_appends, ("lake.write",)),
+    DoctorCheck("lake.writers", lake.check_writers, ("lake.write",)),
+    DoctorCheck("engine.merge", engine.check_merge, ("lake.write",)),
+    DoctorCheck("lake.clean", lake.check_clean, ("lake.reach",)),
+    DoctorCheck("files.read", files.check_files, ("lake.reach",)),
+    DoctorCheck("dagster.home", orchestration.check_home),
+    DoctorCheck("dagster.storage", orchestration.check_storage, ("dagster.home",)),
+    DoctorCheck("dagster.pool", orchestration.check_pool, ("dagster.storage",)),
+    DoctorCheck("dagster.lake", orchestration.check_lake, ("lake.reach", "dagster.storage")),
+    DoctorCheck("dagster.daemons", orchestration.check_daemons, ("dagster.storage",)),
 )
 """All checks, in the order in which a person would look; a check comes after the checks that it needs."""
 
 
-def choose_checks(wanted: Sequence[str]) -> list[Check]:
+def choose_checks(wanted: Sequence[str]) -> list[DoctorCheck]:
     """Return the wanted checks and all checks that they need, in order.
 
     Args:
@@ -75,7 +75,7 @@ def choose_checks(wanted: Sequence[str]) -> list[Check]:
     return [check for check in CHECKS if check.name in chosen]
 
 
-def examine(surroundings: Surroundings, checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
+def examine(surroundings: Surroundings, checks: Sequence[DoctorCheck] = CHECKS) -> Iterator[Finding]:
     """Yield the finding of each check as soon as it ends; at the end delete the trials and close the surroundings."""
     failed: dict[str, str] = {}
     """Red check that is to blame, by red or skipped check."""
@@ -98,7 +98,7 @@ def examine(surroundings: Surroundings, checks: Sequence[Check] = CHECKS) -> Ite
         surroundings.close()
 
 
-def _run(check: Check, surroundings: Surroundings) -> Finding:
+def _run(check: DoctorCheck, surroundings: Surroundings) -> Finding:
     try:
         return replace(check.run(surroundings), check=check.name)
     except DicomAssetsError as error:

@@ -22,7 +22,7 @@ TIMEOUT_SECONDS, CONNECT_SECONDS = 15, 10
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServiceAnswer:
     """Answer of the service to a request without a token."""
 
     status: int
@@ -84,7 +84,7 @@ class Surroundings:
         return build_storage(self.settings, self.lake.storage.uri(self.scratch_path))
 
     @cached_property
-    def answer(self) -> Answer:
+    def answer(self) -> ServiceAnswer:
         """Answer of the service to a request without a token.
 
         Raises:
@@ -107,7 +107,7 @@ class Surroundings:
                 f"No answer from {url} ({type(error).__name__}). Check DICOM_SERVICE_URL, the name's resolution and "
                 "the firewall; with a private endpoint, that this machine is in its network."
             ) from error
-        return Answer(response.status_code, response.headers.get("Date"), asked_at, time.monotonic() - started)
+        return ServiceAnswer(response.status_code, response.headers.get("Date"), asked_at, time.monotonic() - started)
 
     @cached_property
     def instance(self) -> "DagsterInstance":

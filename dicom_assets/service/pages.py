@@ -47,7 +47,7 @@ LEAST_SIZE = 8
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
+class PieceAnswer(Generic[T]):
     """An answer of the service, with the query that it answers."""
 
     value: T
@@ -130,7 +130,7 @@ class FeedPages:
         before: int = PAGE_TRIES,
         most: int | None = None,
         longest_wait_seconds: float = inf,
-    ) -> Answer[T]:
+    ) -> PieceAnswer[T]:
         """Return the answer to the query; or to a control, once it shows that the service works but the query fails.
 
         Args:
@@ -152,7 +152,7 @@ class FeedPages:
             is_control = bool(controls) and control is None and failures >= needed
             asked = next(turns) if is_control else query
             try:
-                answer = Answer(self._requests.ask(asked, stop), asked, trouble)
+                answer = PieceAnswer(self._requests.ask(asked, stop), asked, trouble)
             except FailedTryError as error:
                 if is_control:
                     before = failures + 1  # when a control succeeds later, the fault may be over
@@ -201,7 +201,7 @@ class FeedPages:
         size.count_arrival(part.limit)
 
     def _cut(
-        self, part: Piece, control: Answer[list[Entry]], size: PageSize, came: Page, stop: threading.Event
+        self, part: Piece, control: PieceAnswer[list[Entry]], size: PageSize, came: Page, stop: threading.Event
     ) -> None:
         """Add the entries of a part that fails as a whole to `came`, half by half.
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dicom_assets.core.finding import Finding, Status
 from dicom_assets.doctor import examination, report
-from dicom_assets.doctor.examination import CHECKS, Check, choose_checks
+from dicom_assets.doctor.examination import CHECKS, DoctorCheck, choose_checks
 from dicom_assets_tests.processes import clean_environment, run_command
 
 NAMES = [check.name for check in CHECKS]
@@ -109,7 +109,7 @@ def test_error_that_was_not_foreseen_is_told_without_its_text(ward, name, told):
     def fail(surroundings):
         raise KeyError("password=hidden")
 
-    finding = examination._run(Check(name, fail), None)
+    finding = examination._run(DoctorCheck(name, fail), None)
     assert (finding.status, finding.found) == (
         Status.RED,
         "It ended with an error that was not foreseen (builtins.KeyError)",

@@ -21,7 +21,7 @@ from dicom_assets.defs.automation.run_requests import join_hours
 from dicom_assets.defs.naming import Naming
 from dicom_assets.defs.partitions import Hours
 from dicom_assets.derive.agreement import find_disagreeing
-from dicom_assets.derive.counts import Stored, count_stored, find_complete, find_hours
+from dicom_assets.derive.counts import StoredCount, count_stored, find_complete, find_hours
 from dicom_assets.lake.table.delta import Lake
 from dicom_assets.lake.table.snapshot import Snapshot
 
@@ -139,7 +139,7 @@ def plan_adoption(
     )
 
 
-def _find_complete(settings: Settings, stored: Mapping[datetime, Stored], asked: set[datetime]) -> set[datetime]:
+def _find_complete(settings: Settings, stored: Mapping[datetime, StoredCount], asked: set[datetime]) -> set[datetime]:
     """Return the hours of which the lake has as many entries as the service."""
     with open_client(settings) as service:
         return {

@@ -42,7 +42,7 @@ class AsOf:
         return self.versions.get(table.name, self.time)
 
 
-class Answer:
+class QueryResult:
     """Result of a statement: columns, and rows that are computed while they are read. Rows can be read once."""
 
     def __init__(self, question: "_Question", rows: pa.RecordBatchReader) -> None:
@@ -153,7 +153,7 @@ def ask(
     tables: Sequence[Table] = TABLES,
     as_of: AsOf | None = None,
     memory: MemoryLimit | None = None,
-) -> Answer:
+) -> QueryResult:
     """Return the answer to a statement that reads.
 
     Args:
@@ -195,11 +195,11 @@ def ask(
                 )
     question = _Question(lakes, statement, tables, snapshots, memory or MemoryLimit())
     if keywords == ["SHOW", "TABLES"]:
-        return Answer(question, list_tables(lakes, snapshots.values()).to_reader())
+        return QueryResult(question, list_tables(lakes, snapshots.values()).to_reader())
     if keywords[:-1] in (["DESCRIBE"], ["DESC"]) and described is not None:
-        return Answer(question, list_columns(snapshots[described.name], described).to_reader())
+        return QueryResult(question, list_columns(snapshots[described.name], described).to_reader())
     try:
-        return Answer(question, question.execute(statement.body))
+        return QueryResult(question, question.execute(statement.body))
     except _FAILURES as failure:
         error = failure
     raise question.explain(error)
