@@ -1,4 +1,4 @@
-"""What the definitions of one service are built from: its settings, names, lake and clock.
+"""Parts that the definitions of one service are built from: its settings, names, lake and clock.
 
 A builder of definitions takes everything from here, and nothing from the environment or the module: one code location
 can hold several pipelines.

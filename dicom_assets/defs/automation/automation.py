@@ -1,4 +1,4 @@
-"""What starts a run of the assets: the job `hours`, and the two sensors that request its runs.
+"""The job `hours`, which materialises the assets, and the two sensors that request its runs: all that starts a run.
 
 `catch_up.py` requests hours that are due, and `feed_sensor.py` hours of which the service has new or late entries. Both
 read the state of the hours from `history/hour_log.py`, and build their requests by `run_requests.py`. People start runs
