@@ -31,7 +31,7 @@ class CountedFeed(Protocol):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredCount:
     """Entries of an hour in `change_feed`."""
 
     entries: int
@@ -40,24 +40,24 @@ class Stored:
     """Time of the last entry."""
 
 
-def count_stored(feed: Snapshot, window: Window) -> dict[datetime, Stored]:
+def count_stored(feed: Snapshot, window: Window) -> dict[datetime, StoredCount]:
     """Return the stored entries of each hour of the window, by the hour's start; hours without rows are left out.
 
     Two columns of each file are read, once.
     """
-    stored: dict[datetime, Stored] = {}
+    stored: dict[datetime, StoredCount] = {}
     files = feed.files_of_hours(window.start, window.end)
     inside = partial(_is_inside, window=window)
     for _, rows in feed.read(("windowStart", "timestamp"), files=files, where=inside):
         groups = rows.group_by("windowStart").aggregate([([], "count_all"), ("timestamp", "max")])
         for group in groups.to_pylist():
             hour, last = group["windowStart"], group["timestamp_max"]
-            before = stored.get(hour, Stored(0, last))
-            stored[hour] = Stored(before.entries + group["count_all"], max(before.last, last))
+            before = stored.get(hour, StoredCount(0, last))
+            stored[hour] = StoredCount(before.entries + group["count_all"], max(before.last, last))
     return stored
 
 
-def find_complete(service: CountedFeed, stored: Mapping[datetime, Stored], window: Window) -> Iterator[Window]:
+def find_complete(service: CountedFeed, stored: Mapping[datetime, StoredCount], window: Window) -> Iterator[Window]:
     """Yield the hours of the window for which the lake has as many entries as the service, including empty hours.
 
     Entries never leave an hour, so none is missing in these hours. This costs one small request per day, and one per
@@ -149,7 +149,7 @@ def _is_inside(rows: pa.Table, window: Window) -> pa.ChunkedArray:
     return is_within(rows["windowStart"], window)
 
 
-def _holds_all(service: CountedFeed, stored: Mapping[datetime, Stored], window: Window) -> bool:
+def _holds_all(service: CountedFeed, stored: Mapping[datetime, StoredCount], window: Window) -> bool:
     """Return whether the lake has as many entries of the window as the service, with the same last entry."""
     hours = [stored[hour.start] for hour in window.hours() if hour.start in stored]
     entries = sum(hour.entries for hour in hours)

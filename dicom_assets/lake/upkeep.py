@@ -88,7 +88,7 @@ class Upkeep:
     oldest_since: datetime
     """Time of the oldest version's commit."""
     is_complete: bool = True
-    """Whether everything was done; if not, writers were quicker, and the next upkeep does the rest."""
+    """True if everything was done; if not, writers were quicker, and the next upkeep does the rest."""
     files_marked_for_spark: int = 0
     """Files that Spark 3.5 refused for their dates, and that were rewritten with the calendar's key."""
 

@@ -50,7 +50,7 @@ class DataFile:
 
     @property
     def is_large(self) -> bool:
-        """Whether the file may hold more than is read at once, as files of other engines may."""
+        """True if the file may hold more than is read at once, as files of other engines may."""
         has_many_rows = self.rows > 2 * parquet.ROWS_PER_FILE or self.rows == UNCOUNTED
         return has_many_rows or self.size_bytes > parquet.BYTES_PER_FILE
 

@@ -24,7 +24,7 @@ class Scope:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the tables also have rows outside the scope."""
+        """True if the tables also have rows outside the scope."""
         return self.service is not None
 
     @property

@@ -71,7 +71,7 @@ class Staging:
         return [file.name for file in self._files.stored()]
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete files; a file that is gone already is no error."""
+        """Delete files; a file that does not exist is skipped."""
         self._files.delete(names)
 
     def list_unfinished(self, properties: Mapping[str, str]) -> list[str]:

@@ -163,7 +163,7 @@ class Refusal(NamedTuple):
     advice: str
     """Remedy, as a sentence."""
     is_final: bool
-    """Whether a retry cannot help."""
+    """True if a retry cannot help."""
 
 
 def explain_refusal(text: str, signing: Signing, place: Place, *, has_expired: bool = False) -> Refusal:

@@ -102,7 +102,7 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        """Whether the lake is a folder on this machine."""
+        """True if the lake is a folder on this machine."""
         return "://" not in self.url
 
     def uri(self, path: str) -> str:

@@ -106,7 +106,7 @@ class Snapshot:
 
     @property
     def is_named(self) -> bool:
-        """Whether the stored table was created under the name of the declared table."""
+        """True if the stored table was created under the name of the declared table."""
         return self.name == self.table.name
 
     def follows(self, before: "Snapshot") -> bool:

@@ -1,4 +1,4 @@
-"""What a write takes and gives: a derivation of desired rows, and the result of its attempts."""
+"""Arguments and results of a write: a derivation of desired rows, and the effect of its attempts."""
 
 import time
 from collections.abc import Iterator, Mapping
