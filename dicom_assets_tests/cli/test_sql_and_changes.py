@@ -193,6 +193,9 @@ class Broken(io.BytesIO):
     def write(self, content) -> int:
         raise BrokenPipeError(32, "Broken pipe")
 
+    def writelines(self, lines) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
 
 def test_call_that_broke_off_gives_the_same_changes_again_though_the_table_moved_on(run, lake, tmp_path, monkeypatch):
     """A row that came and went between would else stay in the copy of whoever had taken it already."""
