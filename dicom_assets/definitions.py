@@ -60,7 +60,7 @@ def build_service(pipeline: Pipeline) -> dg.Definitions:
         schedules=build_schedules(pipeline),
         sensors=build_sensors(pipeline, hours_job),
         resources={
-            naming.io_manager: DeltaIOManager(pipeline.lake, pipeline.tables, pipeline.memory),
+            naming.io_manager: DeltaIOManager(pipeline.lake, pipeline.tables_by_key, pipeline.memory),
             naming.service_resource: DicomServiceResource(pipeline.open_client, pipeline.now),
         },
         executor=dg.in_process_executor,
@@ -91,9 +91,10 @@ def build_fabric(pipeline: Pipeline) -> list[dg.JobDefinition]:
 
 
 def _examine(pipeline: Pipeline, instance: dg.DagsterInstance) -> Iterator[Finding]:
-    settings = pipeline.settings
-    service_name = settings.service_name
-    return examine(Surroundings(lambda: settings, pipeline.now, service_name=service_name, instance=instance))
+    surroundings = Surroundings(
+        lambda: pipeline.settings, pipeline.now, key_prefix=pipeline.naming.prefix, instance=instance
+    )
+    return examine(surroundings)
 
 
 defs = build_definitions(*load_services())

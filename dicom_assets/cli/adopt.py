@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_assets.cli.options import DryRun, ServiceName, parse_time, run_for_each
+from dicom_assets.cli.options import DryRun, KeyPrefix, ServiceName, parse_key_prefix, parse_time, run_for_each
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.finding import Status
 
@@ -27,6 +27,7 @@ def adopt(
     since: _Hour = None,
     until: _Hour = None,
     service: ServiceName = None,
+    key_prefix: KeyPrefix = None,
     forget: Annotated[
         bool, typer.Option("--forget", help="First have Dagster forget every hour: the lake was lost or is older.")
     ] = False,
@@ -50,6 +51,7 @@ def adopt(
             until=end,
             forgetting=forget,
             dry_run=dry_run,
+            key_prefix=parse_key_prefix(key_prefix),
         )
         return 0
 
@@ -70,6 +72,7 @@ def run_adopt(
     until: datetime | None = None,
     forgetting: bool = False,
     dry_run: bool = False,
+    key_prefix: tuple[str, ...] = (),
 ) -> None:
     """Report the hours in the lake to the Dagster instance of DAGSTER_HOME, and print the plan and the result.
 
@@ -82,6 +85,7 @@ def run_adopt(
         until: end of the last hour to consider, at most the end of the last hour that is due, which is the default.
         forgetting: whether to wipe all materialised hours from Dagster's records first.
         dry_run: whether to print the plan only, without reporting or wiping anything.
+        key_prefix: first parts of the asset keys, before the service's name.
 
     Raises:
         DicomAssetsError: DAGSTER_HOME cannot be used, or there is no lake, or the lake belongs to another service, or
@@ -102,10 +106,10 @@ def run_adopt(
     if forgetting and (since or until):
         raise SettingsError("--forget is about every hour: Dagster cannot forget some of them. Leave the range out.")
     window = choose_window(settings, now(), since, until)
-    naming = Naming.of_service(settings.service_name)
+    naming = Naming.of_service(settings.service_name, key_prefix)
     console.print(f"Hours of the lake{naming.words}, {window}:")
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        plan = plan_adoption(settings, instance, window, now(), forgetting=forgetting)
+        plan = plan_adoption(settings, instance, window, now(), naming, forgetting=forgetting)
         _show_plan(console, plan)
         if dry_run:
             console.print("Dry run: nothing was reported to Dagster.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_assets.cli.options import ServiceName
+from dicom_assets.cli.options import KeyPrefix, ServiceName, parse_key_prefix
 from dicom_assets.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def doctor(
         list[str] | None, typer.Argument(help="Checks to run, with all that they need: token, service, lake.write, …")
     ] = None,
     service: ServiceName = None,
+    key_prefix: KeyPrefix = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
 ) -> None:
     """Check what runs need: settings, tokens, the service, the lake, the files, Dagster. Exit code 1 if one is red."""
@@ -49,7 +50,7 @@ def doctor(
             surroundings = Surroundings(
                 partial(load_service, name),
                 lambda: datetime.now(UTC),
-                service_name=name,
+                key_prefix=(*parse_key_prefix(key_prefix), *([name] if name else [])),
                 dagster_home=os.environ.get("DAGSTER_HOME"),
             )
             for finding in examine(surroundings, chosen):

@@ -15,8 +15,17 @@ if TYPE_CHECKING:
 ServiceName = Annotated[
     str | None, typer.Option(metavar="NAME", help="One service of DICOM_SERVICES; by default all of them.")
 ]
+KeyPrefix = Annotated[
+    str | None,
+    typer.Option(metavar="PREFIX", help="Prefix of the asset keys in another project, such as radiology/north."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
 InstanceCount = Annotated[int, typer.Option(help="Synthetic instances of a new service.", min=0)]
+
+
+def parse_key_prefix(text: str | None) -> tuple[str, ...]:
+    """Return the parts of a key prefix; none where there is no prefix."""
+    return tuple(part for part in (text or "").split("/") if part)
 
 
 def parse_time(text: str, option: str, *, expected: str = "an ISO 8601 time") -> datetime:

@@ -91,11 +91,12 @@ def find_planned_runs(instance: dg.DagsterInstance, asset: dg.AssetKey, since: i
     )
 
 
-def get_step_tags(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[Mapping[str, object]]:
-    """Return the tags of each step of a run's job, as the code location that requested the run had them.
+def get_step_tags(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, Mapping[str, object]]:
+    """Return the tags of a run's job by step, as the code location that requested the run had them.
 
     Dagster stores them with the run; the public API returns only the run's own tags.
     """
     if run.job_snapshot_id is None:
-        return []
-    return [step.tags for step in instance.get_job_snapshot(run.job_snapshot_id).node_defs_snapshot.op_def_snaps]
+        return {}
+    steps = instance.get_job_snapshot(run.job_snapshot_id).node_defs_snapshot.op_def_snaps
+    return {step.name: step.tags for step in steps}

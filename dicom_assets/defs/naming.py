@@ -1,11 +1,14 @@
 """Names of one service's assets, jobs, sensors, resources and pools, and the tags of runs and steps."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import dagster as dg
 
 from dicom_assets.config.settings import LAKE_POOL
-from dicom_assets.core.columns.schema import Table
+from dicom_assets.core.columns.schema import TABLES, Table
+from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
+from dicom_assets.defs.dagster_private import get_step_tags
 
 GROUP = "dicom"
 
@@ -25,6 +28,15 @@ had it."""
 COLUMNS_TAG = "dicom_assets/columns"
 """Tag of the step of a table with users' columns: these columns, with their DICOM elements, one a line."""
 
+JOBS = ("hours", "audit_lake", "check_freshness", "doctor", "fabric_shortcuts", "maintain_lake")
+"""Names of the jobs, before a prefix."""
+_TABLES = tuple(table.name for table in (*TABLES, HEALTHCARE_INSTANCE))
+STEPS = (
+    *_TABLES, *(f"maintain_{name}" for name in _TABLES),
+    "audit_all_rows", "bring_shortcuts", "check_newest_hour", "examine_surroundings",
+)  # fmt: skip
+"""Names of the steps of all jobs, before a prefix."""
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -32,16 +44,18 @@ class Naming:
 
     prefix: tuple[str, ...] = ()
     """First parts of the asset keys."""
+    group_name: str | None = None
+    """Asset group; None names it after the prefix."""
 
     @classmethod
-    def of_service(cls, service: str | None) -> "Naming":
-        """Return the names of a service; None means the only one."""
-        return cls((service,) if service else ())
+    def of_service(cls, service: str | None, prefix: Iterable[str] = (), group_name: str | None = None) -> "Naming":
+        """Return the names of a service, below a common prefix; None means the only service."""
+        return cls((*prefix, *([service] if service else [])), group_name)
 
     @property
     def group(self) -> str:
         """Asset group."""
-        return "_".join(self.prefix) or GROUP
+        return self.group_name or "_".join(self.prefix) or GROUP
 
     @property
     def words(self) -> str:
@@ -86,11 +100,19 @@ class Naming:
         """Return the name of a job, step, sensor, resource or pool, joined as Dagster joins an asset key's parts."""
         return "__".join((*self.prefix, name))
 
-    def owns(self, run: dg.DagsterRun) -> bool:
-        """Return whether a run belongs to this service; True for any run where there is only one service."""
+    def owns_step(self, step: str) -> bool:
+        """Return whether a step belongs to this service. Steps of assets are named after their keys."""
+        return step in {self.name(name) for name in STEPS}
+
+    def owns(self, run: dg.DagsterRun, instance: dg.DagsterInstance) -> bool:
+        """Return whether a run belongs to this service, wholly or in part.
+
+        A run's selected assets decide; without a selection the job's name, or a step in a job of someone else.
+        """
         if run.asset_selection:
-            return any(tuple(key.path[: len(self.prefix)]) == self.prefix for key in run.asset_selection)
-        return run.job_name.startswith(self.name(""))
+            return not run.asset_selection.isdisjoint(map(self.key, _TABLES))
+        is_own_job = run.job_name in {self.name(name) for name in JOBS}
+        return is_own_job or any(map(self.owns_step, get_step_tags(instance, run)))
 
 
 PLAIN = Naming()

@@ -58,9 +58,14 @@ class Pipeline:
         return {table.name: table for table in self.settings.tables}
 
     @cached_property
+    def tables_by_key(self) -> dict[dg.AssetKey, Table]:
+        """The tables by their assets' keys."""
+        return {self.naming.key(table): table for table in self.tables.values()}
+
+    @cached_property
     def keys(self) -> list[dg.AssetKey]:
         """Keys of the assets, `change_feed` first."""
-        return [self.naming.key(name) for name in self.tables]
+        return list(self.tables_by_key)
 
     @cached_property
     def hours(self) -> Hours:

@@ -47,7 +47,7 @@ def check_pool(surroundings: Surroundings) -> Finding:
     from dicom_assets.defs.naming import Naming
 
     instance = surroundings.instance
-    pool = Naming.of_service(surroundings.service_name).pool
+    pool = Naming(surroundings.key_prefix).pool
     config = instance.get_concurrency_config().pool_config
     own = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits() if not pool.from_default}
     limit = own.get(pool, config.default_pool_limit)
@@ -70,9 +70,8 @@ def check_lake(surroundings: Surroundings) -> Finding:
     from dicom_assets.defs.checks.same_lake import require_same_lake
     from dicom_assets.defs.naming import Naming
 
-    settings = surroundings.settings
-    naming = Naming.of_service(settings.service_name)
-    require_same_lake(surroundings.instance, surroundings.lake, settings.tables, naming)
+    naming = Naming(surroundings.key_prefix)
+    require_same_lake(surroundings.instance, surroundings.lake, surroundings.settings.tables, naming)
     return green("The tables are those that Dagster's history is of, and not older")
 
 

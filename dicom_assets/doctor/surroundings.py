@@ -41,7 +41,7 @@ class Surroundings:
         load: Callable[[], Settings],
         now: Callable[[], datetime],
         *,
-        service_name: str | None = None,
+        key_prefix: tuple[str, ...] = (),
         dagster_home: str | None = None,
         instance: "DagsterInstance | None" = None,
     ) -> None:
@@ -50,13 +50,13 @@ class Surroundings:
         Args:
             load: returns the settings, or raises a SettingsError.
             now: returns the time, with a time zone.
-            service_name: name of the service, where there are several; else None.
+            key_prefix: first parts of the asset keys; empty where there is one service, without a prefix.
             dagster_home: folder of Dagster's instance.
             instance: Dagster's instance, where one is open already; it is not closed here.
         """
         self._load = load
         self.now = now
-        self.service_name = service_name
+        self.key_prefix = key_prefix
         self.dagster_home = dagster_home
         self.given_instance = instance
         self.object_ids: dict[str, str] = {}

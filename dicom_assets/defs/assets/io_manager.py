@@ -46,12 +46,12 @@ class DeltaIOManager(dg.IOManager):
     of its `lastModifiedTimestamp`.
     """
 
-    def __init__(self, lake: Lake, tables: Mapping[str, Table], memory: MemoryLimit | None = None) -> None:
+    def __init__(self, lake: Lake, tables: Mapping[dg.AssetKey, Table], memory: MemoryLimit | None = None) -> None:
         """Create an IO manager.
 
         Args:
             lake: The lake that holds the tables.
-            tables: Tables by asset name.
+            tables: Tables by asset key. An asset of any other key is refused, even if its name is a table's.
             memory: Memory limit for a derivation that can be split into parts; None means the default.
         """
         self.lake = lake
@@ -107,7 +107,7 @@ class DeltaIOManager(dg.IOManager):
         """Prepare for a run, once: all steps of a run are executed in this process."""
         run = context.step_context.dagster_run
         if run.run_id != self._begun:
-            require_recent(context.step_context.instance, run, self._tables.values())
+            require_recent(context.step_context.instance, run, self._tables)
             self.lake.attributes.forget()
             self._begun = run.run_id
 
@@ -127,13 +127,14 @@ class DeltaIOManager(dg.IOManager):
         return rows if wanted is pa.RecordBatchReader else rows.read_all()
 
     def _table(self, key: dg.AssetKey) -> Table:
-        name = key.path[-1]
-        if name not in self._tables:
+        if key not in self._tables:
+            kept = ", ".join(kept.to_user_string() for kept in self._tables)
             raise dg.DagsterInvariantViolationError(
-                f"The Delta IO manager keeps {', '.join(self._tables)}, and no table for the asset {name}: give that "
-                "asset an IO manager of its own."
+                f"This Delta IO manager keeps the tables of {kept}, and no table for the asset {key.to_user_string()}, "
+                "so nothing was read or written. Give that asset another IO manager: leave out its io_manager_key for "
+                "the default one."
             )
-        return self._tables[name]
+        return self._tables[key]
 
 
 def _to_derivations(obj: Any, table: Table, entries: int) -> Iterable[Derivation]:

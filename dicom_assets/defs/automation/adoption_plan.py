@@ -74,7 +74,13 @@ def choose_window(settings: Settings, now: datetime, since: datetime | None, unt
 
 
 def plan_adoption(
-    settings: Settings, instance: dg.DagsterInstance, window: Window, now: datetime, *, forgetting: bool = False
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    window: Window,
+    now: datetime,
+    naming: Naming,
+    *,
+    forgetting: bool = False,
 ) -> AdoptionPlan:
     """Return the plan, from Dagster, the lake and the service, without changing anything.
 
@@ -83,13 +89,14 @@ def plan_adoption(
         instance: Dagster instance to read.
         window: hours to consider.
         now: current time, with a time zone.
+        naming: names of the service's assets.
         forgetting: whether to plan as if Dagster had no materialised hours on record.
 
     Raises:
         LakeError: there is no lake, or the lake belongs to another service, or a run is writing the lake.
         ServiceError: the service cannot be asked.
     """
-    lake, naming = build_lake(settings), Naming.of_service(settings.service_name)
+    lake = build_lake(settings)
     keys = {table.name: naming.key(table) for table in settings.tables}
     known = {name: set[datetime]() if forgetting else find_known(instance, key) for name, key in keys.items()}
     busy = find_busy(instance, list(keys.values()), now)

@@ -21,6 +21,7 @@ def build_hours_job(assets: Sequence[dg.AssetsDefinition], naming: Naming) -> An
     return dg.define_asset_job(
         naming.hours_job,
         selection=list(assets),
+        executor_def=dg.in_process_executor,
         description=f"Brings all tables up to date{naming.words} for one hour of the change feed, or a range of hours.",
     )
 

@@ -6,7 +6,7 @@ and fixes, and its own checks would not notice. So would a worker whose file of 
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
 import dagster as dg
@@ -34,7 +34,7 @@ def find_users_columns(tables: Iterable[Table]) -> list[str]:
     return list(dict.fromkeys(f"{column.name} ({column.tag})" for column in added))
 
 
-def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Iterable[Table]) -> None:
+def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Mapping[dg.AssetKey, Table]) -> None:
     """Check that the code location that requested the run has no newer version, and no columns this process lacks.
 
     An older version passes: the run was requested before an upgrade.
@@ -42,12 +42,13 @@ def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Ite
     Args:
         instance: Holds the run's job, with the tags of its steps.
         run: The run that this process executes.
-        tables: This process's tables.
+        tables: This process's tables by asset key. Steps of other assets have columns of their own.
 
     Raises:
         OutdatedError: The code location has a newer version, or columns that this process lacks.
     """
-    tags = get_step_tags(instance, run)
+    own = {key.to_python_identifier() for key in tables}
+    tags = [of_step for step, of_step in get_step_tags(instance, run).items() if step in own]
     asked = next((str(of_step[VERSION_TAG]) for of_step in tags if VERSION_TAG in of_step), None)
     if asked and _order(asked) > _order(VERSION):
         raise OutdatedError(
@@ -57,7 +58,7 @@ def require_recent(instance: dg.DagsterInstance, run: dg.DagsterRun, tables: Ite
             "again."
         )
     columns = [column for of_step in tags for column in str(of_step.get(COLUMNS_TAG, "")).splitlines()]
-    if missing := sorted(set(columns) - set(find_users_columns(tables))):
+    if missing := sorted(set(columns) - set(find_users_columns(tables.values()))):
         raise OutdatedError(
             f"This run was asked for with columns of DICOM_EXTRA_COLUMNS that the process which executes it, on "
             f"{socket.gethostname()}, does not have: {', '.join(missing)}. Rows would lack their values, so nothing "

@@ -10,7 +10,7 @@ import dagster as dg
 
 from dicom_assets.core import errors
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.defs.naming import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG
+from dicom_assets.defs.naming import FIRST_HOUR_TAG, LAST_HOUR_TAG, REASON_TAG, Naming
 
 Send = Callable[[Mapping[str, object]], None]
 """A function that delivers the body of an alert, and raises if it cannot."""
@@ -32,23 +32,40 @@ _REQUESTED_AGAIN = (
 _FAILED_CHECK = "DagsterAssetCheckFailedError"
 
 
-def build_alert_sensor(send: Send, dagster_url: str | None) -> dg.SensorDefinition:
-    """Return the sensor that sends one alert for every failed run of this code location, backfills included.
+def build_alert_sensor(
+    send: Send,
+    dagster_url: str | None,
+    *,
+    name: str = "alert_on_failure",
+    namings: Sequence[Naming] | None = None,
+    running: bool = True,
+) -> dg.SensorDefinition:
+    """Return the sensor that sends one alert for every failed run, backfills included.
 
     Args:
         send: Delivers an alert.
         dagster_url: Base URL of Dagster's UI, for a link to the run; None where it is not known.
+        name: Name of the sensor.
+        namings: Names of the services whose runs the sensor looks at; None means every run of the code location.
+        running: Whether the sensor runs until a person stops it.
     """
 
     @dg.run_failure_sensor(
-        name="alert_on_failure",
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        name=name,
+        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
         description="Posts an alert about each failed run to DICOM_ALERT_WEBHOOK_URL: step, hours, cause and remedy.",
     )
     def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
-        send(build_alert(context, dagster_url))
+        if namings is None or any(_concerns(context, naming) for naming in namings):
+            send(build_alert(context, dagster_url))
 
     return alert_on_failure
+
+
+def _concerns(context: dg.RunFailureSensorContext, naming: Naming) -> bool:
+    """Return whether a step of the service failed or, where the process died, the run belongs to the service."""
+    steps = [event.step_key for event in context.get_step_failure_events() if event.step_key]
+    return any(map(naming.owns_step, steps)) if steps else naming.owns(context.dagster_run, context.instance)
 
 
 def build_alert(context: dg.RunFailureSensorContext, dagster_url: str | None) -> dict[str, object]:

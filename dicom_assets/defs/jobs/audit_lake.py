@@ -61,6 +61,7 @@ def build_audit(
 
     @dg.job(
         name=naming.name("audit_lake"),
+        executor_def=dg.in_process_executor,
         description="Compares all rows of the lake with their source rows, and with the numbers in Dagster's history. "
         "Reads every key, which takes minutes for tens of millions of instances. Reports to the checks of the assets.",
     )
@@ -131,4 +132,4 @@ def _explain(busy: bool) -> str:
 def _is_another_run_under_way(context: dg.OpExecutionContext, naming: Naming) -> bool:
     statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
     runs = context.instance.get_runs(dg.RunsFilter(statuses=statuses))
-    return any(run.run_id != context.run_id and naming.owns(run) for run in runs)
+    return any(run.run_id != context.run_id and naming.owns(run, context.instance) for run in runs)

@@ -52,6 +52,7 @@ def build_freshness_job(
 
     @dg.job(
         name=naming.name("check_freshness"),
+        executor_def=dg.in_process_executor,
         description=f"Fails if an asset lacks the newest hour that ended {minutes} minutes ago or longer.",
     )
     def check_freshness() -> None:

@@ -39,7 +39,11 @@ def build_doctor_job(
                 allow_retries=False,
             )
 
-    @dg.job(name=naming.name("doctor"), description="Checks everything that runs need, as `dicom-assets doctor` does.")
+    @dg.job(
+        name=naming.name("doctor"),
+        executor_def=dg.in_process_executor,
+        description="Checks everything that runs need, as `dicom-assets doctor` does.",
+    )
     def doctor() -> None:
         examine_surroundings()
 

@@ -46,6 +46,7 @@ def build_fabric_job(bring: BringShortcuts, naming: Naming = PLAIN) -> dg.JobDef
 
     @dg.job(
         name=naming.name("fabric_shortcuts"),
+        executor_def=dg.in_process_executor,
         description="Creates or corrects the shortcuts to the tables in a Fabric lakehouse.",
     )
     def fabric_shortcuts() -> None:

@@ -28,6 +28,7 @@ def build_upkeep_job(repair: Repair, naming: Naming = PLAIN) -> dg.JobDefinition
 
     @dg.job(
         name=naming.name("maintain_lake"),
+        executor_def=dg.in_process_executor,
         description="Joins small files, rewrites files with dates that Spark 3.5 refuses, deletes files and log "
         "entries that are older than DICOM_RETENTION_HOURS, and reports the size of the tables. A dry run by default; "
         "its schedule sets `dry_run` to false.",

@@ -231,13 +231,14 @@ def test_upkeep_and_audit_of_a_service_are_of_its_own_tables(sites):
 
 
 def test_runs_of_another_service_are_not_this_one_s():
-    north = Naming.of_service("north")
-    run = dg.DagsterRun(job_name="north__hours")
-    other = dg.DagsterRun(job_name="__ASSET_JOB", asset_selection=frozenset({dg.AssetKey(["south", "study"])}))
-    assert north.owns(run)
-    assert not Naming.of_service("north_west").owns(run)
-    assert not north.owns(other)
-    assert Naming().owns(other)
+    with dg.DagsterInstance.ephemeral() as instance:
+        north = Naming.of_service("north")
+        run = dg.DagsterRun(job_name="north__hours")
+        other = dg.DagsterRun(job_name="__ASSET_JOB", asset_selection=frozenset({dg.AssetKey(["south", "study"])}))
+        assert north.owns(run, instance)
+        assert not Naming.of_service("north_west").owns(run, instance)
+        assert not north.owns(other, instance)
+        assert not Naming().owns(other, instance)
 
 
 @pytest.fixture(scope="module")
