@@ -1,12 +1,14 @@
 """Names of one service's assets, jobs, sensors, resources and pools, and the tags of runs and steps."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from dicom_assets.config.settings import LAKE_POOL
 from dicom_assets.core.columns.schema import TABLES, Table
+from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.dagster_private import get_step_tags
 
@@ -117,3 +119,19 @@ class Naming:
 
 PLAIN = Naming()
 """Names where there is one service."""
+
+
+def check_key_prefix(prefix: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the parts of a key prefix, which is a text such as `radiology/north` or a list; None has no parts.
+
+    Raises:
+        SettingsError: A part cannot stand in the name of a job.
+    """
+    parts = tuple(prefix.split("/") if isinstance(prefix, str) else prefix or ())
+    wrong = [part for part in parts if not re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", part)]
+    if wrong:
+        raise SettingsError(
+            f"key_prefix: {wrong[0]!r} cannot stand in the names of assets and jobs. Take letters and digits, joined "
+            "by single underscores, and a slash between parts, such as radiology/north."
+        )
+    return parts

@@ -4,11 +4,11 @@ A builder of definitions takes everything from here, and nothing from the enviro
 can hold several pipelines.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from dicom_assets.identity.token_auth import TokenAuth
     from dicom_assets.service.client import DicomService
 
+Automation = Literal["stopped", "running", "off"]
+"""State in which sensors and schedules start out; `off` leaves them out."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -41,6 +44,9 @@ class Pipeline:
     now: Callable[[], datetime]
     """Returns the current time, with a zone."""
     naming: Naming = PLAIN
+    owners: Sequence[str] = ()
+    """Owners of the assets."""
+    automation: Automation = "running"
 
     @cached_property
     def lake(self) -> Lake:
@@ -92,7 +98,8 @@ class Pipeline:
     @property
     def sensor_status(self) -> dg.DefaultSensorStatus:
         """Status of the sensors until a person changes it."""
-        return dg.DefaultSensorStatus.RUNNING if self.has_service else dg.DefaultSensorStatus.STOPPED
+        is_running = self.has_service and self.automation == "running"
+        return dg.DefaultSensorStatus.RUNNING if is_running else dg.DefaultSensorStatus.STOPPED
 
     def open_client(self) -> "DicomService":
         """Open a client of the service."""

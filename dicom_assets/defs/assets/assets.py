@@ -128,7 +128,7 @@ def _build_options(pipeline: Pipeline, name: str, *inputs: str, kinds: Collectio
         "group_name": naming.group,
         "io_manager_key": naming.io_manager,
         "kinds": {"dicom", "deltalake", *kinds},
-        "owners": OWNERS,
+        "owners": pipeline.owners,
         "partitions_def": pipeline.partitions,
         "backfill_policy": dg.BackfillPolicy.single_run(),
         "freshness_policy": dg.FreshnessPolicy.time_window(fail_window=HOUR + pipeline.hours.lateness),

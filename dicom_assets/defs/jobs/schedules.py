@@ -21,14 +21,16 @@ def build_schedules(pipeline: Pipeline) -> list[dg.ScheduleDefinition]:
     ask_again = partial(heal, pipeline.repair, pipeline.open_client, pipeline.now) if pipeline.has_service else None
     minute = (int(pipeline.hours.lateness.total_seconds() // 60) + 1) % 60
     freshness = build_freshness_job(pipeline.keys, pipeline.hours, pipeline.now, naming)
+    running = pipeline.automation == "running"
+    upkeep = build_upkeep_job(pipeline.repair, naming)
     return [
-        _schedule(build_audit(lake, pipeline.settings.tables, naming, ask_again), AUDIT_AT),
-        _schedule(freshness, f"{minute} * * * *", running=pipeline.has_service),
-        _schedule(build_upkeep_job(pipeline.repair, naming), UPKEEP_AT, run_config={"dry_run": False}),
+        _schedule(build_audit(lake, pipeline.settings.tables, naming, ask_again), AUDIT_AT, running=running),
+        _schedule(freshness, f"{minute} * * * *", running=running and pipeline.has_service),
+        _schedule(upkeep, UPKEEP_AT, running=running, run_config={"dry_run": False}),
     ]
 
 
-def _schedule(job: dg.JobDefinition, cron: str, *, running: bool = True, **options: Any) -> dg.ScheduleDefinition:
+def _schedule(job: dg.JobDefinition, cron: str, *, running: bool, **options: Any) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
         job=job,
         cron_schedule=cron,
