@@ -1,5 +1,7 @@
 """Dagster assets that keep five Delta tables in step with the change feed of a DICOM service.
 
+In a Dagster project: `DicomLakeComponent` in YAML, or `build_defs(LakeSettings(…))` in Python.
+
 From Python: `open_instance`, `iter_instances` and `read_header` give DICOM files by UID or by query, and `changes` the
 rows of a table that changed; where there are several services, `load_service` gives the settings of one.
 """
@@ -7,15 +9,32 @@ rows of a table that changed; where there are several services, `load_service` g
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dicom_assets.component.building import build_defs
+    from dicom_assets.component.lake_component import DicomLakeComponent
     from dicom_assets.config.services import load_service
+    from dicom_assets.config.settings import LakeSettings
     from dicom_assets.lake.table_changes import TableChanges
     from dicom_assets.query.change_data import changes
     from dicom_assets.query.files.instances import InstanceFile, iter_instances, open_instance, read_header
 
-__all__ = ["InstanceFile", "TableChanges", "changes", "iter_instances", "load_service", "open_instance", "read_header"]
+__all__ = [
+    "DicomLakeComponent",
+    "InstanceFile",
+    "LakeSettings",
+    "TableChanges",
+    "build_defs",
+    "changes",
+    "iter_instances",
+    "load_service",
+    "open_instance",
+    "read_header",
+]
 
 _MODULES = {
+    "DicomLakeComponent": "dicom_assets.component.lake_component",
+    "LakeSettings": "dicom_assets.config.settings",
     "TableChanges": "dicom_assets.lake.table_changes",
+    "build_defs": "dicom_assets.component.building",
     "changes": "dicom_assets.query.change_data",
     "load_service": "dicom_assets.config.services",
 }
@@ -28,3 +47,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_MODULES.get(name, "dicom_assets.query.files.instances")), name)
+
+
+def __dir__() -> list[str]:
+    """Return all names, so that `dg` finds the components."""
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dicom_assets.config import rules
 from dicom_assets.config.document import load_document
-from dicom_assets.config.settings import Settings, check_settings, load_settings, read_variables
+from dicom_assets.config.settings import Settings, check_settings, load_settings, name_fields, read_variables
 from dicom_assets.core.columns.schema import SERVICE
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.problem import Place, Problem
@@ -49,7 +49,6 @@ _OF_SQL = (
 """Names with another meaning in SQL, where a service's name precedes its tables' names (`north.instance`)."""
 _EXAMPLE = f'service_url = "{rules.SERVICE_URL_EXAMPLE}"'
 _HEAD = "[services.NAME]"
-_VARIABLE = re.compile(r"\b(?:DICOM_)?([A-Z]+(?:_[A-Z]+)*)\b")
 
 
 def load_services(env: Mapping[str, str] | None = None) -> tuple[Settings, ...]:
@@ -76,6 +75,19 @@ def load_services(env: Mapping[str, str] | None = None) -> tuple[Settings, ...]:
         return load_document(path, parse, help_page="docs/services.md", show=_hide_value)
     except SettingsError as error:
         raise SettingsError(f"DICOM_SERVICES cannot be used: {error}") from None
+
+
+def build_services(values: Mapping[str, str]) -> tuple[Settings, ...]:
+    """Return the settings of every service from values by field name, in place of variables.
+
+    In the file of services, `{ env = "VARIABLE" }` is a variable of the process.
+
+    Raises:
+        SettingsError: As in `load_services`.
+    """
+    variables = {field: str(info.alias) for field, info in Settings.model_fields.items()}
+    environment = {name: text for name, text in os.environ.items() if name not in variables.values()}
+    return load_services(environment | {variables[field]: text for field, text in values.items()})
 
 
 def load_service(name: str | None = None, env: Mapping[str, str] | None = None) -> Settings:
@@ -293,9 +305,8 @@ def _unknown_field(field: str) -> str:
 
 
 def _explain(field: str, text: str) -> str:
-    """Return a rule's text with the file's field names in place of variables."""
-    plain = _VARIABLE.sub(lambda found: found[1].lower() if found[1].lower() in FIELDS else found[0], text)
-    return f"{field}: {plain}"
+    """Return a problem's text with the file's field names in place of variables."""
+    return f"{field}: {name_fields(text, FIELDS)}"
 
 
 def _hide_value(line: str) -> str:

@@ -8,12 +8,13 @@ do.
 import difflib
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -64,7 +65,7 @@ _TablePath = Annotated[str, _check(rules.check_table_path)]
 
 
 def _name_variable(field: str) -> str:
-    return PREFIX + field.upper()
+    return field.upper() if field.startswith("azure_") else PREFIX + field.upper()
 
 
 class Settings(BaseModel):
@@ -88,37 +89,37 @@ class Settings(BaseModel):
     """Common settings of several services, with the identity that opens their lake; None where there is one service."""
     sharing: tuple[str, ...] = ()
     """Names of all services that share these tables; empty where each service has its own tables."""
-    _host: Host = PrivateAttr(Host.UNKNOWN)
+    _host: Host | None = PrivateAttr(None)
     service_url: Annotated[str | None, _check(rules.check_service_url)] = Field(
-        None,
+        default=None,
         description="Base URL of the DICOM service, without `/v2`. If it is not set, the definitions load, and "
         "materialising fails with a hint to `make demo`.",
     )
     services: str | None = Field(
-        None,
+        default=None,
         description="TOML or YAML file that lists several DICOM services, instead of `DICOM_SERVICE_URL`; see "
         "docs/services.md.",
     )
     authentication: Annotated[
         Authentication, _check(rules.require_choice(tuple(Authentication), "a known way to sign in"))
     ] = Field(
-        Authentication.DEFAULT,
+        default=Authentication.DEFAULT,
         description="Identity that signs in to the service: `default` (DefaultAzureCredential), `managed_identity`, "
         "`workload_identity`, `client_secret`, `azure_cli` or `none`.",
     )
     token_scope: Annotated[str, _check(rules.check_token_scope)] = Field(
-        DICOM_SCOPE, description="Scope of the tokens: the service's audience and `/.default`."
+        default=DICOM_SCOPE, description="Scope of the tokens: the service's audience and `/.default`."
     )
     api_version: Annotated[int, _check(rules.parse_api_version)] = Field(
-        2, description="Version of the service's API, 2 or later."
+        default=2, description="Version of the service's API, 2 or later."
     )
     batch_size: Annotated[int, _check_number(1, 200, "the service gives at most 200 entries per page")] = Field(
-        200,
+        default=200,
         description="Entries per page of the change feed, 1 to 200. Where the service fails to send large pages, the "
         "client asks for smaller ones by itself; a lower number saves the failed requests.",
     )
     max_concurrent_requests: Annotated[int, _check_number(1, 64, "more at once only make the service answer 429")] = (
-        Field(8, description="Pages of one window that are requested at the same time, 1 to 64.")
+        Field(default=8, description="Pages of one window that are requested at the same time, 1 to 64.")
     )
     max_memory_mb: Annotated[
         int,
@@ -126,156 +127,158 @@ class Settings(BaseModel):
             LEAST_MEGABYTES, 1_000_000, "the process alone takes most of 512, and some must be left for work"
         ),
     ] = Field(
-        DEFAULT_MEGABYTES,
+        default=DEFAULT_MEGABYTES,
         description="Memory limit of a run or a query in megabytes, at least 768: hours and ranges that need more are "
         "stored in parts. An answer of the service may have an eighth of the megabytes above 512.",
     )
     start_time: _Hour = Field(
-        None,
+        default=None,
         description="First hour to read: ISO 8601 with its zone, taken down to its hour in UTC. Required with "
         "`DICOM_SERVICE_URL`.",
     )
     end_time: _Hour = Field(
-        None,
+        default=None,
         description="End of the last hour to read, exclusive: ISO 8601 with its zone, taken down to its hour in UTC. "
         "By default the hours go on.",
     )
     window_delay_minutes: Annotated[
         int, _check_number(0, 10_080, "an hour waits that long after its end, at most a week")
-    ] = Field(15, description="Minutes between the end of an hour and its reading: changes may be committed late.")
+    ] = Field(
+        default=15, description="Minutes between the end of an hour and its reading: changes may be committed late."
+    )
     sensor_interval_seconds: Annotated[int, _check_number(0, 86_400, "0 is off, a day the longest wait")] = Field(
-        60,
+        default=60,
         description="Least seconds between two searches for new and for late entries; the open hour is read that "
         "often. 0 turns both off: each hour is then read once it is due.",
     )
     look_back_hours: Annotated[int, _check_number(1, 720, "each of these hours is asked about six times an hour")] = (
-        Field(24, description="Hours for which a read hour is watched for late entries.")
+        Field(default=24, description="Hours for which a read hour is watched for late entries.")
     )
     catch_up_hours_per_run: Annotated[int, _check_number(1, 8_760, "a run of more than a year is hard to watch")] = (
-        Field(168, description="Most hours that one run catches up on, where hours were missed.")
+        Field(default=168, description="Most hours that one run catches up on, where hours were missed.")
     )
     catch_up_runs: Annotated[int, _check_number(0, 100, "0 is off; runs beyond the pool's limit only wait")] = Field(
-        4,
+        default=4,
         description="Most runs for due and missed hours that wait or run at the same time. 0 turns them off: hours are "
         "then materialised by hand.",
     )
     change_feed_pool: Annotated[str, _check(rules.check_pool_name)] = Field(
-        LAKE_POOL,
+        default=LAKE_POOL,
         description="Dagster pool of the steps that read the service. A separate pool, such as `dicom_service`, lets "
         "several runs read at a time while one merges; see docs/deploy.md.",
     )
     storage_url: Annotated[str, _check(rules.check_storage_url)] = Field(
-        "./data", description="Location of the tables: a folder, or `https://ACCOUNT.dfs.core.windows.net`."
+        default="./data", description="Location of the tables: a folder, or `https://ACCOUNT.dfs.core.windows.net`."
     )
     container_name: Annotated[str, _check(rules.check_container_name)] = Field(
-        "dicom",
+        default="dicom",
         description="Container (file system) of the tables; for a local lake, the folder inside `DICOM_STORAGE_URL`.",
     )
-    instance_table_path: _TablePath = Field("instance", description="Path of the table `instance` in the container.")
-    series_table_path: _TablePath = Field("series", description="Path of the table `series` in the container.")
-    study_table_path: _TablePath = Field("study", description="Path of the table `study` in the container.")
+    instance_table_path: _TablePath = Field(
+        default="instance", description="Path of the table `instance` in the container."
+    )
+    series_table_path: _TablePath = Field(default="series", description="Path of the table `series` in the container.")
+    study_table_path: _TablePath = Field(default="study", description="Path of the table `study` in the container.")
     change_feed_table_path: _TablePath = Field(
-        "change_feed", description="Path of the table `change_feed` in the container."
+        default="change_feed", description="Path of the table `change_feed` in the container."
     )
     file_index_table_path: _TablePath = Field(
-        "file_index", description="Path of the table `file_index` in the container."
+        default="file_index", description="Path of the table `file_index` in the container."
     )
     healthcare_instance_table_path: _TablePath = Field(
-        HEALTHCARE_INSTANCE.name,
+        default=HEALTHCARE_INSTANCE.name,
         description="Path of the table `healthcare_instance` in the container, where `DICOM_TABLE_PROFILE` asks for "
         "it.",
     )
     retention_hours: Annotated[
         int, _check_number(1, 87_600, "old versions of the tables stay that long, at most 10 years")
-    ] = Field(720, description="Hours for which old versions of the tables can still be read.")
+    ] = Field(default=720, description="Hours for which old versions of the tables can still be read.")
     merge_engine: Annotated[str, _check(rules.require_choice(rules.ENGINES, "a merge engine"))] = Field(
-        "delta-rs",
+        default="delta-rs",
         description="Engine that merges rows into the tables: `delta-rs`, in the run itself, or `spark`; see "
         "docs/spark.md.",
     )
     spark_remote: Annotated[SecretStr | None, _check_secret(rules.check_spark_remote)] = Field(
-        None,
+        default=None,
         description="Spark Connect server for `DICOM_MERGE_ENGINE=spark`, such as `sc://HOST:15002`. By default the "
         "Spark session of the process, as in a notebook.",
     )
     file_system_url: Annotated[str | None, _check(rules.check_file_system_url)] = Field(
-        None,
+        default=None,
         description="Location of the service's DICOM files, for `fileUrl`: "
         "`https://ACCOUNT.dfs.core.windows.net/FILESYSTEM`, `abfss://FILESYSTEM@ACCOUNT.dfs.core.windows.net` or a "
         "folder.",
     )
     extra_columns: Annotated[tuple[tuple[Column, Grain], ...], PlainValidator(rules.load_extra_columns)] = Field(
-        (), description="TOML or YAML file that lists columns of your own; see docs/columns.md."
+        default=(), description="TOML or YAML file that lists columns of your own; see docs/columns.md."
     )
     table_profile: Annotated[str | None, _check(rules.check_profile)] = Field(
-        None,
+        default=None,
         description="`healthcare-data-solutions` adds the table `healthcare_instance`, in the layout that Fabric's "
         "healthcare data solutions read; see docs/healthcare.md.",
     )
     alert_webhook_url: Annotated[SecretStr | None, _check_secret(rules.check_webhook_url)] = Field(
-        None,
+        default=None,
         description="URL that a message is posted to when a run has failed (JSON, over https). By default none is "
         "posted.",
     )
     dagster_url: Annotated[str | None, _check(rules.check_dagster_url)] = Field(
-        None, description="Base URL of Dagster's UI, for links in those messages."
+        default=None, description="Base URL of Dagster's UI, for links in those messages."
     )
     fabric_workspace_id: _Id = Field(
-        None, description="Workspace ID of the Fabric lakehouse that gets shortcuts to the tables; see docs/azure.md."
+        default=None,
+        description="Workspace ID of the Fabric lakehouse that gets shortcuts to the tables; see docs/azure.md.",
     )
-    fabric_lakehouse_id: _Id = Field(None, description="Lakehouse ID of the Fabric lakehouse that gets the shortcuts.")
+    fabric_lakehouse_id: _Id = Field(
+        default=None, description="Lakehouse ID of the Fabric lakehouse that gets the shortcuts."
+    )
     fabric_connection_id: _Id = Field(
-        None,
+        default=None,
         description="ID of the Fabric connection through which the lakehouse reads the account in `DICOM_STORAGE_URL`.",
     )
     fabric_tables: Annotated[str, _check(rules.check_fabric_tables)] = Field(
-        "instance,series,study",
+        default="instance,series,study",
         description="Tables that get a shortcut, separated by commas; `TABLE=NAME` names the shortcut.",
     )
     fabric_schema: Annotated[str | None, _check(rules.check_shortcut_name)] = Field(
-        None, description="Schema of the tables' shortcuts, such as `dbo`, in a lakehouse that has schemas."
+        default=None, description="Schema of the tables' shortcuts, such as `dbo`, in a lakehouse that has schemas."
     )
     fabric_files_folder: Annotated[str, _check(rules.check_shortcut_target)] = Field(
-        "AHDS", description="Folder in `DICOM_FILE_SYSTEM_URL` that the shortcut to the DICOM files points to."
+        default="AHDS", description="Folder in `DICOM_FILE_SYSTEM_URL` that the shortcut to the DICOM files points to."
     )
     fabric_files_name: Annotated[str, _check(rules.check_shortcut_name)] = Field(
-        "AHDS", description="Name of the shortcut to the DICOM files, under `Files`."
+        default="AHDS", description="Name of the shortcut to the DICOM files, under `Files`."
     )
     fabric_files_connection_id: _Id = Field(
-        None, description="ID of the Fabric connection for DICOM files in another account than the tables."
+        default=None, description="ID of the Fabric connection for DICOM files in another account than the tables."
     )
     fabric_url: Annotated[str, _check(rules.check_fabric_url)] = Field(
-        rules.FABRIC_URL, description="Base URL of the Fabric REST API; private links have another URL."
+        default=rules.FABRIC_URL, description="Base URL of the Fabric REST API; private links have another URL."
     )
     fabric_token_scope: Annotated[str, _check(rules.check_token_scope)] = Field(
-        rules.FABRIC_SCOPE, description="Scope of the tokens for the Fabric REST API."
+        default=rules.FABRIC_SCOPE, description="Scope of the tokens for the Fabric REST API."
     )
     azure_tenant_id: str | None = Field(
-        None,
-        alias="AZURE_TENANT_ID",
+        default=None,
         description="Microsoft Entra tenant, for `client_secret` and `workload_identity`.",
     )
     azure_client_id: str | None = Field(
-        None,
-        alias="AZURE_CLIENT_ID",
+        default=None,
         description="Application or user-assigned managed identity; by default the machine's own identity.",
     )
     azure_client_secret: SecretStr | None = Field(
-        None, alias="AZURE_CLIENT_SECRET", description="Secret of the application, for `client_secret`."
+        default=None, description="Secret of the application, for `client_secret`."
     )
     azure_authority_host: Annotated[str | None, _check(rules.check_authority)] = Field(
-        None,
-        alias="AZURE_AUTHORITY_HOST",
+        default=None,
         description="Host of Microsoft Entra, in clouds other than the public one: `https://login.microsoftonline.us`.",
     )
     azure_storage_account_key: Annotated[SecretStr | None, _check_secret(rules.check_account_key)] = Field(
-        None,
-        alias="AZURE_STORAGE_ACCOUNT_KEY",
+        default=None,
         description="Key of the storage account, used instead of the identity. An identity is better.",
     )
     azure_storage_sas_token: Annotated[SecretStr | None, _check_secret(rules.check_sas_token)] = Field(
-        None,
-        alias="AZURE_STORAGE_SAS_TOKEN",
+        default=None,
         description="SAS token with the rights `racwdl`, used instead of the identity. An identity is better.",
     )
 
@@ -353,8 +356,8 @@ class Settings(BaseModel):
 
     @property
     def host(self) -> Host:
-        """Kind of machine on which the settings were loaded."""
-        return self.of_lake._host
+        """Kind of machine on which the settings are used; settings that were not loaded look at it when asked."""
+        return self.of_lake._host or find_host(os.environ)
 
     @property
     def first_hour(self) -> datetime:
@@ -438,9 +441,13 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         # azure-identity reads the process's own environment, whichever environment the settings come from.
         settings._host = find_host({**os.environ, **environment})
         return settings
+    raise _to_error([(str(Settings.model_fields[field].alias), text) for field, text in problems])
+
+
+def _to_error(problems: Sequence[tuple[str, str]]) -> SettingsError:
+    """Return the error that lists the names of invalid settings, each with its problem."""
     count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
-    lines = [f"- {Settings.model_fields[field].alias}: {text}" for field, text in problems]
-    raise SettingsError("\n".join([f"{count} cannot be used:", *lines]))
+    return SettingsError("\n".join([f"{count} cannot be used:", *(f"- {name}: {text}" for name, text in problems)]))
 
 
 _KUBERNETES = ("AZURE_FEDERATED_TOKEN_FILE", "KUBERNETES_SERVICE_HOST")
@@ -494,6 +501,49 @@ def check_settings(values: Mapping[str, object]) -> tuple[Settings | None, list[
     # no value was given, the variable's.
     fields = {str(field.alias): name for name, field in Settings.model_fields.items()}
     return None, [(fields.get(name, name), text.removeprefix("Value error, ")) for name, text in problems]
+
+
+SECRETS = tuple(name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation))
+"""Fields that hold a secret."""
+LOCATIONS = ("storage_url", "file_system_url", "extra_columns", "services")
+"""Fields that can hold the path of a folder or file."""
+_VARIABLE = re.compile(r"\b(?:DICOM_)?([A-Z]+(?:_[A-Z]+)*)\b")
+
+
+def name_fields(text: str, fields: Container[str] = Settings.model_fields) -> str:
+    """Return a text with names of fields in place of variables, for settings that come from elsewhere."""
+    return _VARIABLE.sub(lambda found: found[1].lower() if found[1].lower() in fields else found[0], text)
+
+
+class LakeSettings(Settings):
+    """Settings given in Python, by field name: `LakeSettings(service_url=…, start_time=…, storage_url=…)`.
+
+    The environment is not read. Text is converted as in a variable: `"2026-03-01T00:00Z"` is a time.
+    """
+
+    if TYPE_CHECKING:  # types of what is given; fields have the types of `Settings` after validation
+        authentication: Authentication | str = Authentication.DEFAULT  # type: ignore[assignment]
+        start_time: datetime | str | None = None  # type: ignore[assignment]
+        end_time: datetime | str | None = None  # type: ignore[assignment]
+        spark_remote: SecretStr | str | None = None  # type: ignore[assignment]
+        extra_columns: tuple[tuple[Column, Grain], ...] | str = ()  # type: ignore[assignment]
+        alert_webhook_url: SecretStr | str | None = None  # type: ignore[assignment]
+        azure_client_secret: SecretStr | str | None = None  # type: ignore[assignment]
+        azure_storage_account_key: SecretStr | str | None = None  # type: ignore[assignment]
+        azure_storage_sas_token: SecretStr | str | None = None  # type: ignore[assignment]
+    else:
+
+        def __init__(self, **values: Any) -> None:
+            """Validate the values.
+
+            Raises:
+                SettingsError: Some values cannot be used; the text lists them, with what is wrong and what to do.
+            """
+            problems = [(name, "there is no such setting.") for name in values if name not in Settings.model_fields]
+            problems += [(name, name_fields(text)) for name, text in check_settings(values)[1]]
+            if problems:
+                raise _to_error(problems)
+            super().__init__(**values)
 
 
 class SettingRow(NamedTuple):
