@@ -12,7 +12,7 @@ from dicom_assets_tests.spark.server import open_session, share_spark
 
 ROOT = Path(__file__).parent
 databases = count(1)
-SLOW_ROOMS = {"azure", "cli", "defs", "demo", "deploy", "law", "readers", "spark", "ui"}
+SLOW_ROOMS = {"azure", "cli", "component", "defs", "demo", "deploy", "law", "readers", "spark", "ui"}
 """Whose files take minutes."""
 COVERED_ROOMS = {"law", "readers", "spark", "ui"}
 """Whose tests run again what others cover: measuring it would cost them a fifth of their time."""

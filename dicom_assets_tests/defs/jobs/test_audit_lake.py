@@ -65,8 +65,22 @@ def test_audit_knows_the_table_of_the_profile(lake, instance):
 
 def test_audit_beside_another_run_warns_and_does_not_fail(lake, instance):
     lake.open(SERIES).connect().delete()
-    instance.add_run(dg.DagsterRun(job_name="hour", run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED))
+    instance.add_run(dg.DagsterRun(job_name="hours", run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED))
     assert run(build_audit(lake, TABLES), instance) is None
     found = checks(instance)["series"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "runs are under way" in found.description
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        dg.DagsterRun("nightly"),
+        dg.DagsterRun("nightly", asset_selection=frozenset({dg.AssetKey(["research", "series"])})),
+    ],
+    ids=["job", "asset"],
+)
+def test_audit_beside_a_run_of_others_fails(lake, instance, foreign):
+    lake.open(SERIES).connect().delete()
+    instance.add_run(foreign.with_status(dg.DagsterRunStatus.STARTED))
+    assert "rows that do not agree in series" in run(build_audit(lake, TABLES), instance)
