@@ -9,25 +9,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import dagster as dg
-import deltalake
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dicom_assets.core.columns.schema import SERVICE, Table
+from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.memory import MemoryLimit
-from dicom_assets.core.tables.change_feed import Window
+from dicom_assets.defs.assets.inputs import load_table
 from dicom_assets.defs.assets.preview import build_preview
 from dicom_assets.defs.checks.failure import retrying
 from dicom_assets.defs.checks.same_lake import TABLE_ID, TABLE_VERSION
 from dicom_assets.defs.checks.same_version import require_recent
-from dicom_assets.defs.partitions import partition_key, to_window
+from dicom_assets.defs.partitions import partition_key
 from dicom_assets.defs.runs.observed import Described, Observed, Reading
 from dicom_assets.defs.runs.progress import Writing
 from dicom_assets.defs.runs.resume import record_hours
-from dicom_assets.derive.feed_window import FeedWindow, is_within
 from dicom_assets.lake.memory import release_memory
 from dicom_assets.lake.table.delta import Lake
-from dicom_assets.lake.table.snapshot import Snapshot
 from dicom_assets.lake.table.writing import Derivation, FixedRows, Stopwatch, Written
 
 RANGE = "range"
@@ -35,15 +31,13 @@ RANGE = "range"
 
 
 class DeltaIOManager(dg.IOManager):
-    """IO manager that stores an asset's output in the Delta table of its name, and loads rows of the run's hours.
+    """IO manager that stores an asset's output in the Delta table of its key, and loads rows of the run's hours.
 
     An output is a `Derivation` (the rows that the table must hold for some keys), an Arrow table of rows, or an
     iterable of either, each written in a commit of its own. Rows of other keys stay unchanged, whatever the partition.
 
-    The annotation of an input decides how it is loaded: as `pyarrow.Table`, `pyarrow.RecordBatchReader`,
-    `polars.LazyFrame`, `deltalake.DeltaTable` (the whole table, with the rows of all services that share it), or
-    `FeedWindow` (nothing is read). A row belongs to the hour of its `windowStart` or, in a table without that column,
-    of its `lastModifiedTimestamp`.
+    The annotation of an input decides how the input is loaded: as one of the types in `inputs.LOADERS`, or as
+    `FeedWindow`, for which nothing is read.
     """
 
     def __init__(self, lake: Lake, tables: Mapping[dg.AssetKey, Table], memory: MemoryLimit | None = None) -> None:
@@ -99,9 +93,8 @@ class DeltaIOManager(dg.IOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         """Return the table's rows of the run's hours, in the type that the input is annotated with."""
         table = self._table(context.asset_key)
-        window = to_window(context.asset_partitions_time_window) if context.has_asset_partitions else None
         with retrying(context.step_context.previous_attempt_count):
-            return self._load(table, window, context.dagster_type.typing_type)
+            return load_table(context, self.lake, table)
 
     def _begin_run(self, context: dg.OutputContext) -> None:
         """Prepare for a run, once: all steps of a run are executed in this process."""
@@ -110,21 +103,6 @@ class DeltaIOManager(dg.IOManager):
             require_recent(context.step_context.instance, run, self._tables)
             self.lake.attributes.forget()
             self._begun = run.run_id
-
-    def _load(self, table: Table, window: Window | None, wanted: Any) -> Any:
-        if wanted is FeedWindow:
-            if window is None:
-                raise dg.DagsterInvariantViolationError(
-                    f"FeedWindow {table.name} needs an asset with hourly partitions."
-                )
-            return FeedWindow(self.lake, window)
-        snapshot = self.lake.open_or_create(table)
-        if wanted is deltalake.DeltaTable:
-            return snapshot.connect()
-        if _is_lazy_frame(wanted):
-            return _scan_lazily(snapshot, window)
-        rows = _stream(snapshot, window)
-        return rows if wanted is pa.RecordBatchReader else rows.read_all()
 
     def _table(self, key: dg.AssetKey) -> Table:
         if key not in self._tables:
@@ -182,33 +160,3 @@ def _describe_table(last: Written) -> dict[str, Any]:
         "table_size_bytes": last.size_bytes,
         "table_files": last.file_count,
     }
-
-
-def _hour_column(snapshot: Snapshot) -> str:
-    return snapshot.table.hour or "lastModifiedTimestamp"
-
-
-def _stream(snapshot: Snapshot, window: Window | None) -> pa.RecordBatchReader:
-    """Return the table's rows of the window, read one file at a time; None means all rows."""
-    column = _hour_column(snapshot)
-
-    def lies_within(rows: pa.Table) -> pa.ChunkedArray:
-        return is_within(rows[column], window) if window else pc.is_valid(rows[column])
-
-    batches = (batch for _, rows in snapshot.read(where=lies_within) for batch in rows.to_batches())
-    return pa.RecordBatchReader.from_batches(snapshot.schema, batches)
-
-
-def _is_lazy_frame(wanted: Any) -> bool:
-    return getattr(wanted, "__module__", "").startswith("polars.") and wanted.__name__ == "LazyFrame"
-
-
-def _scan_lazily(snapshot: Snapshot, window: Window | None) -> Any:
-    """Return the table as a polars.LazyFrame; polars is installed by the user, and needed only here."""
-    import polars as pl
-
-    frame = pl.scan_delta(snapshot.connect())
-    if snapshot.scope.is_shared:
-        frame = frame.filter(pl.col(SERVICE.name) == snapshot.scope.service).drop(SERVICE.name)
-    time = pl.col(_hour_column(snapshot))
-    return frame if window is None else frame.filter(time >= window.start, time < window.end)

@@ -110,10 +110,17 @@ def test_values_that_could_not_be_converted_are_told(lake):
     assert metadata["preview"].startswith("| lastModifiedTimestamp | modalitiesInStudy |")
 
 
-def test_asset_without_a_table_is_an_error_that_says_what_to_do(lake):
+@pytest.mark.parametrize("key", [["reports"], ["research", "study"]], ids="/".join)
+def test_asset_without_a_table_is_an_error_that_names_its_key_and_nothing_is_written(lake, key):
+    @dg.asset(key=key, io_manager_key="delta")
+    def foreign() -> pa.Table:
+        return rows_of("1")
+
     with pytest.raises(dg.DagsterInvariantViolationError) as caught:
-        run(lake, output(rows_of("1"), "reports"))
-    assert "no table for the asset reports" in str(caught.value)
+        run(lake, foreign)
+    assert f"no table for the asset {'/'.join(key)}" in str(caught.value)
+    assert "io_manager_key" in str(caught.value)
+    assert lake.open(STUDY) is None
 
 
 # Inputs
