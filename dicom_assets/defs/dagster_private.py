@@ -81,6 +81,16 @@ def find_newest_events(
     return instance.event_log_storage.get_latest_storage_id_by_partition(asset, kind, partitions)
 
 
+def find_data_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Sequence[str]) -> Mapping[str, str]:
+    """Return the data version of the newest materialization by partition, of the partitions that have one.
+
+    The public API returns events one by one, with their metadata.
+    """
+    tag, kind = "dagster/data_version", dg.DagsterEventType.ASSET_MATERIALIZATION
+    tags = instance.event_log_storage.get_latest_tags_by_partition(asset, kind, [tag], keys)
+    return {key: of_event[tag] for key, of_event in tags.items() if tag in of_event}
+
+
 def find_planned_runs(instance: dg.DagsterInstance, asset: dg.AssetKey, since: int) -> Mapping[str, tuple[str, int]]:
     """Return the run id and storage id of the newest planned materialization, by partition not materialised since.
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dicom_assets.core.columns.schema import Table
 from dicom_assets.core.memory import MemoryLimit
+from dicom_assets.defs.assets.data_version import set_data_version
 from dicom_assets.defs.assets.inputs import load_table
 from dicom_assets.defs.assets.preview import build_preview
 from dicom_assets.defs.checks.failure import retrying
@@ -75,6 +76,7 @@ class DeltaIOManager(dg.IOManager):
             raise
         finally:
             release_memory()
+        set_data_version(context, results)
         described = obj if isinstance(obj, Described) else None
         run = (described.describe_run() if described else {}) | _describe(results)
         run["seconds/cpu"] = round(time.process_time() - cpu, 3)

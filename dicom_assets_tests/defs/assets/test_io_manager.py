@@ -123,6 +123,56 @@ def test_asset_without_a_table_is_an_error_that_names_its_key_and_nothing_is_wri
     assert lake.open(STUDY) is None
 
 
+# Data versions
+
+
+def test_data_version_changes_with_the_rows_alone(lake):
+    wanted = []
+
+    @dg.asset(name="study", io_manager_key="delta", partitions_def=HOURS)
+    def produce() -> dg.MaterializeResult:
+        return dg.MaterializeResult(value=rows_of(*wanted))
+
+    key, manager = dg.AssetKey("study"), DeltaIOManager(lake, {dg.AssetKey("study"): STUDY})
+
+    def materialise(hour: int, **how) -> str:
+        partition = (START + hour * HOUR).strftime(PARTITION_FORMAT)
+        kept = {"resources": {"delta": manager}, "instance": instance, "partition_key": partition}
+        assert dg.materialize([produce], **kept, **how).success
+        (record,) = instance.fetch_materializations(key, limit=1).records
+        return record.asset_materialization.tags["dagster/data_version"]
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = materialise(0)
+        assert first == f"{lake.open(STUDY).table_id}@{lake.open(STUDY).version}"
+        wanted.append("1")
+        changed = materialise(0)
+        assert changed == f"{lake.open(STUDY).table_id}@{lake.open(STUDY).version}" != first
+        wanted.append("2")
+        assert materialise(1) not in (first, changed)
+        assert materialise(0) == changed, "nothing was committed: the hour's own earlier version"
+        again = materialise(0, tags={"dicom_assets/attempt": "2"})
+        assert again != changed, "the attempt before may have written rows"
+
+
+def test_hours_of_a_range_share_a_data_version_that_a_repetition_keeps(lake):
+    @dg.asset(
+        name="study", io_manager_key="delta", partitions_def=HOURS, backfill_policy=dg.BackfillPolicy.single_run()
+    )
+    def produce() -> dg.MaterializeResult:
+        return dg.MaterializeResult(value=rows_of("1"))
+
+    first, last = ((START + hour * HOUR).strftime(PARTITION_FORMAT) for hour in (0, 2))
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    manager = DeltaIOManager(lake, {dg.AssetKey("study"): STUDY})
+    with dg.DagsterInstance.ephemeral() as instance:
+        for _ in range(2):
+            assert dg.materialize([produce], resources={"delta": manager}, instance=instance, tags=tags).success
+        records = instance.fetch_materializations(dg.AssetKey("study"), limit=10).records
+    assert len(records) == 6
+    assert len({record.asset_materialization.tags["dagster/data_version"] for record in records}) == 1
+
+
 # Inputs
 
 
