@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dicom_assets.component.building import build_defs
     from dicom_assets.component.lake_component import DicomLakeComponent
+    from dicom_assets.component.tables import asset_specs, lake_io_manager
+    from dicom_assets.component.tables_component import DicomTablesComponent
     from dicom_assets.config.services import load_service
     from dicom_assets.config.settings import LakeSettings
     from dicom_assets.lake.table_changes import TableChanges
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DicomLakeComponent",
+    "DicomTablesComponent",
     "InstanceFile",
     "LakeSettings",
     "TableChanges",
+    "asset_specs",
     "build_defs",
     "changes",
     "iter_instances",
+    "lake_io_manager",
     "load_service",
     "open_instance",
     "read_header",
@@ -32,10 +37,13 @@ __all__ = [
 
 _MODULES = {
     "DicomLakeComponent": "dicom_assets.component.lake_component",
+    "DicomTablesComponent": "dicom_assets.component.tables_component",
     "LakeSettings": "dicom_assets.config.settings",
     "TableChanges": "dicom_assets.lake.table_changes",
+    "asset_specs": "dicom_assets.component.tables",
     "build_defs": "dicom_assets.component.building",
     "changes": "dicom_assets.query.change_data",
+    "lake_io_manager": "dicom_assets.component.tables",
     "load_service": "dicom_assets.config.services",
 }
 

@@ -5,7 +5,7 @@ Text is taken verbatim. Dagster renders templates as Python values, so that a se
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, create_model
 from dicom_assets.config.services import build_services
 from dicom_assets.config.settings import LOCATIONS, SECRETS, Settings, check_settings, name_fields
 from dicom_assets.core.errors import SettingsError
+from dicom_assets.defs.naming import check_key_prefix
 
 _TEMPLATES = Environment(finalize=lambda value: "" if value is None else value)  # noqa: S701 - text, not HTML
 _IN_PLAIN = (
@@ -27,16 +28,17 @@ _REQUIRED = ("storage_url",)
 """Settings whose defaults depend on the folder in which a process runs."""
 
 
-def build_model(name: str, own: Mapping[str, Any]) -> type[BaseModel]:
+def build_model(name: str, own: Mapping[str, Any], settings: Collection[str] | None = None) -> type[BaseModel]:
     """Return the model of a component's attributes: the settings, and the component's own attributes.
 
     Args:
         name: Name of the model.
         own: Types and fields of the own attributes by name, as for `pydantic.create_model`.
+        settings: Names of the settings that are attributes; None means all.
     """
     fields: dict[str, Any] = dict(own)
     for field, info in Settings.model_fields.items():
-        if info.description:
+        if info.description and (settings is None or field in settings):
             kind = int | str | None if info.annotation is int else str | None
             default = ... if field in _REQUIRED else None
             described = Field(default=default, description=name_fields(info.description))
@@ -68,6 +70,21 @@ def resolve_settings(context: dg.ResolutionContext, model: BaseModel) -> tuple[S
         return build_services(values)
     except SettingsError as error:
         raise build_error(context, [("services", name_fields(str(error)))]) from None
+
+
+def resolve_own(context: dg.ResolutionContext, model: BaseModel, own: Collection[str]) -> dict[str, Any]:
+    """Return the values of a component's own attributes, as far as they are given.
+
+    Raises:
+        ResolutionException: The key prefix cannot be one; the text shows it with its line in the file.
+    """
+    given = model.model_dump(include=model.model_fields_set & set(own))
+    values = {name: context.at_path(name).resolve_value(value) for name, value in given.items()}
+    try:
+        check_key_prefix(values.get("key_prefix"))
+    except SettingsError as error:
+        raise build_error(context, [("key_prefix", str(error))]) from None
+    return values
 
 
 def build_error(

@@ -30,11 +30,12 @@ KEY_PREFIX = "dicom"
 """Prefix of the asset keys in another project, unless it chooses one."""
 
 
-def _get_time() -> datetime:
+def get_time() -> datetime:
+    """Return the current time, in UTC."""
     return datetime.now(UTC)
 
 
-def build_definitions(settings: Settings, *others: Settings, now: Callable[[], datetime] = _get_time) -> dg.Definitions:
+def build_definitions(settings: Settings, *others: Settings, now: Callable[[], datetime] = get_time) -> dg.Definitions:
     """Return the definitions of the application: plain names, everything started, all runs in process.
 
     Args:
@@ -53,7 +54,7 @@ def build_defs(
     group_name: str | None = None,
     owners: Sequence[str] = (),
     automation: Automation = "stopped",
-    now: Callable[[], datetime] = _get_time,
+    now: Callable[[], datetime] = get_time,
 ) -> dg.Definitions:
     """Return the definitions of a DICOM service's tables, to merge with a project's own definitions.
 

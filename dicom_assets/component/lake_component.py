@@ -8,11 +8,9 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from dicom_assets.component.attributes import build_error, build_model, resolve_settings
+from dicom_assets.component.attributes import build_model, resolve_own, resolve_settings
 from dicom_assets.component.building import KEY_PREFIX, build_defs
 from dicom_assets.config.settings import Settings
-from dicom_assets.core.errors import SettingsError
-from dicom_assets.defs.naming import check_key_prefix
 from dicom_assets.defs.pipeline import Automation
 
 KEY_ATTRIBUTES: dict[str, Any] = {
@@ -90,12 +88,7 @@ class DicomLakeComponent(dg.Component, dg.Resolvable):
         Raises:
             ResolutionException: Attributes cannot be used; the text shows each with its line in the file.
         """
-        given = model.model_dump(include=model.model_fields_set & _OWN.keys())
-        own = {name: context.at_path(name).resolve_value(value) for name, value in given.items()}
-        try:
-            check_key_prefix(own.get("key_prefix"))
-        except SettingsError as error:
-            raise build_error(context, [("key_prefix", str(error))]) from None
+        own = resolve_own(context, model, _OWN)
         own["owners"] = own.get("owners") or ()
         own["automation"] = own.get("automation", "stopped") or "off"
         settings, *others = resolve_settings(context, model)
