@@ -9,6 +9,7 @@ import pytest
 from dicom_assets.core.columns.schema import STUDY
 from dicom_assets.core.tables.change_feed import HOUR
 from dicom_assets.defs.assets.io_manager import DeltaIOManager
+from dicom_assets.defs.automation.run_requests import Reason
 from dicom_assets.defs.partitions import PARTITION_FORMAT, build_partitions
 from dicom_assets_tests.core.tables.rows import START, build_rows
 from dicom_assets_tests.lakes.building import build_lake, study
@@ -20,7 +21,16 @@ AC = dg.AutomationCondition
 HOURS = build_partitions(START, None)
 DAYS = dg.DailyPartitionsDefinition(START.strftime("%Y-%m-%d"), end_offset=1)
 EAGER = AC.eager()
-ON_ROWS = AC.eager().without(AC.in_latest_time_window()).replace("newly_updated", AC.data_version_changed())
+ON_CHANGED_ROWS = AC.eager().without(AC.in_latest_time_window()).replace("newly_updated", AC.data_version_changed())
+
+ON_FINAL_READINGS = (
+    AC.eager()
+    .without(AC.in_latest_time_window())
+    .replace(
+        "newly_updated",
+        AC.newly_updated() & AC.any_new_update_has_run_tags(tag_values={"dicom_assets/reason": "hours are due"}),
+    )
+)
 
 
 def key_of(hour: int) -> str:
@@ -71,7 +81,7 @@ class Host:
 
 @pytest.mark.parametrize(("partitions", "requested"), [(HOURS, key_of(1)), (DAYS, "2026-03-01")], ids=["hours", "day"])
 def test_condition_on_data_versions_fires_when_rows_changed_and_not_at_each_look(tmp_path, partitions, requested):
-    host = Host(tmp_path, ON_ROWS, partitions)
+    host = Host(tmp_path, ON_CHANGED_ROWS, partitions)
     for hour in range(24 if partitions is DAYS else 3):
         host.store(hour)
     if partitions is DAYS:
@@ -99,7 +109,7 @@ def test_eager_fires_at_each_look_and_only_for_the_latest_hour(tmp_path):
 
 
 def test_hours_of_a_range_that_committed_count_as_changed(tmp_path):
-    host = Host(tmp_path, ON_ROWS, HOURS)
+    host = Host(tmp_path, ON_CHANGED_ROWS, HOURS)
     host.store(0, 1, 2)
     host.tick()
     host.store(0, 1, 2)
@@ -107,3 +117,14 @@ def test_hours_of_a_range_that_committed_count_as_changed(tmp_path):
     host.rows.append("1")
     host.store(0, 1, 2)
     assert host.tick() == {key_of(hour) for hour in range(3)}
+
+
+def test_condition_on_final_readings_fires_once_the_hour_was_due(tmp_path):
+    host = Host(tmp_path, ON_FINAL_READINGS, HOURS)
+    host.store(0)
+    host.tick()
+    host.rows.append("1")
+    host.store(1, tags={"dicom_assets/reason": "new entries"})
+    assert host.tick() == set()
+    host.store(1, tags={"dicom_assets/reason": Reason.DUE.value})
+    assert host.tick() == {key_of(1)}
