@@ -12,7 +12,7 @@ from deltalake import DeltaTable, write_deltalake
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dicom_assets import definitions
+from dicom_assets.component import building
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.tables.merge import Desired
 from dicom_assets.definitions import build_definitions
@@ -121,7 +121,7 @@ def hospital(tmp_path, monkeypatch) -> Iterator[Hospital]:
                 if change := hospital.after.pop(name, None):
                     change(hospital.table(name))
 
-        monkeypatch.setattr(definitions, "DeltaIOManager", Disturbed)
+        monkeypatch.setattr(building, "DeltaIOManager", Disturbed)
         with serve(service, intercept=hospital.intercept) as hospital.url:
             yield hospital
     assert hospital.seen
