@@ -15,6 +15,7 @@ from dicom_assets.cli.doctor import doctor
 from dicom_assets.cli.emulator import emulator
 from dicom_assets.cli.extras import describe_missing_extra
 from dicom_assets.cli.fabric_shortcuts import fabric_shortcuts
+from dicom_assets.cli.init import init
 from dicom_assets.cli.maintain import maintain
 from dicom_assets.cli.sql import sql
 from dicom_assets.config.project import link_pages
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # locals may hold patient data
 )
-for command in (demo, dev, fabric_shortcuts, maintain, doctor, adopt, emulator, sql, changes):
+for command in (init, demo, dev, fabric_shortcuts, maintain, doctor, adopt, emulator, sql, changes):
     app.command()(command)
 
 
