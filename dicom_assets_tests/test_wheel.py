@@ -67,8 +67,12 @@ def without_extras(tmp_path_factory):
     missing = {
         name for name, owners in packages_distributions().items() if not installed & set(map(canonicalize_name, owners))
     }
-    folder = tmp_path_factory.mktemp("without_extras")
-    (folder / "sitecustomize.py").write_text(BLOCKER.format(missing=missing | EXTRAS))
+    return block(tmp_path_factory.mktemp("without_extras"), missing | EXTRAS)
+
+
+def block(folder, modules):
+    """Variables with which Python does not find the modules."""
+    (folder / "sitecustomize.py").write_text(BLOCKER.format(missing=modules))
     return {"PYTHONPATH": str(folder)}
 
 
@@ -230,6 +234,14 @@ def test_spark_without_its_client_names_the_extra(python, here, without_extras):
     ran = run(python, "doctor", "engine.merge", cwd=here, **service, **engine, **without_extras)
     assert ran.returncode == 1
     assert "dicom-assets[spark]" in ran.stdout
+
+
+def test_demo_on_spark_without_its_client_names_the_extra(python, here):
+    engine = {"DICOM_MERGE_ENGINE": "spark", "DICOM_SPARK_REMOTE": "sc://127.0.0.1:1"}
+    ran = run(python, "demo", "--hours", 1, "--instances", 5, cwd=here, **engine, **block(here.parent, {"pyspark"}))
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert "dicom-assets[spark]" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 has_component = pytest.mark.skipif(not hasattr(dicom_assets, "DicomLakeComponent"), reason="needs the component")

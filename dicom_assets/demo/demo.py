@@ -160,6 +160,10 @@ def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -
                 result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)
             except dg.DagsterExecutionInterruptedError:
                 raise KeyboardInterrupt from None
+            except dg.Failure as failure:
+                if isinstance(error := failure.__cause__, DicomAssetsError):
+                    raise error from error.__cause__
+                raise
             totals.add(result)
             _require_checks(result)
             progress.update(task, completed=last + 1, count=f"{last + 1} of {day.hours} hours")
