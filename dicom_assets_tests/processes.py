@@ -6,7 +6,10 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
+PROJECT = Path(__file__).parents[1]
+"""The checkout."""
 PATIENCE_SECONDS = 300
 """For what takes some seconds: on a busy machine it takes a hundred times that."""
 COMMAND = [sys.executable, "-m", "dicom_assets.cli"]

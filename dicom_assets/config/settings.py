@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from dicom_assets.config import rules
+from dicom_assets.config.project import name_command
 from dicom_assets.core.columns.schema import TABLES, Column, Grain, Table, extend_tables
 from dicom_assets.core.errors import SettingsError
 from dicom_assets.core.memory import DEFAULT_MEGABYTES, LEAST_MEGABYTES
@@ -93,7 +94,7 @@ class Settings(BaseModel):
     service_url: Annotated[str | None, _check(rules.check_service_url)] = Field(
         default=None,
         description="Base URL of the DICOM service, without `/v2`. If it is not set, the definitions load, and "
-        "materialising fails with a hint to `make demo`.",
+        "materialising fails with a hint to the demo.",
     )
     services: str | None = Field(
         default=None,
@@ -418,8 +419,8 @@ class Settings(BaseModel):
         if self.service_url is None:
             raise SettingsError(
                 "DICOM_SERVICE_URL is not set, so there is no DICOM service to read. Set it to the service's base URL, "
-                f"such as {rules.SERVICE_URL_EXAMPLE}, and DICOM_START_TIME to the first hour; or try `make demo`, "
-                "which brings a service of its own."
+                f"such as {rules.SERVICE_URL_EXAMPLE}, and DICOM_START_TIME to the first hour; or try "
+                f"`{name_command('demo')}`, which brings a service of its own."
             )
         return self.service_url
 

@@ -1,4 +1,4 @@
-"""Errors that the project raises on purpose; the embedded service, `make demo` and `make dev` have their own errors.
+"""Errors that the project raises on purpose; the embedded service, the demo and `dev` have their own errors.
 
     DicomAssetsError
     ├── SettingsError            a setting is missing or cannot be used

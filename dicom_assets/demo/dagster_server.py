@@ -13,8 +13,8 @@ from typing import Self
 
 import httpx
 
+from dicom_assets.config.project import WORKSPACE_YAML, is_checkout
 from dicom_assets.core.errors import DicomAssetsError
-from dicom_assets.demo.embedded import PROJECT
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 30
@@ -43,10 +43,8 @@ class DagsterServer:
         """
         self.url = f"http://{HOST}:{port}"
         self._log = log
-        workspace = PROJECT / "workspace.yaml"
-        code = ["-w", str(workspace)] if workspace.is_file() else ["-m", "dicom_assets.definitions"]
-        address = ["-h", HOST, "-p", str(port)]
-        self._command = [sys.executable, "-m", "dagster", "dev", *code, *address, "--log-level", "warning"]
+        where = ["-w", str(WORKSPACE_YAML), "-h", HOST, "-p", str(port)]
+        self._command = [sys.executable, "-m", "dagster", "dev", *where, "--log-level", "warning"]
         warnings = ",".join(filter(None, [env.get("PYTHONWARNINGS"), _NOTICE]))
         self._env = {**env, "PYTHONWARNINGS": warnings}
 
@@ -108,7 +106,8 @@ class DagsterServer:
         status = self._process.wait()
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         said = [line for line in lines if _EVENT not in line][-_LAST_LINES:]
+        check = "make definitions" if is_checkout() else "dagster definitions validate -m dicom_assets.definitions"
         raise DagsterServerError(
-            f"Dagster ended by itself, with status {status}. `make definitions` checks whether it can load the "
-            f"project. Its last words, from {self._log}:\n" + "\n".join(said)
+            f"Dagster ended by itself, with status {status}. `{check}` checks whether it can load the project. Its "
+            f"last words, from {self._log}:\n" + "\n".join(said)
         )

@@ -1,4 +1,4 @@
-"""`make demo`: Dagster stores a day of the embedded service in Delta tables, and the demo queries them."""
+"""`dicom-assets demo`: Dagster stores a day of the embedded service in Delta tables, and the demo queries them."""
 
 import time
 from collections import Counter
@@ -18,6 +18,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from dicom_assets.config.connections import build_lake
+from dicom_assets.config.project import is_checkout, name_command
 from dicom_assets.config.settings import Settings, load_settings
 from dicom_assets.core.columns.schema import CHANGE_FEED, INSTANCE, TABLES
 from dicom_assets.core.errors import DicomAssetsError, LakeLostError
@@ -95,9 +96,10 @@ def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mappi
         _show_answer(console, lake, sql)
     unchanged = before == _read_versions(lake)
     _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
+    own = "README.md shows how to read" if is_checkout() else "[green]dicom-assets init DIR[/] writes a project for"
     console.print(
-        "[bold]Next:[/] [green]make dev[/] runs a service that keeps changing, and shows in Dagster's UI how its "
-        "tables follow; README.md shows how to read a service of your own."
+        f"[bold]Next:[/] [green]{name_command('dev')}[/] runs a service that keeps changing, and shows in Dagster's UI "
+        f"how its tables follow; {own} a service of your own."
     )
 
 
@@ -158,6 +160,10 @@ def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -
                 result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)
             except dg.DagsterExecutionInterruptedError:
                 raise KeyboardInterrupt from None
+            except dg.Failure as failure:
+                if isinstance(error := failure.__cause__, DicomAssetsError):
+                    raise error from error.__cause__
+                raise
             totals.add(result)
             _require_checks(result)
             progress.update(task, completed=last + 1, count=f"{last + 1} of {day.hours} hours")

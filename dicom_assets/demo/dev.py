@@ -1,4 +1,4 @@
-"""`make dev`: an embedded service that keeps changing, with Dagster's UI and daemon, until Ctrl-C."""
+"""`dicom-assets dev`: an embedded service that keeps changing, with Dagster's UI and daemon, until Ctrl-C."""
 
 import socket
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dicom_assets.config.connections import build_lake
+from dicom_assets.config.project import name_command
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.errors import DicomAssetsError
 from dicom_assets.demo.dagster_server import HOST, DagsterServer
@@ -125,7 +126,8 @@ def _check_port_is_free(option: str, what: str, port: int) -> None:
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
+            other = name_command("dev", f"{option} {port + 1}")
             raise DevError(
                 f"Port {port}, meant for {what}, cannot be opened: {error}. Another program probably has it: stop "
-                f'that, or choose another port, such as `make dev ARGS="{option} {port + 1}"`.'
+                f"that, or choose another port, such as `{other}`."
             ) from error

@@ -1,4 +1,4 @@
-"""The embedded services of `make demo` and `make dev`: synthetic hours, kept between runs, and settings for them."""
+"""The embedded services of the commands `demo` and `dev`: synthetic hours, kept between runs, and their settings."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from dicom_assets.config.project import DAGSTER_YAML, is_checkout, name_command
 from dicom_assets.config.settings import Settings
 from dicom_assets.core.columns.schema import CHANGE_FEED
 from dicom_assets.core.errors import DicomAssetsError
@@ -17,8 +18,6 @@ from dicom_assets.lake.table.delta import Lake
 
 FIRST_HOUR = datetime(2026, 3, 1, tzinfo=UTC)
 """Start of the demo's day."""
-PROJECT = Path(__file__).parents[2]
-"""Folder of `dagster.yaml` and `workspace.yaml`."""
 
 
 class ForeignTablesError(DicomAssetsError):
@@ -51,7 +50,8 @@ def open_service(folder: Path) -> Iterator[Service]:
     try:
         service = Service(folder / "service.db", file_store=folder / "files")
     except EmulatorStartError as error:
-        raise EmulatorStartError(f"{error} Perhaps `make dev` or `make demo` is running: one at a time.") from error
+        commands = " or ".join(f"`{name_command(name)}`" for name in ("dev", "demo"))
+        raise EmulatorStartError(f"{error} Perhaps {commands} is running: one at a time.") from error
     with service:
         yield service
 
@@ -84,10 +84,10 @@ def refuse_foreign_tables(service: Service, lake: Lake, settings: Settings) -> N
         ForeignTablesError: The service has no changes, and the tables exist.
     """
     if not service.change_count() and lake.open(CHANGE_FEED) is not None:
+        hint = " (`make clean-demo` deletes those in ./data)" if is_checkout() else ""
         raise ForeignTablesError(
             f"There are tables in {settings.lake_url} that this embedded service did not fill, and it would mix its "
-            "rows into them. Set DICOM_STORAGE_URL to another place, or delete them (`make clean-demo` deletes those "
-            "in ./data)."
+            f"rows into them. Set DICOM_STORAGE_URL to another place, or delete them{hint}."
         )
 
 
@@ -112,17 +112,17 @@ def point_at(url: str, folder: Path, start: datetime, end: datetime | None, env:
     }
 
 
-def prepare_home(home: Path, project: Path = PROJECT) -> Path:
-    """Create a folder for Dagster's history, with a link to the project's `dagster.yaml` if it exists.
+def prepare_home(home: Path, source: Path = DAGSTER_YAML) -> Path:
+    """Create a folder for Dagster's history, with a link to the project's `dagster.yaml` unless it has its own.
 
     Returns:
         The folder as an absolute path.
     """
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
-    source, link = project / "dagster.yaml", home / "dagster.yaml"
+    link = home / "dagster.yaml"
     if link.is_symlink():
-        link.unlink()  # the project may have moved
-    if source.is_file() and not link.exists():
+        link.unlink()  # the project, or the environment that it is installed in, may have moved
+    if not link.exists():
         link.symlink_to(source)
     return home

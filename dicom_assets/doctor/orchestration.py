@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dicom_assets.config.project import DAGSTER_YAML
 from dicom_assets.core.finding import Finding
 from dicom_assets.doctor.findings import green, red, yellow
 from dicom_assets.doctor.surroundings import Surroundings
@@ -16,7 +17,7 @@ def check_home(surroundings: Surroundings) -> Finding:
         return red(
             "DAGSTER_HOME is not set",
             why="Without it Dagster keeps its history, schedules and pools in a temporary folder, or nowhere",
-            remedy="Set DAGSTER_HOME to a folder with the project's dagster.yaml, by its absolute path",
+            remedy=f"Set DAGSTER_HOME to a folder with a copy of {DAGSTER_YAML}, by its absolute path",
         )
     folder = Path(home)
     if not folder.is_absolute() or not folder.is_dir():
@@ -29,7 +30,7 @@ def check_home(surroundings: Surroundings) -> Finding:
         return yellow(
             f"{folder} has no dagster.yaml",
             why="Dagster's own defaults hold then: any number of writers at a time, and telemetry",
-            remedy="Copy the project's dagster.yaml there",
+            remedy=f"Copy {DAGSTER_YAML} there",
         )
     return green(f"DAGSTER_HOME={folder} has a dagster.yaml")
 
@@ -59,8 +60,8 @@ def check_pool(surroundings: Surroundings) -> Finding:
         f"The pool {pool} lets {'any number' if limit is None else limit} {'steps' if by == 'op' else 'runs'} write "
         "at a time",
         why="The tables come out right all the same, but commits are lost to one another and tried again",
-        remedy="Set concurrency.pools in dagster.yaml as the project's has it (granularity: op, default_limit: 1), and "
-        f"under Deployment → Concurrency no other limit of {pool}",
+        remedy=f"Set concurrency.pools in dagster.yaml as {DAGSTER_YAML} has it (granularity: op, default_limit: 1), "
+        f"and under Deployment → Concurrency no other limit of {pool}",
         facts=facts,
     )
 

@@ -27,7 +27,6 @@ from starlette.responses import Response
 
 from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import load_settings
-from dicom_assets.demo.embedded import PROJECT
 from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.http.app import create_app
 from dicom_assets.emulator.store.store import Service
@@ -35,7 +34,7 @@ from dicom_assets.lake.table.delta import Lake
 from dicom_assets_tests.defs.ticks import NO_OUTPUT
 from dicom_assets_tests.law import reference
 from dicom_assets_tests.law.world import CHAIN, START, environment_of, partition_keys, range_tags, read_tables
-from dicom_assets_tests.processes import PATIENCE_SECONDS, clean_environment, free_port
+from dicom_assets_tests.processes import PATIENCE_SECONDS, PROJECT, clean_environment, free_port
 
 HOURS = 8
 KEYS = partition_keys(HOURS)

@@ -1,4 +1,4 @@
-"""`make demo`: twice, after being killed, and where it must refuse."""
+"""`dicom-assets demo`: twice, after being killed, and where it must refuse."""
 
 import io
 import re
@@ -135,11 +135,11 @@ def test_home_follows_the_project_when_it_moves(tmp_path):
     for name in ("before", "after"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "dagster.yaml").write_text(name)
-        home = prepare_home(tmp_path / "home", tmp_path / name)
+        home = prepare_home(tmp_path / "home", tmp_path / name / "dagster.yaml")
         assert (home / "dagster.yaml").read_text() == name
     (home / "dagster.yaml").unlink()
     (home / "dagster.yaml").write_text("mine")
-    prepare_home(home, tmp_path / "before")
+    prepare_home(home, tmp_path / "before" / "dagster.yaml")
     assert (home / "dagster.yaml").read_text() == "mine"
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dicom_assets.demo.embedded import PROJECT
 from dicom_assets_tests.defs.deployment import process, wait_for
 from dicom_assets_tests.deploy import postgres, redis
+from dicom_assets_tests.processes import PROJECT
 
 URL = "DAGSTER_CELERY_URL"
 REQUIRED = "REQUIRE_CLUSTER"

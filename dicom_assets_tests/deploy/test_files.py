@@ -20,8 +20,8 @@ from kubernetes.client import ApiClient
 from packaging.requirements import Requirement
 
 from dicom_assets.config.settings import load_settings
-from dicom_assets.demo.embedded import PROJECT
 from dicom_assets_tests.dagster_private import validate_home
+from dicom_assets_tests.processes import PROJECT
 
 DEPLOY = PROJECT / "deploy"
 KUBERNETES_VERSION = "1.34"

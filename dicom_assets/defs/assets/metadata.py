@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from dicom_assets.config.project import REPOSITORY
 from dicom_assets.core.columns.schema import Column, Table
 from dicom_assets.core.tables.healthcare import HEALTHCARE_INSTANCE
 from dicom_assets.defs.assets.lineage import build_lineage
@@ -25,24 +26,23 @@ DESCRIPTIONS = {
 }
 """Descriptions by table."""
 
-_PROJECT = "https://github.com/dicom-assets/dicom_assets/blob/main"
 _STANDARD = "https://dicom.nema.org/medical/dicom/current/output/chtml"
 
 DOCUMENTS = {
     "change_feed": {
-        "docs": f"{_PROJECT}/docs/architecture.md#1-the-hour-is-read-change_feed",
+        "docs": f"{REPOSITORY}/docs/architecture.md#1-the-hour-is-read-change_feed",
         "docs/service": "https://learn.microsoft.com/azure/healthcare-apis/dicom/change-feed-overview",
         "docs/dicom_json": f"{_STANDARD}/part18/chapter_F.html",
     },
     "instance": {
-        "docs": f"{_PROJECT}/docs/architecture.md#2-the-law-is-applied-instance",
+        "docs": f"{REPOSITORY}/docs/architecture.md#2-the-law-is-applied-instance",
         "docs/dicom": f"{_STANDARD}/part03/chapter_A.html",
     },
     **{
-        name: {"docs": f"{_PROJECT}/docs/architecture.md#3-the-rest-follows-series-study-file_index"}
+        name: {"docs": f"{REPOSITORY}/docs/architecture.md#3-the-rest-follows-series-study-file_index"}
         for name in ("series", "study", "file_index")
     },
-    HEALTHCARE_INSTANCE.name: {"docs": f"{_PROJECT}/docs/healthcare.md"},
+    HEALTHCARE_INSTANCE.name: {"docs": f"{REPOSITORY}/docs/healthcare.md"},
 }
 """Links to documentation, by table."""
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import dagster as dg
 
+from dicom_assets.config.project import link_pages
 from dicom_assets.core.errors import (
     CommitConflictError,
     DicomAssetsError,
@@ -66,4 +67,4 @@ def fail(error: DicomAssetsError, metadata: Mapping[str, Any] | None = None) -> 
     Raises:
         dagster.Failure: Always.
     """
-    raise dg.Failure(str(error), metadata=metadata, allow_retries=False) from error
+    raise dg.Failure(link_pages(str(error)), metadata=metadata, allow_retries=False) from error
