@@ -94,7 +94,7 @@ def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mappi
     _show_tables(console, lake)
     for sql in (MODALITIES, FILES):
         _show_answer(console, lake, sql)
-    show_studies(console, lake, changed)
+    show_studies(console, lake, day, changed)
     unchanged = before == _read_versions(lake)
     _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
     console.print(
@@ -161,9 +161,12 @@ def _materialize(
         _forget_other_tables(instance, settings)
         for first in range(0, day.hours, HOURS_PER_RUN):
             last = min(first + HOURS_PER_RUN, day.hours) - 1
+            start = day.start + timedelta(hours=first)
             if first and last == day.hours - 1:
-                changed = change_studies(service, build_lake(settings), day)
-            keys = [f"{day.start + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (first, last)]
+                earlier = start - timedelta(hours=HOURS_PER_RUN)
+                changed = change_studies(service, build_lake(settings), day, earlier)
+                start = earlier if changed else start
+            keys = [f"{hour:{PARTITION_FORMAT}}" for hour in (start, day.start + timedelta(hours=last))]
             tags = dict(zip(_TO_RANGE, keys, strict=True))
             try:
                 result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)

@@ -64,7 +64,7 @@ def test_progress_is_told_to_the_end():
 
 def test_every_live_instance_has_a_file_of_its_metadata(tmp_path):
     with Service(file_store=tmp_path) as service:
-        write_history(service, start=START, instances=400)
+        write_history(service, start=START, instances=100)
         entries = service.change_feed(limit=10**6)
     assert {entry["action"] for entry in entries} == {"Create", "Update", "Delete"}
     live = {entry["filePath"]: entry["metadata"] for entry in entries if "filePath" in entry}
