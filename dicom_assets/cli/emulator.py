@@ -139,7 +139,6 @@ def _fill(
             instances=count,
             seed=seed,
             files=files,
-            write_files=True,
             skip=named.setdefault,
         )
         typer.echo(f"{history.created} stored, {history.updated} updated, {history.deleted} deleted in {hours} hours.")

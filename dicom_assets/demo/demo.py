@@ -29,6 +29,7 @@ from dicom_assets.defs.checks.same_lake import require_same_lake
 from dicom_assets.defs.naming import PLAIN
 from dicom_assets.defs.partitions import PARTITION_FORMAT
 from dicom_assets.demo.embedded import Day, fill, open_service, point_at, prepare_home, refuse_foreign_tables
+from dicom_assets.demo.late_changes import Studies, change_studies, show_studies
 from dicom_assets.emulator.http.server import serve
 from dicom_assets.emulator.store.store import Service
 from dicom_assets.lake.table.delta import Lake
@@ -36,7 +37,7 @@ from dicom_assets.lake.table.delta import Lake
 HOURS_PER_RUN = 4
 """Hours of one run, so that the progress bar moves; one run of all hours would be slightly faster."""
 MODALITIES = "SELECT modality, count(*) AS instances FROM instance GROUP BY modality ORDER BY instances DESC, modality"
-FILES = "SELECT sopInstanceUid, filePath FROM instance LIMIT 5"
+FILES = "SELECT sopInstanceUid, filePath FROM instance WHERE modality = 'CT' AND rows = 512 LIMIT 5"
 
 _FEW = 10
 """Rate per second below which it is shown with a decimal."""
@@ -89,11 +90,12 @@ def run_demo(console: Console, *, folder: Path, home: Path, day: Day, env: Mappi
         before = _read_versions(lake)
         with _show_progress(console) as progress:
             _fill(service, day, progress)
-            totals = _materialize(settings, day, prepare_home(home), progress)
+            totals, changed = _materialize(settings, service, day, prepare_home(home), progress)
         counts = service.change_count(), service.instance_count()
     _show_tables(console, lake)
     for sql in (MODALITIES, FILES):
         _show_answer(console, lake, sql)
+    show_studies(console, lake, day, changed)
     unchanged = before == _read_versions(lake)
     _show_summary(console, totals, counts, unchanged=unchanged, seconds=time.monotonic() - started)
     own = "README.md shows how to read" if is_checkout() else "[green]dicom-assets init DIR[/] writes a project for"
@@ -135,6 +137,7 @@ def _show_progress(console: Console) -> Iterator[Progress]:
 def _fill(service: Service, day: Day, progress: Progress) -> None:
     if service.change_count():
         progress.console.print("The embedded DICOM service has its day already.")
+        fill(service, day)
         return
     task = progress.add_task("Filling the DICOM service", total=None, count="changes")
 
@@ -144,17 +147,28 @@ def _fill(service: Service, day: Day, progress: Progress) -> None:
     fill(service, day, report)
 
 
-def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -> Totals:
-    """Materialise all assets for all hours of the day, some hours a run, in the history that the UI reads."""
+def _materialize(
+    settings: Settings, service: Service, day: Day, home: Path, progress: Progress
+) -> tuple[Totals, Studies]:
+    """Materialise all assets for all hours of the day, some hours a run, in the history that the UI reads.
+
+    Returns:
+        The sums over the runs, and the studies that the service changed before the last run, as they were.
+    """
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
     task = progress.add_task("Filling the Delta tables", total=day.hours, count="hours")
-    totals = Totals()
+    totals, changed = Totals(), Studies()
     with dg.DagsterInstance.from_config(str(home)) as instance:
         _free_slots(instance)
         _forget_other_tables(instance, settings)
         for first in range(0, day.hours, HOURS_PER_RUN):
             last = min(first + HOURS_PER_RUN, day.hours) - 1
-            keys = [f"{day.start + timedelta(hours=hour):{PARTITION_FORMAT}}" for hour in (first, last)]
+            start = day.start + timedelta(hours=first)
+            if first and last == day.hours - 1:
+                earlier = start - timedelta(hours=HOURS_PER_RUN)
+                changed = change_studies(service, build_lake(settings), day, earlier)
+                start = earlier if changed else start
+            keys = [f"{hour:{PARTITION_FORMAT}}" for hour in (start, day.start + timedelta(hours=last))]
             tags = dict(zip(_TO_RANGE, keys, strict=True))
             try:
                 result = job.execute_in_process(run_config=_QUIET, instance=instance, tags=tags)
@@ -167,7 +181,7 @@ def _materialize(settings: Settings, day: Day, home: Path, progress: Progress) -
             totals.add(result)
             _require_checks(result)
             progress.update(task, completed=last + 1, count=f"{last + 1} of {day.hours} hours")
-    return totals
+    return totals, changed
 
 
 def _require_checks(result: dg.ExecuteInProcessResult) -> None:

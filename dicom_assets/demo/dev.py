@@ -85,7 +85,7 @@ def run_dev(
                     f"Filling the embedded DICOM service with the last {hours} hours (once, some seconds) …",
                     highlight=False,
                 )
-                fill(service, Day(hours, instances, start))
+            fill(service, Day(hours, instances, start))
             _print_line(console, "DICOM service", f"{url}/v2/changefeed")
             _print_line(console, "Tables", settings.lake_url)
             child_env = point_at(url, folder / "service", find_first_hour(service), None, env)

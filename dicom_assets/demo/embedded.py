@@ -57,7 +57,7 @@ def open_service(folder: Path) -> Iterator[Service]:
 
 
 def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None = None) -> None:
-    """Fill an empty service with its day; leave any other service unchanged.
+    """Fill an empty service with its day; add to any other service only DICOM files that are missing.
 
     Args:
         service: The service.
@@ -68,6 +68,8 @@ def fill(service: Service, day: Day, progress: Callable[[int, int], None] | None
         write_history(
             service, start=day.start, hours=day.hours, instances=day.instances, files=bundled_files(), progress=progress
         )
+    else:
+        service.write_missing_files()  # an earlier version wrote none, or was killed before it wrote them
 
 
 def find_first_hour(service: Service) -> datetime:

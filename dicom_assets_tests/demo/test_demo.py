@@ -6,22 +6,32 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 
 import dagster as dg
+import pyarrow as pa
 import pytest
+from pydicom import dcmread
 from rich.console import Console
 from rich.progress import Progress
 
+from dicom_assets import iter_instances
+from dicom_assets.config.connections import build_lake
+from dicom_assets.config.settings import load_settings
 from dicom_assets.core.tables.comparison import Agreement
-from dicom_assets.demo.demo import DemoError, Pace, run_demo
-from dicom_assets.demo.embedded import Day, ForeignTablesError, open_service, prepare_home
+from dicom_assets.demo.demo import FILES, DemoError, Pace, run_demo
+from dicom_assets.demo.embedded import PROJECT, Day, ForeignTablesError, fill, open_service, prepare_home
+from dicom_assets.emulator.datasets.sources import bundled_files
 from dicom_assets.emulator.errors import EmulatorStartError
+from dicom_assets.query.sql.engine import ask
 from dicom_assets_tests.defs.deployment import prepare
 from dicom_assets_tests.defs.ticks import NO_OUTPUT
 from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, run_command
 
 DAY = Day(hours=6, instances=200)
+DEMO_UID = "2.25.1914988600256288952548836112634616793"
+"""UID in the README and docs/files.md, of an instance of the whole demo."""
 TABLES = ("change_feed", "instance", "series", "study", "file_index")
 
 
@@ -67,15 +77,108 @@ def test_demo_fills_the_tables_and_a_second_run_changes_nothing(shown):
     assert re.search(r"Filling the Delta tables .* 6 of 6 hours in 0:0\d:\d\d", first)
     assert "SELECT modality, count(*) AS instances FROM instance" in first
     assert re.search(r"│ CT +│ +[\d,]+ │", first)
-    assert "SELECT sopInstanceUid, filePath FROM instance LIMIT 5" in first
+    assert FILES in first
     assert len(re.findall(r"AHDS/contosohealth/dicom/contosoclinic/\S+\.dcm", first)) == 5
     assert "Nothing changed" not in first
+    assert len(re.findall(r"^Study \S+ was (?:corrected|deleted)", first, re.MULTILINE)) == 2
     assert "make dev" in first
 
     second = show(folder)
     assert {table: rows_of(second, table) for table in TABLES} == held
     assert "Nothing changed" in second
     assert "0 inserted, 0 updated, 0 deleted" in second
+    assert "was corrected" not in second
+
+
+def lake_of(folder):
+    return build_lake(load_settings({"DICOM_STORAGE_URL": str(folder / "lake"), "DICOM_CONTAINER_NAME": "dicom"}))
+
+
+def test_a_correction_and_a_deletion_reach_the_tables(shown):
+    folder, first = shown
+    corrected = re.search(
+        r"^Study (\S+) was corrected .*\n  before patientName (.*), patientId (\S+), files (\d+), firstFile (\S+)\n"
+        r"  after  patientName (.*), patientId (\S+), files (\d+), firstFile (\S+)$",
+        first,
+        re.MULTILINE,
+    ).groups()
+    study, *before = corrected[:5]
+    after = list(corrected[5:])
+    assert before[2] == after[2]
+    assert all(old != new for old, new in zip(before[:2] + before[3:], after[:2] + after[3:], strict=True))
+    deleted, files, path = re.search(
+        r"^Study (\S+) was deleted .*\n  before .*, files (\d+), firstFile (\S+)\n  after  no row", first, re.MULTILINE
+    ).groups()
+    assert int(files) > 0
+    rows = {row["studyInstanceUid"]: row for row in rows_in(folder, "study")}
+    assert [rows[study]["patientName"], rows[study]["patientId"]] == after[:2]
+    assert deleted not in rows
+    held = {row["filePath"] for row in rows_in(folder, "file_index")}
+    assert after[3] in held
+    assert held.isdisjoint({before[3], path})
+    assert (folder / "service" / "files" / after[3]).exists()
+    assert not (folder / "service" / "files" / path).exists()
+
+
+def rows_in(folder, table):
+    return [
+        row for batch in ask(lake_of(folder), f"SELECT * FROM {table}") for row in pa.record_batch(batch).to_pylist()
+    ]
+
+
+def test_every_row_of_file_index_opens(shown):
+    folder, _ = shown
+    settings = load_settings({"DICOM_STORAGE_URL": str(folder / "lake")})
+    names = {row["sopInstanceUid"]: row["patientName"] for row in rows_in(folder, "instance")}
+    rows = rows_in(folder, "file_index")
+    assert len(rows) == len(names) > 0
+    received = {file.sop_instance for file in bundled_files()}
+    assert 0 < len(names.keys() - received) < len(names)
+    for file in iter_instances("SELECT * FROM file_index", settings=settings):
+        with file, warnings.catch_warnings():
+            made_up = file.sop_instance_uid not in received
+            warnings.simplefilter("error" if made_up else "ignore")
+            dataset = dcmread(file)
+            assert dataset.SOPInstanceUID == file.sop_instance_uid
+            assert str(dataset.get("PatientName", "")) == (names.pop(file.sop_instance_uid) or "")
+            if made_up and dataset.Modality != "SR":
+                assert dataset.pixel_array.any()
+    assert not names
+
+
+def test_query_of_the_readme_leads_to_a_picture(shown, tmp_path):
+    folder, _ = shown
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert f'"{FILES}"' in readme
+    env = clean_environment(DICOM_STORAGE_URL=str(folder / "lake"))
+    for page in (readme, (PROJECT / "docs" / "files.md").read_text(encoding="utf-8")):
+        snippet = next(code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "imsave" in code)
+        uid = next(row["sopInstanceUid"] for row in rows_in(folder, f"({FILES})"))
+        assert DEMO_UID in snippet
+        subprocess.run([sys.executable, "-c", snippet.replace(DEMO_UID, uid)], check=True, cwd=tmp_path, env=env)
+        assert (tmp_path / "instance.png").read_bytes().startswith(b"\x89PNG")
+        (tmp_path / "instance.png").unlink()
+
+
+def test_instance_of_the_readme_is_in_the_demo(tmp_path):
+    with open_service(tmp_path) as service:
+        fill(service, Day())
+        (entry,) = [
+            entry
+            for entry in service.change_feed(limit=10**6, include_metadata=False)
+            if entry["sopInstanceUid"] == DEMO_UID
+        ]
+    dataset = dcmread(tmp_path / "files" / entry["filePath"])
+    assert (dataset.SOPInstanceUID, dataset.Modality, dataset.Rows) == (DEMO_UID, "CT", 512)
+
+
+def test_service_of_an_earlier_version_gets_its_missing_files(tmp_path):
+    for _ in range(2):
+        with open_service(tmp_path) as service:
+            fill(service, Day(hours=1, instances=3))
+            paths = [entry["filePath"] for entry in service.change_feed(limit=10**6) if "filePath" in entry]
+        for path in paths:
+            (tmp_path / "files" / path).unlink()  # raises an error where there is none
 
 
 def test_demo_leaves_its_runs_where_the_ui_finds_them(shown):

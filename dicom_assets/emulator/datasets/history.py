@@ -77,13 +77,13 @@ def write_history(
     seed: int = 0,
     files: Iterable[DicomFile] = (),
     partitions: tuple[str, str] = (DEFAULT_PARTITION, "research"),
-    write_files: bool = False,
     progress: Progress | None = None,
     skip: Skip = ignore,
 ) -> History:
     """Write a history into an empty service; equal arguments produce equal feeds.
 
-    Where the service keeps padding, UIDs and values of synthetic instances have varying padding.
+    Where the service keeps padding, UIDs and values of synthetic instances have varying padding. Where it has a file
+    store, each instance that is live in the end has a file there.
 
     Args:
         service: The service; it gets all changes in one transaction, in the order of their times.
@@ -93,8 +93,6 @@ def write_history(
         seed: Seed that fixes every random choice.
         files: DICOM files that arrive among the synthetic instances.
         partitions: Data partitions; most studies lie in the first, some in the second.
-        write_files: Whether to write DICOM files for synthetic instances too, where there is a file store; this is much
-            slower.
         progress: Called with the number of steps done and the number of all steps.
         skip: Called with each file that cannot be stored, and the reason.
 
@@ -104,7 +102,7 @@ def write_history(
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     made_up = list(synthesize(instances, seed=seed, day=start.date()))
     padding = random.Random(f"{seed}, padding") if service.keep_padding else None  # noqa: S311 - as above
-    writer = _Writer(service, padding, write_files, skip)
+    writer = _Writer(service, padding, skip)
     steps: list[_Step] = []
     for study in (*_group_files(files, partitions[0]), *_group_made_up(made_up, partitions)):
         steps += writer.plan(study, ticks_of(start) + _choose_arrival(rng, start, hours), rng)
@@ -115,6 +113,7 @@ def write_history(
             act(ticks)
             if progress is not None and (number % _STEPS_PER_REPORT == 0 or number == len(steps)):
                 progress(number, len(steps))
+    service.write_missing_files()
     return writer.history
 
 
@@ -125,7 +124,6 @@ class _Writer:
     service: Service
     padding: random.Random | None
     """Source of the random padding; None means no padding."""
-    write_files: bool
     skip: Skip
     history: History = field(default_factory=History)
 
@@ -152,7 +150,7 @@ class _Writer:
                 instance.store(self.service, partition=study.partition, at=at)
             else:
                 padded = pad_metadata(instance, self.padding) if self.padding else instance
-                self.service.store_metadata(padded, partition=study.partition, at=at, write_file=self.write_files)
+                self.service.store_metadata(padded, partition=study.partition, at=at)
         except REFUSED as error:
             self.history.refused += 1
             if isinstance(instance, DicomFile):

@@ -1,7 +1,8 @@
 """Content for the embedded service: pydicom's bundled files, a folder, or any number of synthetic instances.
 
 Synthetic instances are copies of real metadata: an element of a bundled file stays unchanged unless it identifies the
-patient, the study, the series or the instance.
+patient, the study, the series or the instance, or says how colours are stored: the pictures of synthetic instances are
+drawn, and hold grey values or RGB.
 """
 
 import random
@@ -64,6 +65,7 @@ _BIRTH_DAYS: Final = 30_000
 
 _UIDS: Final = (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID)
 _CHARACTER_SET: Final = "00080005"
+_PHOTOMETRIC_INTERPRETATION: Final = "00280004"
 _UID_PADDINGS: Final = ("", "", "", "", " ", "  ")
 _PADDED_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI"})
 _PADDINGS: Final = ("\0", "\0\0", " ", " \0")
@@ -236,6 +238,9 @@ def _templates() -> dict[str, list[Metadata]]:
         fitting = templates.get(dataset.get("Modality", ""))
         # Public elements only: every study would repeat the values of private elements.
         public = {tag: element for tag, element in metadata.items() if int(tag[:4], 16) % 2 == 0}
+        if _PHOTOMETRIC_INTERPRETATION in public and not dataset.PhotometricInterpretation.startswith("MONOCHROME"):
+            stored_as = "RGB" if dataset.SamplesPerPixel > 1 else "MONOCHROME2"
+            public[_PHOTOMETRIC_INTERPRETATION] = _element("CS", stored_as)
         if fitting is not None and len(public) in _TEMPLATE_ELEMENTS:
             fitting.append(public)
     return templates

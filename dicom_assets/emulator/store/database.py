@@ -90,6 +90,11 @@ WHERE version IS NOT NULL AND (:partition IS NULL OR partition = :partition) AND
     OR (coalesce(:sop_instance, :sequence) IS NULL AND fault IS NOT NULL)
 )
 """
+FILE_PATHS = """
+SELECT key, file_path FROM instance WHERE file_path IS NOT NULL ORDER BY study, series, key
+"""
+"""Query of the live instances that have a path."""
+METADATA = "SELECT metadata FROM instance WHERE key = :key"
 _PARTITION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 

@@ -24,15 +24,15 @@ from dicom_assets.emulator.metadata.data_set import (
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     Metadata,
-    build_dataset,
     encode,
     first_text,
     first_value,
     read_metadata,
 )
 from dicom_assets.emulator.metadata.files import FileStore
+from dicom_assets.emulator.metadata.made_up_files import encode_files
 from dicom_assets.emulator.metadata.padding import keep_blanks, strip_padding
-from dicom_assets.emulator.store.database import Database
+from dicom_assets.emulator.store.database import FILE_PATHS, METADATA, Database
 from dicom_assets.emulator.store.feed import LATEST, PAGE, PageRequest, to_entry, to_json
 from dicom_assets.emulator.store.unreadable import Fault
 from dicom_assets.emulator.store.updates import check_changes
@@ -182,8 +182,8 @@ class Service:
             partition: Name of the data partition, which is created if it does not exist.
             at: Time of the change, as in `store`.
             file_path: Path that its entries show; None makes one where the service has a file store.
-            write_file: Whether to write a file with the metadata's elements, where there is a file store; this is much
-                slower.
+            write_file: Whether to write a file with the metadata's elements and a drawn picture, where there is a file
+                store; `write_missing_files` writes many files faster.
 
         Raises:
             InstanceExistsError: The instance is already stored.
@@ -194,8 +194,19 @@ class Service:
             path = file_path or (self._next_path(partition) if self._files.root else None)
             stored = self._create(metadata, partition, at, path)
             if write_file and path is not None and self._files.root is not None:
-                self._files.write(path, encode(build_dataset(metadata)))
+                self._files.write(path, *encode_files([metadata]))
         return stored
+
+    def write_missing_files(self) -> None:
+        """Write a file for each live instance that has a path but no file, as `store_metadata` does."""
+        if self._files.root is None:
+            return
+        with self.transaction():
+            paths = self._database.fetch(FILE_PATHS)
+            missing = [(key, path) for key, path in paths if not (self._files.root / path).exists()]
+            texts = (self._database.fetch(METADATA, {"key": key})[0][0] for key, _ in missing)
+            for (_, path), content in zip(missing, encode_files(map(json.loads, texts)), strict=True):
+                self._files.write(path, content)
 
     def delete(
         self,

@@ -1,9 +1,11 @@
 from collections import Counter
 
 import pytest
+from pydicom import dcmread
 
 from dicom_assets.emulator.datasets.history import write_history
 from dicom_assets.emulator.datasets.sources import bundled_files
+from dicom_assets.emulator.metadata.data_set import read_metadata
 from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import START
 
@@ -60,9 +62,12 @@ def test_progress_is_told_to_the_end():
     assert told[-1][0] == told[-1][1] <= len(feed)
 
 
-def test_files_of_made_up_instances_are_written_on_demand(tmp_path):
+def test_every_live_instance_has_a_file_of_its_metadata(tmp_path):
     with Service(file_store=tmp_path) as service:
-        write_history(service, start=START, instances=20, write_files=True)
-        paths = [entry["filePath"] for entry in service.change_feed() if "filePath" in entry]
-        assert paths
-        assert all((tmp_path / path).exists() for path in paths)
+        write_history(service, start=START, instances=100)
+        entries = service.change_feed(limit=10**6)
+    assert {entry["action"] for entry in entries} == {"Create", "Update", "Delete"}
+    live = {entry["filePath"]: entry["metadata"] for entry in entries if "filePath" in entry}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.dcm")} == set(live)
+    for path, metadata in live.items():
+        assert read_metadata(dcmread(tmp_path / path)).metadata == metadata

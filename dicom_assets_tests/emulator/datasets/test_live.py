@@ -3,8 +3,10 @@ from collections import Counter
 from datetime import date, timedelta
 
 import pytest
+from pydicom import dcmread
 
 from dicom_assets.emulator.datasets.live import Producer, producing
+from dicom_assets.emulator.metadata.data_set import read_metadata
 from dicom_assets.emulator.store.store import Service
 from dicom_assets_tests.emulator.conftest import START
 from dicom_assets_tests.processes import PATIENCE_SECONDS
@@ -54,6 +56,19 @@ def test_service_that_is_opened_again_gets_new_studies(tmp_path):
             Producer(service).act(DAY)
             studies.append({entry["studyInstanceUid"] for entry in service.change_feed(limit=1000)})
     assert studies[0] < studies[1]
+
+
+def test_files_follow_the_changes(tmp_path):
+    with Service(clock=lambda: START, file_store=tmp_path) as service:
+        producer = Producer(service)
+        said = " ".join(producer.act(DAY) for _ in range(15))
+        assert "corrected" in said
+        assert "deleted" in said
+        for entry in service.change_feed(limit=10**6):
+            if "filePath" in entry:
+                dataset = dcmread(tmp_path / entry["filePath"])
+                assert read_metadata(dataset).metadata == entry["metadata"]
+                assert dataset.Modality == "SR" or dataset.pixel_array.any()
 
 
 def test_producer_acts_in_the_background_until_it_is_stopped():

@@ -163,7 +163,7 @@ def test_history_of_a_service_that_keeps_padding_has_uids_in_several_forms(padde
     assert max(map(len, forms.values())) > 1
     assert {padding for seen in forms.values() for uids in seen for padding in [uids[0].count(" ")]} == {0, 1, 2}
     with Service(keep_padding=True, file_store=tmp_path) as again:
-        write_history(again, start=START, hours=12, instances=400, write_files=True)
+        write_history(again, start=START, hours=12, instances=400)
         assert [e["studyInstanceUid"] for e in again.change_feed()] == [
             e["studyInstanceUid"] for e in padded.change_feed()
         ]

@@ -308,6 +308,28 @@ def test_metadata_alone_gets_a_path_and_a_file_only_on_demand(tmp_path):
         assert dcmread(tmp_path / service.latest()["filePath"]).SOPInstanceUID == "5"
 
 
+def test_missing_files_are_written_from_the_metadata_of_now(tmp_path):
+    with Service(file_store=tmp_path) as service:
+        service.store(build_dataset(metadata_of(instance="1")), content=b"as received")
+        service.store_metadata(metadata_of("7", "7.1", "7.2"))
+        service.store_metadata(metadata_of("8", "8.1", "8.2"))
+        service.update("7", renamed("New^Name"))
+        corrected = service.latest()["filePath"]
+        service.delete("8")
+        service.write_missing_files()
+        assert dcmread(tmp_path / corrected).PatientName == "New^Name"
+        held = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.dcm")}
+        assert len(held) == 2
+        assert (tmp_path / service.change_feed()[0]["filePath"]).read_bytes() == b"as received"
+        service.write_missing_files()
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.dcm")} == held
+
+
+def test_service_without_a_file_store_writes_no_files(service):
+    service.store_metadata(metadata_of(), file_path="AHDS/given.dcm")
+    service.write_missing_files()
+
+
 def test_given_path_moves_on_update_without_a_file_store(service):
     service.store_metadata(metadata_of(), file_path="AHDS/given.dcm")
     service.update("1.2", renamed("New^Name"))
