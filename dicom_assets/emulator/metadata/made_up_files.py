@@ -5,15 +5,15 @@ pixels takes some kilobytes. The picture is deflated once for all files of one s
 the elements of the file before are encoded: a file takes less than a millisecond.
 """
 
+import json
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
 from pydicom.charset import convert_encodings
-from pydicom.dataelem import DataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, DeflatedExplicitVRLittleEndian
@@ -68,43 +68,53 @@ def encode_files(instances: Iterable[Metadata]) -> Iterator[bytes]:
     for metadata in instances:
         if metadata.get(_CHARACTER_SET) != before.get(_CHARACTER_SET):
             before = {}
-        changed = {tag: element for tag, element in metadata.items() if before.get(tag) != element}
-        encoded |= _encode_elements(changed, metadata.get(_CHARACTER_SET))
+        character_sets = tuple((metadata.get(_CHARACTER_SET) or {}).get("Value") or ["ISO_IR 6"])
+        for tag, element in metadata.items():
+            if before.get(tag) != element:
+                encoded[tag] = _encode_element(tag, element, character_sets)
         before = metadata
         dataset = b"".join([encoded[tag] for tag in sorted(metadata)])
         stream = _deflate(dataset, zlib.Z_FULL_FLUSH) + _deflate_picture(_read_shape(metadata))
         yield _build_head(metadata) + stream + b"\0" * (len(stream) % 2)
 
 
-def _encode_elements(elements: Metadata, character_set: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """Return the bytes of each element, by tag."""
-    with tolerant():
-        try:
-            encodings = convert_encodings((character_set or {}).get("Value") or ["ISO_IR 6"])
-            return {f"{element.tag:08X}": _encode_element(element, encodings) for element in build_dataset(elements)}
-        except Exception:  # pydicom raises anything; its message may quote the value
-            raise InvalidInstanceError("An element of the data set cannot be written to a file.") from None
+def _encode_element(tag: str, element: dict[str, Any], character_sets: tuple[str, ...]) -> bytes:
+    values = element.get("Value") or []
+    if element.get("vr") == "UI" and all(isinstance(value, str) for value in values):
+        return _encode_uids(tag, values)
+    return _encode_json(tag, json.dumps(element), character_sets)
 
 
-def _encode_element(element: DataElement, encodings: list[str]) -> bytes:
+def _encode_uids(tag: str, uids: list[str]) -> bytes:
+    content = "\\".join(uids).encode()
+    content += b"\0" * (len(content) % 2)
+    return struct.pack("<HH2sH", int(tag[:4], 16), int(tag[4:], 16), b"UI", len(content)) + content
+
+
+@lru_cache(4096)
+def _encode_json(tag: str, text: str, character_sets: tuple[str, ...]) -> bytes:
+    """Return the bytes of an element, from the JSON text of an element that has no UIDs."""
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_data_element(buffer, element, encodings)
+    with tolerant():
+        try:
+            (element,) = build_dataset({tag: json.loads(text)})
+            write_data_element(buffer, element, convert_encodings(list(character_sets)))
+        except Exception:  # pydicom raises anything; its message may quote the value
+            raise InvalidInstanceError("An element of the data set cannot be written to a file.") from None
     return buffer.getvalue()
 
 
 def _build_head(metadata: Metadata) -> bytes:
     """Return the bytes before the data set: preamble, prefix and file meta information."""
     uids = {
-        0x02: first_value(metadata, SOP_CLASS_UID),
-        0x03: first_value(metadata, SOP_INSTANCE_UID),
-        0x10: DeflatedExplicitVRLittleEndian,
-        0x12: PYDICOM_IMPLEMENTATION_UID,
+        "00020002": first_value(metadata, SOP_CLASS_UID),
+        "00020003": first_value(metadata, SOP_INSTANCE_UID),
+        "00020010": DeflatedExplicitVRLittleEndian,
+        "00020012": PYDICOM_IMPLEMENTATION_UID,
     }
     meta = struct.pack("<HH2sHI2s", 2, 1, b"OB", 0, 2, b"\0\1")  # version of the file meta information
-    for element, uid in uids.items():
-        value = uid.encode() + b"\0" * (len(uid) % 2)
-        meta += struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
+    meta += b"".join(_encode_uids(tag, [uid]) for tag, uid in uids.items())
     return b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta)) + meta
 
 
