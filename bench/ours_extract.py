@@ -17,7 +17,7 @@ from dicom_assets.service.client import DicomService  # noqa: E402
 def main(url: str, start: str, end: str) -> None:
     started = time.perf_counter()
     with DicomService(url) as client:
-        rows = sum(len(batch.rows) for batch in extraction(client, parse_window(start, end)))
+        rows = sum(len(batch.desired.keys) for batch in extraction(client, parse_window(start, end)))
     seconds = time.perf_counter() - started
     print(json.dumps({"rows": rows, "seconds": seconds, "import_seconds": started - began}))
 

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
@@ -21,7 +22,7 @@ from dicom_assets.config.connections import build_lake
 from dicom_assets.config.settings import load_settings
 from dicom_assets.core.tables.comparison import Agreement
 from dicom_assets.demo.demo import FILES, DemoError, Pace, run_demo
-from dicom_assets.demo.embedded import PROJECT, Day, ForeignTablesError, fill, open_service, prepare_home
+from dicom_assets.demo.embedded import Day, ForeignTablesError, fill, open_service, prepare_home
 from dicom_assets.emulator.datasets.sources import bundled_files
 from dicom_assets.emulator.errors import EmulatorStartError
 from dicom_assets.query.sql.engine import ask
@@ -29,6 +30,7 @@ from dicom_assets_tests.defs.deployment import prepare
 from dicom_assets_tests.defs.ticks import NO_OUTPUT
 from dicom_assets_tests.processes import COMMAND, PATIENCE_SECONDS, clean_environment, run_command
 
+ROOT = Path(__file__).parents[2]
 DAY = Day(hours=6, instances=200)
 DEMO_UID = "2.25.1914988600256288952548836112634616793"
 """UID in the README and docs/files.md, of an instance of the whole demo."""
@@ -148,10 +150,10 @@ def test_every_row_of_file_index_opens(shown):
 
 def test_query_of_the_readme_leads_to_a_picture(shown, tmp_path):
     folder, _ = shown
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f'"{FILES}"' in readme
     env = clean_environment(DICOM_STORAGE_URL=str(folder / "lake"))
-    for page in (readme, (PROJECT / "docs" / "files.md").read_text(encoding="utf-8")):
+    for page in (readme, (ROOT / "docs" / "files.md").read_text(encoding="utf-8")):
         snippet = next(code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "imsave" in code)
         uid = next(row["sopInstanceUid"] for row in rows_in(folder, f"({FILES})"))
         assert DEMO_UID in snippet

@@ -38,7 +38,7 @@ _BRAIN: Final = 0.8
 
 
 class _Shape(NamedTuple):
-    """What fixes a picture. Without rows, columns or bits there is no picture."""
+    """Attributes that determine a picture; without rows, columns or bits there is none."""
 
     rows: int = 0
     columns: int = 0
