@@ -80,7 +80,9 @@ def test_demo_fills_the_tables_and_a_second_run_changes_nothing(shown):
     assert "SELECT modality, count(*) AS instances FROM instance" in first
     assert re.search(r"│ CT +│ +[\d,]+ │", first)
     assert FILES in first
-    assert len(re.findall(r"AHDS/contosohealth/dicom/contosoclinic/\S+\.dcm", first)) == 5
+    paths = paths_of_query(folder)
+    assert 0 < len(paths) <= 5
+    assert all(path in first for path in paths)
     assert "Nothing changed" not in first
     assert len(re.findall(r"^Study \S+ was (?:corrected|deleted)", first, re.MULTILINE)) == 2
     assert "make dev" in first
@@ -120,6 +122,11 @@ def test_a_correction_and_a_deletion_reach_the_tables(shown):
     assert held.isdisjoint({before[3], path})
     assert (folder / "service" / "files" / after[3]).exists()
     assert not (folder / "service" / "files" / path).exists()
+
+
+def paths_of_query(folder):
+    """What the demo's second query gives."""
+    return [row["filePath"] for row in rows_in(folder, f"({FILES})")]
 
 
 def rows_in(folder, table):
@@ -194,7 +201,8 @@ def test_demo_leaves_its_runs_where_the_ui_finds_them(shown):
 
 def test_answers_too_wide_for_the_screen_are_shown_line_by_line(shown):
     folder, _ = shown
-    assert len(re.findall(r"^  AHDS/\S+\.dcm$", show(folder, width=80), re.MULTILINE)) == 5
+    lines = re.findall(r"^  (AHDS/\S+\.dcm)$", show(folder, width=80), re.MULTILINE)
+    assert sorted(lines) == sorted(paths_of_query(folder))
 
 
 @pytest.mark.deep
