@@ -332,6 +332,9 @@ def test_public_names_come_without_dagster():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     files = {"InstanceFile", "iter_instances", "open_instance", "read_header"}
-    assert set(dicom_assets.__all__) == {*files, "TableChanges", "changes", "load_service"}
+    definitions = {"DicomLakeComponent", "DicomTablesComponent", "LakeSettings", "asset_specs", "build_defs"}
+    others = {"TableChanges", "changes", "lake_io_manager", "load_service"}
+    assert set(dicom_assets.__all__) == files | definitions | others
+    assert all(getattr(dicom_assets, name).__name__ == name for name in dicom_assets.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         dicom_assets.nothing  # noqa: B018
